@@ -1,0 +1,55 @@
+# `make demo` runs the main job, `make test` passes the tests; both make .venv on first use.
+
+PYTHON ?= python3
+BIN = .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow bench requirements clean
+
+help:
+	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (a few minutes)"
+	@echo "make test       lint, types and tests"
+	@echo "make test-slow  the tests that take longer than a minute"
+	@echo "make bench      time the search against a plain Ray Tune script and a plain Optuna loop"
+
+demo: .venv/.installed
+	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam --trials 12 --seeds 5
+
+test: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+test-slow: .venv/.installed-dev
+	$(BIN)/pytest -m slow
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks.search_throughput
+
+.venv/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) --version`; say make PYTHON=python3.12"; exit 2; }
+	@echo "installing into .venv (PyTorch is large: one to three minutes) ..."
+	@if command -v uv >/dev/null; then \
+	    { test -x $(BIN)/python || uv venv -q --python "$$(command -v $(PYTHON))" .venv; } && \
+	    uv pip install -q --python $(BIN)/python -r requirements.txt; \
+	else \
+	    { test -x $(BIN)/pip || $(PYTHON) -m venv .venv; } && $(BIN)/pip install -q -r requirements.txt; \
+	fi
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	@if command -v uv >/dev/null; then uv pip install -q --python $(BIN)/python -r requirements-dev.txt; \
+	else $(BIN)/pip install -q -r requirements-dev.txt; fi
+	@touch $@
+
+# torch and torchvision are a pair; both are known to work here.
+COMPILE = uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+          --no-header --no-annotate
+requirements:
+	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | $(COMPILE) -c - pyproject.toml -o requirements.txt
+	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,135 @@
+"""The interface of a task, with what tasks of one input and one target tensor share."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]
+SPLITS = ("train", "val", "test")
+EVALUATION_ROWS = 4096
+"""Rows per forward pass of an evaluation; bounds its memory, does not change its result."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a task loads: for each split the inputs and the targets, and where they come from.
+
+    Attributes:
+        name: the dataset, as a person would call it.
+        splits: "train", "val" and "test", each ``(inputs, targets)`` with one row per example.
+    """
+
+    name: str
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def summary(self) -> dict[str, Any]:
+        """Name, rows of each split and the sha256 over all arrays' bytes, for ``env.json``."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for array in self.splits[split]:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        rows = {split: len(self.splits[split][0]) for split in SPLITS}
+        return {"name": self.name, "rows": rows, "sha256": digest.hexdigest()}
+
+
+class Task(ABC):
+    """A training problem. A subclass says what the data, the network, the criterion and the metrics are.
+
+    Args:
+        metric: what a search ranks trials by: ``<split>_<name>``, say "val_loss".
+        mode: "min" or "max".
+        batch_size: rows of a training batch; the last batch of an epoch may be smaller.
+        dataset: which of the task's datasets.
+        target: the metric's value that counts as solved, if any.
+    """
+
+    worst: dict[str, float]
+    """Per metric name (without split) the value that a diverged run gets. ``worst["loss"]`` is also the bound: a
+    loss beyond it is divergence. ``load`` sets it, since it may depend on the data."""
+
+    def __init__(
+        self, *, metric: str, mode: str, batch_size: int, dataset: str | None = None, target: float | None = None
+    ) -> None:
+        self.metric = metric
+        self.mode = mode
+        self.target = target
+        self.batch_size = batch_size
+        self.dataset = dataset
+
+    # What a task must say.
+
+    @abstractmethod
+    def load(self, data_dir: Path | None) -> Data:
+        """Read or generate the data.
+
+        Raises:
+            ValueError: the dataset is unknown or unusable, with a sentence that names it.
+        """
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """A new network, initialised from PyTorch's global generator."""
+
+    @abstractmethod
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The training loss, 0-dim, of a batch's outputs."""
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """The metrics of a whole split's outputs, "loss" among them."""
+        return {"loss": self.criterion(outputs, targets).item()}
+
+    # What the trainer uses.
+
+    def setup(self, data_dir: Path | None, device: torch.device) -> None:
+        """Load all data, once per worker, as tensors on the device."""
+        data = self.load(data_dir)
+        self.device = device
+        self.data_summary = data.summary()
+        self.splits: dict[str, Batch] = {
+            split: (torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
+            for split, (x, y) in data.splits.items()
+        }
+
+    def build(self, seed: int) -> nn.Module:
+        """The network on the device. Same seed, same weights, whatever the optimizer."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.network().to(self.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.splits["train"][0]) // self.batch_size)
+
+    def batches(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches: every training row once, in an order that depends on seed and epoch alone."""
+        inputs, targets = self.splits["train"]
+        entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+        order = torch.randperm(len(inputs), generator=generator).to(self.device)
+        for rows in order.split(self.batch_size):
+            yield inputs[rows], targets[rows]
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The batch's loss (0-dim, with its graph) and outputs."""
+        inputs, targets = batch
+        outputs = model(inputs)
+        return self.criterion(outputs, targets), outputs
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Metrics over the whole split, in eval mode; the model's mode is left as it was."""
+        inputs, targets = self.splits[split]
+        was_training = model.training
+        model.eval()
+        outputs = torch.cat([model(rows) for rows in inputs.split(EVALUATION_ROWS)])
+        model.train(was_training)
+        return self.metrics(outputs, targets)

@@ -1,0 +1,54 @@
+"""Arrays that are slow to make, made once per machine."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+Arrays = dict[str, np.ndarray]
+
+
+def cache_directory() -> Path:
+    """``$XDG_CACHE_HOME/tuner``, by default ``~/.cache/tuner``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuner"
+
+
+def cached_arrays(name: str, make: Callable[[], Arrays]) -> Arrays:
+    """``make()``, kept as ``<name>.npz`` in the cache directory.
+
+    Workers that start together wait for the first; a damaged file is made anew; where the directory cannot be
+    written, nothing is kept.
+    """
+    path = cache_directory() / f"{name}.npz"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            arrays = _read(path)
+            if arrays is None:
+                arrays = make()
+                _write(path, arrays)
+            return arrays
+    except OSError:
+        return make()
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        path.unlink()
+        return None
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)

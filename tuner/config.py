@@ -1,0 +1,254 @@
+"""YAML layers and command-line overrides, resolved into one validated object. No torch, no ray.
+
+defaults < optimizer < task < preset < --configs < --set < flags
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from tuner.errors import UserError, nearest
+from tuner.schema import Config, Dimension, OptimizerConfig
+
+SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+FREE_FORM = ("args", "space")
+
+Layer = tuple[str, dict[str, Any]]
+"""A layer's content with the name that an error gives it."""
+
+
+def available(kind: str, configs: Path | None = None) -> list[str]:
+    """The names in ``configs/<kind>/``, "tasks" or "optimizers", the user's own folder included."""
+    return sorted({path.stem for root in _roots(configs) for path in (root / kind).glob("*.yaml")})
+
+
+def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Path | None = None) -> Config:
+    """The validated configuration of a run.
+
+    Args:
+        flags: dotted key -> value, for the flags that were given; ``task.name`` must be among them.
+        settings: the ``key=value`` of each ``--set``.
+        configs: the user's own folder of ``--configs``.
+
+    Raises:
+        UserError: an unknown name or key, or a value that is not valid, in one sentence.
+    """
+    if configs is not None and not configs.is_dir():
+        raise UserError(f"--configs {configs}: no such folder")
+    task = str(flags["task.name"])
+    known = available("optimizers", configs)
+    require(task, "task", available("tasks", configs))
+    command_line = [("--set", _settings(settings)), ("the command line", _nested(flags))]
+
+    names = _merge(_layers(task, [], configs, command_line)).get("search", {}).get("optimizers")
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    for name in names:
+        require(name, "optimizer", known)
+
+    layers = _layers(task, names, configs, command_line)
+    _check_settings(command_line[0][1], _merge(layers[: -len(command_line)]), known)
+    content = _merge(layers)
+    optimizers = content.get("optimizers", {})
+    if isinstance(optimizers, dict):  # a layer may adjust optimizers that this run does not use
+        for name in optimizers:
+            require(str(name), "optimizer", known)
+        content["optimizers"] = {name: optimizers[name] for name in names}
+    return _validated(content, layers)
+
+
+def from_yaml(text: str) -> Config:
+    """The configuration in a ``config.yaml``.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        return _validated(yaml.safe_load(text), [])
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {_line(error)}") from None
+
+
+def revise(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with other values at some dotted keys, validated anew.
+
+    Raises:
+        UserError: a value is not valid.
+    """
+    layers = [("the run", config.model_dump(by_alias=True)), ("the command line", _nested(changes))]
+    return _validated(_merge(layers), layers)
+
+
+def require(name: str, kind: str, valid: list[str]) -> None:
+    """Refuse a name that is not among the valid ones."""
+    if name not in valid:
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, valid)}")
+
+
+# The layers.
+
+
+def _roots(configs: Path | None) -> list[Path]:
+    return [SHIPPED] if configs is None else [SHIPPED, configs]
+
+
+def _layers(task: str, optimizers: list[str], configs: Path | None, command_line: list[Layer]) -> list[Layer]:
+    """All layers in their order. Which preset it is, the layers themselves say."""
+    preset = str(_merge([*_files(task, [], configs, None), *command_line]).get("preset"))
+    return [*_files(task, optimizers, configs, preset), *command_line]
+
+
+def _files(task: str, optimizers: list[str], configs: Path | None, preset: str | None) -> list[Layer]:
+    layers: list[Layer] = []
+    presets = ["default"]
+    for root in _roots(configs):
+        layers += _read(root / "defaults.yaml")
+        for name in optimizers:
+            found = _read(root / "optimizers" / f"{name}.yaml")
+            layers += [(origin, {"optimizers": {name: content}}) for origin, content in found]
+        for origin, content in _read(root / "tasks" / f"{task}.yaml"):
+            own = content.pop("presets", None) or {}
+            if not isinstance(own, dict) or not all(isinstance(p, dict) for p in own.values()):
+                raise UserError(f"{origin}: presets must be a mapping of names to settings")
+            presets += map(str, own)
+            layers.append((origin, content))
+            if preset in own:
+                layers.append((f"{origin}, preset {preset}", own[preset]))
+    if preset is not None:
+        require(preset, f"preset of {task}", list(dict.fromkeys(presets)))
+    return layers
+
+
+def _read(path: Path) -> list[Layer]:
+    """The file as a list of one layer; of none, where there is no such file."""
+    if not path.is_file():
+        return []
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a mapping of keys to values")
+    return [(str(path), {str(key): value for key, value in content.items()})]
+
+
+def _settings(settings: Iterable[str]) -> dict[str, Any]:
+    layer = OmegaConf.create()
+    for setting in settings:
+        key, equals, _ = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {setting}: expected key=value, say train.epochs=3")
+        try:
+            layer.merge_with_dotlist([setting])
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+            raise UserError(f"--set {setting}: {_line(error)}") from None
+    return _container(layer)
+
+
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    layer = OmegaConf.create()
+    for key, value in flags.items():
+        OmegaConf.update(layer, key, value)
+    return _container(layer)
+
+
+def _merge(layers: list[Layer]) -> dict[str, Any]:
+    try:
+        return _container(OmegaConf.merge(*(content for _, content in layers)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration cannot be merged: {_line(error)}") from None
+
+
+def _container(node: Any) -> dict[str, Any]:
+    assert isinstance(node, DictConfig)
+    content = OmegaConf.to_container(node)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+# What is refused.
+
+
+def _check_settings(settings: dict[str, Any], declared: dict[str, Any], optimizers: list[str]) -> None:
+    """Refuse a ``--set`` of an argument or hyperparameter that no YAML layer declares: surely a typing error."""
+    chosen = _mapping(settings, "optimizers")
+    for name in chosen:
+        require(name, "optimizer", optimizers)
+        known = _mapping(declared, "optimizers", name)
+        valid = [key for part in FREE_FORM for key in _mapping(known, part)]
+        for part in FREE_FORM:
+            for key in _mapping(chosen, name, part):
+                if known and key not in valid:
+                    raise UserError(f"optimizers.{name}.{part}: unknown hyperparameter {key!r}{nearest(key, valid)}")
+    valid = list(_mapping(declared, "task", "args"))
+    for key in _mapping(settings, "task", "args"):
+        if key not in valid:
+            raise UserError(f"task.args: unknown key {key!r}{nearest(key, valid)}")
+
+
+def _mapping(content: Any, *keys: str) -> dict[str, Any]:
+    """What stands at the path, if it is a mapping; the schema refuses anything else."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _validated(content: Any, layers: list[Layer]) -> Config:
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_sentence(error.errors()[0], layers)) from None
+
+
+def _sentence(error: Any, layers: list[Layer]) -> str:
+    """One line for one of pydantic's errors: where it is, what is wrong, what was expected."""
+    keys = [str(key) for key in error["loc"]]
+    path = ".".join(keys)
+    origin = next((name for name, layer in reversed(layers) if _holds(layer, keys)), None)
+    where = f" (from {origin})" if origin else ""
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{where}{nearest(keys[-1], _fields(keys[:-1]))}"
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    if error["type"] == "model_type":
+        return f"{path or 'the configuration'}: must be a mapping of keys to values, got {error['input']!r}{where}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{path}: {message}{where}" if path else message
+    return f"{path}: {message[0].lower()}{message[1:]}, got {error['input']!r}{where}"
+
+
+def _holds(layer: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(layer, dict):
+            return isinstance(layer, list)
+        if key not in layer:
+            return False
+        layer = layer[key]
+    return True
+
+
+def _fields(keys: list[str]) -> list[str]:
+    """The keys that the schema has at this path."""
+    model: type[BaseModel] = Config
+    path = iter(keys)
+    for key in path:
+        if key == "optimizers" and model is Config:
+            next(path, None)  # the optimizer's name
+            model = OptimizerConfig
+        elif key == "space":
+            next(path, None)  # the hyperparameter's name
+            model = Dimension
+        else:
+            model = model.model_fields[key].annotation  # type: ignore[assignment]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,20 @@
+"""Errors that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad usage or configuration: one sentence that names what is wrong and what was expected. Exit code 2."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
+    names = [str(v) for v in valid]
+    if not names:
+        return "; none are known"
+    lowered = {n.lower(): n for n in reversed(names)}
+    best = lowered[get_close_matches(name.lower(), lowered, n=1, cutoff=0.0)[0]]
+    return f"; did you mean {best!r}? (valid: {', '.join(names)})"

@@ -1,0 +1,107 @@
+"""Run a plan from start to end: start Ray, do the jobs, say what came out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
+from tuner.preflight import Preflight
+from tuner.resources import settle, this_machine
+from tuner.schema import Config
+from tuner.store import Run
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+
+EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
+PIPE_WIDTH = 250  # of a table that does not go to a terminal: wide enough for no line to wrap
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command speaks: see ``tuner.cli.add_output_flags``."""
+
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+
+def new_run(config: Config, path: Path, output: Output) -> int:
+    """Search and retrain into a new run directory; the exit code.
+
+    Raises:
+        UserError: bad input that only now comes to light; nothing has been written.
+    """
+    checks = Preflight(config)  # beside the imports below, which take as long
+    from tuner import environment, plan, ray_tune  # noqa: F401
+
+    checks.wait()
+    run = Run.create(path)
+    run.write_config(config)
+    run.write_env(environment.describe(this_machine()))
+    return carry_out(config, run, plan.new_plan, output)
+
+
+def more_seeds(config: Config, run: Run, output: Output) -> int:
+    """Retrain a run's best configurations over the seeds that are still missing; the exit code."""
+    from tuner.plan import retrain_plan
+
+    return carry_out(config, run, retrain_plan, output)
+
+
+def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan], output: Output) -> int:
+    """Start Ray, do the plan's jobs, print what came out; the exit code."""
+    from tuner import ray_tune
+    from tuner.progress import make_view
+
+    say = Console(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True)
+    address = config.resources.address
+    say.print("joining Ray ..." if address else "starting Ray ...", markup=False)
+    interrupted = False
+    with ray_tune.cluster(address, this_machine(), output.verbose) as machine:
+        config = settle(config, machine, "the cluster" if address else "this machine")
+        run.write_config(config)
+        plan = make_plan(config, run)
+        view = make_view(plan.progress, config.task.metric, output.quiet)
+        with view, ray_tune.Desk(plan, view.update).signals() as desk:
+            try:
+                ray_tune.run(desk, config)
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                plan.close()
+    for job, error in plan.failures[:1]:
+        say.print(f"{len(plan.failures)} runs failed; the first: {job}: {error}; see {run.logs}", markup=False)
+    status = _present(config, run, output)
+    if interrupted:
+        progress = plan.progress()
+        done, total = sum(p.done for p in progress), sum(p.total for p in progress)
+        print(f"interrupted: {done} of {total} training runs finished, all of them in {run.path}", file=sys.stderr)
+        return INTERRUPTED
+    return EXIT_CODES[status]
+
+
+def _present(config: Config, run: Run, output: Output) -> str:
+    """Print the results and the next commands on stdout; how complete the run is."""
+    from tuner.summary import print_table, summarize
+
+    summary = summarize(run, config)
+    if output.as_json:
+        print(json.dumps(summary, indent=2))
+        return summary["status"]
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console.print()
+    print_table(summary, config, console)
+    more = 2 * len(config.retrain.seeds)
+    print(f"\nfiles: {run.path}/ (trials.csv, best.json, seeds.csv, curves.parquet, study.db, config.yaml, env.json)")
+    print("next:")
+    print(f"  python -m tuner.retrain {run.path} --seeds {more}   # the same hyperparameters over more seeds")
+    print(f"  optuna-dashboard {run.study_url}   # look into the search (pip install optuna-dashboard)")
+    return summary["status"]

@@ -1,0 +1,53 @@
+"""What travels between the driver and its workers: one training run to do, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Phase = Literal["search", "retrain"]
+State = Literal["complete", "diverged", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run to do.
+
+    Attributes:
+        trial: the Optuna number within the optimizer's study; in a retrain that of the best trial.
+    """
+
+    phase: Phase
+    optimizer: str
+    trial: int
+    seed: int
+    hp: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        which = f"trial {self.trial}" if self.phase == "search" else f"seed {self.seed}"
+        return f"{self.optimizer} {which}"
+
+
+@dataclass
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        state: "complete"; "diverged", with the task's worst values as metrics; "failed", with an error and no
+            metrics; or "stopped" by the scheduler before its budget was spent.
+        metrics: ``<split>_<name>`` -> value at the end.
+        clocks: steps, grad_equivalents, seconds and peak_mem_mb; empty where the worker was lost.
+        evaluations: step, epoch, seconds, grad_equivalents and metrics of each evaluation.
+        error: one line.
+        traceback: the worker's.
+    """
+
+    state: State
+    metrics: dict[str, float] = field(default_factory=dict)
+    clocks: dict[str, float] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+    traceback: str = ""

@@ -1,0 +1,108 @@
+"""Classes named by dotted path in YAML, and what is made of them: tasks and optimizers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from tasks.base import Task
+    from tuner.schema import Config, OptimizerConfig, TaskConfig
+    from tuner.train import MakeOptimizer
+
+
+def find(path: str) -> Any:
+    """The object at a dotted path such as "optimizers.DiagHessian".
+
+    Raises:
+        UserError: there is no such module, or it has no such name.
+    """
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise UserError(f"{path!r} is not a dotted path such as torch.optim.Adam")
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{path}: {module_name} cannot be imported ({error})") from None
+    if not hasattr(module, name):
+        public = [public for public in vars(module) if not public.startswith("_")]
+        close = nearest(name, public).partition(" (valid")[0]
+        raise UserError(f"{path}: {module_name} has no {name!r}{close}")
+    return getattr(module, name)
+
+
+def make_task(config: Config) -> Task:
+    """The configured task, its data not yet loaded.
+
+    Raises:
+        UserError: its class does not exist, or does not take the arguments.
+    """
+    task: TaskConfig = config.task
+    arguments = {
+        "metric": task.metric,
+        "mode": task.mode,
+        "target": task.target,
+        "dataset": task.dataset,
+        "batch_size": config.train.batch_size,
+        **task.args,
+    }
+    cls = find(task.class_)
+    _check_arguments(f"task {task.name}", cls, 0, arguments)
+    return cls(**arguments)
+
+
+def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:
+    """A function (params, hp) -> optimizer.
+
+    Raises:
+        UserError: its class does not exist, or does not take the fixed arguments and hyperparameters.
+    """
+    cls = find(spec.class_)
+    fixed = spec.fixed()
+    _check_arguments(f"optimizer {name}", cls, 1, {**fixed, **dict.fromkeys(spec.space)})
+
+    def make(params: Iterable[nn.Parameter], hp: dict[str, Any]) -> torch.optim.Optimizer:
+        return cls(params, **fixed, **hp)
+
+    return make
+
+
+def check_dataset(config: Config) -> None:
+    """Run the task's own quick check of its data set, where it has one.
+
+    Raises:
+        UserError: what the check says.
+    """
+    if config.task.check is None:
+        if config.task.dataset not in config.task.datasets:
+            raise UserError(
+                f"unknown dataset {config.task.dataset!r} of {config.task.name}"
+                f"{nearest(config.task.dataset, config.task.datasets)}"
+            )
+        return
+    try:
+        find(config.task.check)(config.task.dataset, config.task.data_dir)
+    except ValueError as error:
+        raise UserError(f"{config.task.name}: {error}") from None
+
+
+def data_path(config: Config) -> Path | None:
+    return None if config.task.data_dir is None else Path(config.task.data_dir)
+
+
+def _check_arguments(who: str, cls: Any, positional: int, arguments: dict[str, Any]) -> None:
+    parameters = list(inspect.signature(cls).parameters.values())[positional:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return  # it may take anything; a wrong name fails in the trial
+    names = [p.name for p in parameters]
+    for name in arguments:
+        if name not in names:
+            raise UserError(f"{who}: {cls.__name__} takes no argument {name!r}{nearest(name, names)}")

@@ -1,0 +1,206 @@
+"""A plan's jobs on warm Ray Tune workers. The only module that talks to Ray's driver side."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tuner.jobs import Job, Outcome
+from tuner.plan import Plan
+from tuner.resources import Machine
+from tuner.schema import Config
+
+OBJECT_STORE_BYTES = 256 * 2**20
+RAY_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our store is the record
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed job has no value
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+os.environ.update({key: value for key, value in RAY_ENVIRONMENT.items() if key not in os.environ})
+
+import ray  # noqa: E402  (reads the environment when it is imported)
+from ray import tune  # noqa: E402
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from tuner.worker import Worker  # noqa: E402
+
+
+class Interrupted(KeyboardInterrupt):
+    """The person, or the system, asked the run to end. (Tune tidies up for seconds after any ``Exception``.)"""
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[Machine]:
+    """Ray, started here or joined; yields what it has."""
+    level = logging.INFO if verbose else logging.CRITICAL
+    local = {} if address else {
+        "num_cpus": machine.cpus, "num_gpus": machine.gpus, "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }  # fmt: skip
+    ray.init(address=address or "local", log_to_driver=verbose, logging_level=level, **local)
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(level)
+    try:
+        total = ray.cluster_resources()
+        yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+    finally:
+        ray.shutdown()
+
+
+class Desk:
+    """Between the plan, which knows jobs, and Tune, which knows trial ids.
+
+    Args:
+        on_event: called often, for the progress to be shown.
+    """
+
+    def __init__(self, plan: Plan, on_event: Callable[[], None]) -> None:
+        self.plan = plan
+        self.on_event = on_event
+        self.jobs: dict[str, Job] = {}
+        self.interrupted = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles itself for a restore of its own; a run is resumed from our records
+
+    def take(self, trial_id: str) -> Job | None:
+        job = self.plan.next_job()
+        if job is not None:
+            self.jobs[trial_id] = job
+        return job
+
+    def hand_in(self, trial_id: str, outcome: Outcome) -> None:
+        self.plan.record(self.jobs.pop(trial_id), outcome)
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[Desk]:
+        """SIGINT and SIGTERM set ``interrupted``, which ends the run between two events; a second one at once."""
+
+        def note(number: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def run(desk: Desk, config: Config) -> None:
+    """Do all of the plan's jobs. Ray must be up and the configuration's resources settled.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; nothing was being written at that moment.
+    """
+    resources = config.resources
+    asha = config.search.scheduler == "asha"
+    trainable = tune.with_resources(
+        tune.with_parameters(Worker, run_config=config.to_yaml(), every_evaluation=asha),
+        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial or 0},
+    )
+    with tempfile.TemporaryDirectory(prefix="tune-") as scratch:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=JobSearcher(desk),
+                scheduler=SearchASHA(config) if asha else FIFOScheduler(),
+                num_samples=-1,
+                max_concurrent_trials=resources.max_concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="jobs", storage_path=scratch, verbose=0, callbacks=[JobCallback(desk)]),
+        ).fit()
+
+
+class JobSearcher(Searcher):
+    """Tune's view of the plan: a stream of configurations, each of them a job."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(metric="value", mode="min")
+        self.desk = desk
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        job = self.desk.take(trial_id)
+        if job is not None:
+            return job.to_dict()
+        return None if self.desk.jobs else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
+        if error:
+            self.desk.hand_in(trial_id, Outcome("failed", error="the worker was lost"))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a run is resumed from its own records."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a run is resumed from its own records")
+
+
+class JobCallback(tune.Callback):
+    """Takes the outcome out of a trial's last result, so that Tune keeps none of it."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.desk.interrupted:
+            raise Interrupted
+        self.desk.on_event()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        outcome, data = result.pop("outcome", None), result.pop("data", None)
+        if data:
+            self.desk.plan.note_data(data)
+        if result.get("done"):
+            self.desk.hand_in(trial.trial_id, outcome)
+
+
+class SearchASHA(FIFOScheduler):
+    """Successive halving among the trials of one study; studies do not compete, retraining is never stopped."""
+
+    REDUCTION_FACTOR = 3
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.schedulers = {
+            name: AsyncHyperBandScheduler(
+                time_attr="training_iteration",
+                metric="value",
+                mode=config.task.mode,
+                max_t=config.train.evaluations,
+                grace_period=1,
+                reduction_factor=self.REDUCTION_FACTOR,
+            )
+            for name in config.optimizers
+        }
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def _of(self, trial: Any) -> TrialScheduler:
+        job = Job(**trial.config)
+        return self.schedulers[job.optimizer] if job.phase == "search" else super()
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return self._of(trial).on_trial_result(tune_controller, trial, result)

@@ -1,0 +1,55 @@
+"""What this machine has and how many training runs fit on it at once. Asks neither torch nor Ray."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblib import cpu_count
+
+from tuner.errors import UserError
+from tuner.schema import Config
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processors that this process may use, and NVIDIA GPUs."""
+
+    cpus: int
+    gpus: int
+
+
+def this_machine() -> Machine:
+    """Respects CPU affinity, control groups and CUDA_VISIBLE_DEVICES."""
+    gpus = len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = min(gpus, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+    return Machine(cpu_count(), gpus)
+
+
+def settle(config: Config, machine: Machine, owner: str = "this machine") -> Config:
+    """The configuration with ``gpus_per_trial`` and ``max_concurrent`` as numbers.
+
+    Args:
+        machine: what there is, here or, summed up, in the cluster.
+        owner: whose that is, for the error.
+
+    Raises:
+        UserError: not even one training run fits.
+    """
+    asked = config.resources
+    gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (1.0 if machine.gpus else 0.0)
+    if asked.cpus_per_trial > machine.cpus:
+        raise UserError(f"resources.cpus_per_trial: {asked.cpus_per_trial:g} asked, but {owner} has {machine.cpus}")
+    if gpus > machine.gpus:
+        hint = "; use --gpus-per-trial 0" if not machine.gpus else ""
+        raise UserError(f"resources.gpus_per_trial: {gpus:g} asked, but {owner} has {machine.gpus}{hint}")
+    slots = int(machine.cpus / asked.cpus_per_trial)
+    if gpus:
+        # A run does not spread over the leftovers of several GPUs.
+        slots = min(slots, machine.gpus * int(1 / gpus) if gpus <= 1 else int(machine.gpus / gpus))
+    concurrent = min(slots, asked.max_concurrent or slots)
+    resources = asked.model_copy(update={"gpus_per_trial": gpus, "max_concurrent": concurrent})
+    return config.model_copy(update={"resources": resources})

@@ -1,0 +1,42 @@
+"""`python -m tuner.retrain RUN`: train a run's best hyperparameters over more evaluation seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner.cli import Parser, add_output_flags, parse_seeds, run_command
+from tuner.errors import UserError
+
+
+def make_parser() -> Parser:
+    parser = Parser("tuner.retrain", "Train a run's best hyperparameters over more evaluation seeds.")
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the run directory")
+    add("--seeds", metavar="N|a,b,c", help="0 to N-1, or a list; seeds that the run has already are kept")
+    add("--max-concurrent", type=int, metavar="K", help="training runs at once")
+    add_output_flags(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = make_parser().parse(argv)
+    from tuner import execute
+    from tuner.config import revise
+    from tuner.store import Run
+
+    run = Run.open(args.run)
+    config = run.config()
+    if not any(entry["hp"] for entry in run.best()["optimizers"].values()):
+        raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
+    asked = config.retrain.seeds if args.seeds is None else parse_seeds(args.seeds)
+    changes = {"retrain.seeds": asked}
+    if args.max_concurrent is not None:
+        changes["resources.max_concurrent"] = args.max_concurrent
+    config = revise(config, changes)
+    kept = [seed for seed in run.seeds()["seed"].unique().tolist() if seed not in config.retrain.seeds]
+    config = revise(config, {"retrain.seeds": [*kept, *config.retrain.seeds]})
+    return execute.more_seeds(config, run, execute.Output(args.json, args.quiet, args.verbose))
+
+
+if __name__ == "__main__":
+    run_command(main)

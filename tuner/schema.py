@@ -1,0 +1,198 @@
+"""What a configuration may say: pydantic models that refuse unknown keys and check values. No torch, no ray."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+
+from tuner.errors import nearest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values are checked, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Dimension(Section):
+    """One searched hyperparameter: an interval, or a list of choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    integer: bool = False
+    choices: list[bool | int | float | str] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dimension:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log or self.integer:
+                raise ValueError("give either choices, or low and high")
+            if len(self.choices) < 1 or len(set(map(repr, self.choices))) < len(self.choices):
+                raise ValueError(f"choices must be different values, at least one, got {self.choices}")
+        elif self.low is None or self.high is None:
+            raise ValueError("low and high (or choices) are needed")
+        elif not self.low < self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        elif self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 where log is true, got {self.low:g}")
+        elif self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"low {self.low:g} and high {self.high:g} must be whole numbers where integer is true")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None and value is not False}
+
+    def contains(self, value: Any) -> bool:
+        """Whether the search could come to this value."""
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None and self.high is not None
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def position(self, value: float) -> float | None:
+        """Where the value lies between low (0) and high (1), on the searched scale; None for choices."""
+        if self.low is None or self.high is None:
+            return None
+        scale: Callable[[float], float] = math.log if self.log else float
+        return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+
+class OptimizerConfig(Section):
+    """One optimizer: its class by dotted path, fixed arguments, search space and published defaults."""
+
+    class_: str = Field(alias="class")
+    args: dict[str, Any] = {}
+    space: dict[str, Dimension]
+    defaults: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def _known_hyperparameters(self) -> OptimizerConfig:
+        for point in self.defaults:
+            for name in point:
+                if name not in self.space:
+                    raise ValueError(f"defaults: unknown hyperparameter {name!r}{nearest(name, self.space)}")
+        return self
+
+    def fixed(self) -> dict[str, Any]:
+        """The arguments that are not searched, with YAML's lists as tuples."""
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in self.args.items() if k not in self.space}
+
+    def enqueued(self) -> list[dict[str, Any]]:
+        """The published defaults that lie in the space."""
+        return [p for p in self.defaults if all(self.space[name].contains(value) for name, value in p.items())]
+
+
+class TaskConfig(Section):
+    name: str
+    class_: str = Field(alias="class")
+    args: dict[str, Any]
+    metric: Annotated[str, Field(pattern=r"^(train|val)_\w+$")]
+    mode: Literal["min", "max"]
+    target: float | None
+    dataset: str
+    datasets: list[str]
+    data_dir: str | None
+    check: str | None
+
+
+class TrainConfig(Section):
+    epochs: Positive
+    batch_size: Positive
+    evaluations: Positive
+
+
+class SearchConfig(Section):
+    optimizers: Annotated[list[str], Field(min_length=1)]
+    trials: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    sampler: Literal["tpe", "gp", "random", "qmc"]
+    scheduler: Literal["fifo", "asha"]
+
+    @field_validator("optimizers")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} is named twice")
+        return names
+
+
+class RetrainConfig(Section):
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    epochs: Positive | None
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, seeds: Any) -> Any:
+        if isinstance(seeds, bool) or not isinstance(seeds, int):
+            return seeds
+        if seeds < 1:
+            raise ValueError(f"must be at least 1, or a list, got {seeds}")
+        return list(range(seeds))
+
+    @field_validator("seeds")
+    @classmethod
+    def _once(cls, seeds: list[int]) -> list[int]:
+        for seed in seeds:
+            if seeds.count(seed) > 1:
+                raise ValueError(f"seed {seed} is named twice")
+        return seeds
+
+
+class ResourcesConfig(Section):
+    cpus_per_trial: Annotated[float, Field(gt=0)]
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None
+    max_concurrent: Positive | None
+    address: str | None
+
+
+class Config(Section):
+    """Everything that one command was asked to do."""
+
+    schema_version: Literal[1] = 1
+    preset: str
+    out: str
+    name: str | None
+    task: TaskConfig
+    optimizers: dict[str, OptimizerConfig]
+    train: TrainConfig
+    search: SearchConfig
+    retrain: RetrainConfig
+    resources: ResourcesConfig
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.search.seed in self.retrain.seeds:
+            raise ValueError(
+                f"retrain.seeds: {self.search.seed} is the search seed; evaluation seeds must differ from it "
+                "(choose others, or --set search.seed=N)"
+            )
+        if self.name is not None and not NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name: {self.name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            )
+        return self
+
+    @property
+    def retrain_epochs(self) -> int:
+        return self.retrain.epochs or self.train.epochs
+
+    @property
+    def hyperparameters(self) -> list[str]:
+        """The searched hyperparameters of all optimizers, each once."""
+        return list(dict.fromkeys(name for spec in self.optimizers.values() for name in spec.space))
+
+    def to_yaml(self) -> str:
+        """The text of ``config.yaml``."""
+        return yaml.safe_dump(self.model_dump(by_alias=True), sort_keys=False, allow_unicode=True)

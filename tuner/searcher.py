@@ -1,0 +1,149 @@
+"""One Optuna study per (task, optimizer): asks for hyperparameters, is told what became of them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from tuner.jobs import Job, Outcome
+from tuner.schema import Config, Dimension, OptimizerConfig
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+BOUNDARY = 0.05
+"""A best value in this outer share of its range is reported as at the boundary."""
+
+
+class OptimizerStudy:
+    """The search of one optimizer's hyperparameters.
+
+    Every trial that was asked for is told: a diverged one with the task's worst value, never NaN, which would leave
+    it RUNNING in the storage for ever; a failed one as FAIL.
+
+    Attributes:
+        best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
+    """
+
+    def __init__(self, config: Config, optimizer: str, storage: optuna.storages.BaseStorage, concurrency: int) -> None:
+        self.config = config
+        self.optimizer = optimizer
+        self.spec: OptimizerConfig = config.optimizers[optimizer]
+        self.total = config.search.trials
+        self.asked = 0
+        self.counts = {"complete": 0, "diverged": 0, "failed": 0, "stopped": 0}
+        self.best: tuple[Job, float] | None = None
+        self._running: dict[int, optuna.Trial] = {}
+        self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
+        self._study = optuna.create_study(
+            study_name=study_name(config.task.name, optimizer),
+            direction="minimize" if config.task.mode == "min" else "maximize",
+            sampler=make_sampler(config.search.sampler, config.search.seed, concurrency),
+            storage=storage,
+        )
+        for point in self.spec.enqueued()[: self.total]:
+            self._study.enqueue_trial(point)
+
+    @property
+    def done(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def ask(self) -> Job:
+        """The next trial of the search."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = self._study.ask(self._distributions)
+        self.asked += 1
+        self._running[trial.number] = trial
+        return Job("search", self.optimizer, trial.number, self.config.search.seed, dict(trial.params))
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """What became of a trial that ``ask`` returned."""
+        trial = self._running.pop(job.trial)
+        self.counts[outcome.state] += 1
+        trial.set_user_attr("state", outcome.state)
+        if outcome.state == "failed":
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        value = outcome.metrics[self.config.task.metric]
+        if outcome.state == "stopped":
+            # TPE ranks pruned trials by their last value, after those that ran to the end.
+            trial.report(value, step=int(outcome.clocks["steps"]))
+            self._study.tell(trial, state=TrialState.PRUNED)
+            return
+        self._study.tell(trial, value)
+        if outcome.state == "complete" and (self.best is None or self._better(value, self.best[1])):
+            self.best = (job, value)
+
+    def close(self) -> None:
+        """Fail what still runs: nobody owns it any more."""
+        for trial in self._running.values():
+            self._study.tell(trial, state=TrialState.FAIL)
+        self._running.clear()
+
+    def summary(self) -> dict[str, Any]:
+        """The optimizer's entry in best.json; hp, value and trial are None where no trial was valid."""
+        job, value = self.best if self.best else (None, None)
+        return {
+            "hp": job.hp if job else None,
+            "value": value,
+            "trial": job.trial if job else None,
+            "n_trials": self.done,
+            "n_diverged": self.counts["diverged"],
+            "n_failed": self.counts["failed"],
+            "at_boundary": at_boundary(self.spec, job.hp) if job else [],
+        }
+
+    def _better(self, value: float, than: float) -> bool:
+        return value < than if self.config.task.mode == "min" else value > than
+
+
+def study_name(task: str, optimizer: str) -> str:
+    """The study's name in study.db."""
+    return f"{task}/{optimizer}"
+
+
+def at_boundary(spec: OptimizerConfig, hp: dict[str, Any]) -> list[str]:
+    """The hyperparameters whose value lies in the outer 5 % of their range, on the searched scale."""
+    positions = {name: dim.position(hp[name]) for name, dim in spec.space.items()}
+    return [name for name, p in positions.items() if p is not None and not BOUNDARY <= p <= 1 - BOUNDARY]
+
+
+def distribution(dim: Dimension) -> BaseDistribution:
+    """Optuna's form of a dimension of the search space."""
+    if dim.choices is not None:
+        return CategoricalDistribution(dim.choices)
+    assert dim.low is not None and dim.high is not None
+    if dim.integer:
+        return IntDistribution(int(dim.low), int(dim.high), log=dim.log)
+    return FloatDistribution(dim.low, dim.high, log=dim.log)
+
+
+def make_sampler(name: str, seed: int, concurrency: int) -> BaseSampler:
+    """The sampler of that name. Each study has its own, from the same seed."""
+    startup = max(5, concurrency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "tpe":
+                return TPESampler(seed=seed, n_startup_trials=startup)
+            case "gp":
+                return GPSampler(seed=seed, n_startup_trials=startup)
+            case "qmc":
+                return QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+            case "random":
+                return RandomSampler(seed=seed)
+    raise ValueError(f"unknown sampler {name!r}")

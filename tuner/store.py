@@ -1,0 +1,226 @@
+"""The run directory: every file's format, atomic writes, reading back. No torch, no ray.
+
+``runs/<run-id>/`` holds config.yaml, env.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet and logs/.
+A file is written whole (a temporary name, then a rename) or appended a line at a time, so that a reader, or a run cut
+off at any moment, finds whole records.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tuner.schema import Config
+
+SCHEMA_VERSION = 1
+TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds"]
+SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
+CLOCK_COLUMNS = ["steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb"]
+LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
+CURVE_TYPES = {
+    "task": "string", "optimizer": "string", "phase": "string", "trial": "Int64", "seed": "Int64", "step": "Int64",
+    "epoch": "float64", "seconds": "float64", "grad_equivalents": "float64", "split": "string", "metric": "string",
+    "value": "float64",
+}  # fmt: skip
+HP = "hp."
+
+Row = Mapping[str, Any]
+
+
+class Run:
+    """One run directory. Methods named after a file's content read it; ``write_`` and ``append_`` do so."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.study_url = f"sqlite:///{self.path / 'study.db'}"
+        self.logs = self.path / "logs"
+        self._trials = self.path / "trials.csv"
+        self._seeds = self.path / "seeds.csv"
+        self._curves = self.path / "curves.parquet"
+        self._new_curves = self.logs / "curves.csv"  # until the run ends: parquet cannot be appended to
+
+    @classmethod
+    def create(cls, path: Path) -> Run:
+        """Make the directory.
+
+        Raises:
+            UserError: it exists, or cannot be made.
+        """
+        check_creatable(path)
+        try:
+            (path / "logs").mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"output folder {path}: cannot be made ({error.strerror})") from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """An existing run.
+
+        Raises:
+            UserError: the path is not a run directory.
+        """
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: not a run directory, it has no config.yaml")
+        return cls(path)
+
+    # Configuration and environment.
+
+    def write_config(self, config: Config) -> None:
+        write_whole(self.path / "config.yaml", config.to_yaml())
+
+    def config(self) -> Config:
+        from tuner.config import from_yaml
+
+        return from_yaml((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    def write_env(self, env: Mapping[str, Any]) -> None:
+        self._write_json("env.json", env)
+
+    def env(self) -> dict[str, Any]:
+        return self._read_json("env.json")
+
+    # The search.
+
+    def append_trial(self, row: Row, hp: Mapping[str, Any], hyperparameters: list[str]) -> None:
+        """Add a finished trial: ``TRIAL_COLUMNS``, then one ``hp.`` column for each of the hyperparameters."""
+        columns = [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)]
+        append_lines(self._trials, columns, [{**row, **_prefixed(hp)}])
+
+    def trials(self) -> pd.DataFrame:
+        """The finished trials, in the order in which they ended; empty where there is none."""
+        return _read_csv(self._trials, TRIAL_COLUMNS)
+
+    def write_best(self, best: Mapping[str, Any]) -> None:
+        self._write_json("best.json", best)
+
+    def best(self) -> dict[str, Any]:
+        return self._read_json("best.json")
+
+    # The retraining.
+
+    def write_seeds(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
+        """Write all retrained runs: identity, losses, the task's own metrics, clocks, hyperparameters."""
+        rows = list(rows)
+        known = [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
+        own = sorted({key for row in rows for key in row} - set(known))
+        metrics = [*LOSS_COLUMNS, *own]
+        columns = [*SEED_COLUMNS, *metrics, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
+        write_whole(self._seeds, _csv_text(columns, rows, header=True))
+
+    def seeds(self) -> pd.DataFrame:
+        """The retrained runs, one per optimizer and seed; empty where there is none."""
+        return _read_csv(self._seeds, [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS])
+
+    # The curves.
+
+    def append_curves(self, rows: Iterable[Row]) -> None:
+        """Add evaluations, long form: one row per (evaluation, split, metric), columns as in ``CURVE_TYPES``."""
+        append_lines(self._new_curves, list(CURVE_TYPES), rows)
+
+    def finish_curves(self) -> None:
+        """Move what was appended into curves.parquet."""
+        if not self._new_curves.exists():
+            return
+        partial = self._curves.with_suffix(".partial")
+        self.curves().to_parquet(partial, index=False)
+        partial.replace(self._curves)
+        self._new_curves.unlink()
+
+    def curves(self) -> pd.DataFrame:
+        """All evaluations of the run, also while it goes on."""
+        import pandas as pd
+
+        parts = [pd.read_parquet(self._curves)] if self._curves.exists() else []
+        if self._new_curves.exists() or not parts:
+            parts.append(_read_csv(self._new_curves, list(CURVE_TYPES)))
+        # A run cut off between the two steps of finish_curves has rows in both files.
+        return pd.concat([part.astype(CURVE_TYPES) for part in parts]).drop_duplicates(ignore_index=True)
+
+    # Logs.
+
+    def write_log(self, name: str, text: str) -> Path:
+        """Keep a text, say a traceback, as logs/<name>.log."""
+        path = self.logs / f"{name}.log"
+        write_whole(path, text)
+        return path
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, allow_nan=False)
+        write_whole(self.path / name, text + "\n")
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; the run has not come that far") from None
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(f"{path}: schema_version {content.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+        return content
+
+
+def check_creatable(path: Path) -> None:
+    """Refuse a run directory that exists or whose nearest existing parent cannot be written.
+
+    Raises:
+        UserError: with the reason. Nothing is made.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"output folder {path}: exists already; choose another --name or --out")
+    parent = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not parent.is_dir():
+        raise UserError(f"output folder {path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {path}: {parent} cannot be written")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
+    """Append CSV lines with one write; a new file begins with its header."""
+    text = _csv_text(columns, rows, header=not path.exists())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.exists():
+        return pd.DataFrame(columns=columns)
+    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
+
+
+def _prefixed(hp: Mapping[str, Any]) -> dict[str, Any]:
+    return {HP + name: value for name, value in hp.items()}

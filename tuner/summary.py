@@ -1,0 +1,100 @@
+"""What a run came to, from its tables: as a document for ``--json`` and as a table for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from tuner.cli import hp_text
+from tuner.schema import Config
+from tuner.store import Run
+
+VALID = "complete"
+
+
+def summarize(run: Run, config: Config) -> dict[str, Any]:
+    """One entry per optimizer, in the configuration's order, and how complete the run is.
+
+    ``status`` is "done", "partly" (a search without a valid trial, or a retraining run that is missing or failed) or
+    "nothing" (no valid trial, or no valid retraining run).
+    """
+    trials, seeds = run.trials(), run.seeds()
+    best = run.best()["optimizers"] if len(trials) else {}
+    optimizers = []
+    for name in config.optimizers:
+        own = seeds[seeds["optimizer"] == name]
+        entry = best.get(name, {"hp": None, "value": None, "trial": None, "n_trials": 0, "n_diverged": 0,
+                                "n_failed": 0, "at_boundary": []})  # fmt: skip
+        entry = {"optimizer": name, **entry, "n_seeds": len(own), "seeds": _count(own["status"])}
+        entry["metrics"] = {metric: _mean_sd(own, metric) for metric in metrics(config, seeds)}
+        entry["step_ms"] = _mean_sd(own, "step_ms")
+        optimizers.append(entry)
+    return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
+            "status": _status(config, trials, seeds), "optimizers": optimizers}  # fmt: skip
+
+
+def metrics(config: Config, seeds: pd.DataFrame) -> list[str]:
+    """The columns of seeds.csv worth a place in the table: the metric and its like on validation and test, accuracy."""
+    base = config.task.metric.split("_", 1)[1]
+    wanted = [config.task.metric, f"val_{base}", f"test_{base}", "test_acc"]
+    return [name for name in dict.fromkeys(wanted) if name in seeds.columns]
+
+
+def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
+    cells = len(config.optimizers) * len(config.retrain.seeds)
+    valid_seeds = int((seeds["status"] == VALID).sum())
+    if not (trials["state"] == VALID).any() or not valid_seeds:
+        return "nothing"
+    searched = trials[trials["state"] == VALID]["optimizer"].nunique() == len(config.optimizers)
+    finished = int((seeds["status"] != "failed").sum()) >= cells
+    return "done" if searched and finished else "partly"
+
+
+def _count(states: pd.Series) -> dict[str, int]:
+    return {str(state): int(n) for state, n in states.value_counts().items()}
+
+
+def _mean_sd(rows: pd.DataFrame, column: str) -> dict[str, float | None] | None:
+    """Mean and sample standard deviation over seeds, diverged ones included at their worst values."""
+    values = rows[column].dropna() if column in rows else pd.Series(dtype=float)
+    if values.empty:
+        return None
+    return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
+
+
+def print_table(summary: dict[str, Any], config: Config, console: Console) -> None:
+    """The optimizers, one per row; best of its kind is for the report to say."""
+    shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
+    shared = 0 < (config.resources.gpus_per_trial or 0) < 1
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in ("optimizer", *shown, "ms/step (shared)" if shared else "ms/step", "diverged", "at boundary"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("best hyperparameters", overflow="fold")
+    for entry in summary["optimizers"]:
+        table.add_row(
+            entry["optimizer"],
+            *(_plus_minus(entry["metrics"][metric]) for metric in shown),
+            _plus_minus(entry["step_ms"], 3),
+            _diverged(entry),
+            ", ".join(entry["at_boundary"]) or "-",
+            hp_text(entry["hp"]) if entry["hp"] else "none was valid",
+        )
+    console.print(table)
+
+
+def _plus_minus(stat: dict[str, float | None] | None, digits: int = 4) -> str:
+    if stat is None:
+        return "-"
+    mean, sd = stat["mean"], stat["sd"]
+    return f"{mean:.{digits}g}" + (f" ± {sd:.2g}" if sd is not None else "")
+
+
+def _diverged(entry: dict[str, Any]) -> str:
+    parts = [f"{entry['n_diverged']}/{entry['n_trials']} trials"]
+    if entry["n_seeds"]:
+        parts.append(f"{entry['seeds'].get('diverged', 0)}/{entry['n_seeds']} seeds")
+    failed = entry["n_failed"] + entry["seeds"].get("failed", 0)
+    return ", ".join(parts) + (f" ({failed} failed)" if failed else "")

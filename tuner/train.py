@@ -1,0 +1,166 @@
+"""One training run, pure: (task, optimizer, hyperparameters, seed) -> metrics. No Ray, no Optuna."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from optimizers import CurvatureOptimizer
+from tasks.base import Batch, Task
+from tuner import memory
+
+Hyperparameters = dict[str, Any]
+MakeOptimizer = Callable[[Iterable[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
+
+LOSSES_PER_CHECK = 20
+"""Steps between looks at the losses: each look synchronises with the device."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train and how often to look.
+
+    Attributes:
+        epochs: passes over the training rows.
+        evaluations: evaluations after the first step's, equally spaced, the last one at the end.
+        test: whether to evaluate the test split, once, at the end.
+    """
+
+    epochs: int
+    evaluations: int = 10
+    test: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at a run: the clocks and the metrics, named ``<split>_<metric>``."""
+
+    step: int
+    epoch: float
+    seconds: float
+    grad_equivalents: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class Clocks:
+    """Four of them: steps, gradient-equivalents, seconds of training (evaluation not counted, the device
+    synchronised) and the peak memory in MB."""
+
+    steps: int = 0
+    grad_equivalents: float = 0.0
+    seconds: float = 0.0
+    peak_mem_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. A diverged run has the task's worst values as its metrics."""
+
+    status: Literal["complete", "diverged"]
+    metrics: dict[str, float]
+    clocks: Clocks = field(default_factory=Clocks)
+
+
+def train(
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    hp: Hyperparameters,
+    seed: int,
+    budget: Budget,
+    on_eval: Callable[[Evaluation], object] = lambda _: None,
+) -> Result:
+    """Train once and say how it went; ``on_eval`` is told of every evaluation as it happens.
+
+    A non-finite loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
+    nothing beside it on the device: the same numbers to the bit.
+    """
+    run = training(task, make_optimizer, hp, seed, budget)
+    while True:
+        try:
+            on_eval(next(run))
+        except StopIteration as stop:
+            return stop.value
+
+
+def training(
+    task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, budget: Budget
+) -> Generator[Evaluation, None, Result]:
+    """``train`` as a generator that pauses after each evaluation and returns the result."""
+    torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
+    memory.reset_peak(task.device)
+    model = task.build(seed)
+    model.train()
+    optimizer = make_optimizer(model.parameters(), hp)
+    clocks = Clocks()
+    evaluation = _evaluate(task, model, clocks, ("train", "val"))
+    worst = {name: task.worst[name.split("_", 1)[1]] for name in evaluation.metrics}
+    if budget.test:
+        worst |= {f"test_{name}": value for name, value in task.worst.items()}
+    yield evaluation
+
+    steps = budget.epochs * task.steps_per_epoch
+    batches = (batch for epoch in range(budget.epochs) for batch in task.batches(seed, epoch))
+    for look in range(1, budget.evaluations + 1):
+        until = math.ceil(steps * look / budget.evaluations)
+        finite = _run_steps(task, model, optimizer, batches, until, clocks)
+        clocks.peak_mem_mb = memory.peak_mb(task.device)
+        if finite:
+            splits = ("train", "val", "test") if budget.test and until == steps else ("train", "val")
+            evaluation = _evaluate(task, model, clocks, splits)
+            finite = _sane(evaluation.metrics, task.worst["loss"])
+        if not finite:
+            return Result("diverged", worst, clocks)
+        yield evaluation
+    return Result("complete", evaluation.metrics, clocks)
+
+
+def _run_steps(
+    task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], until: int, clocks: Clocks
+) -> bool:
+    """Train up to step ``until``; False as soon as the losses are seen to have diverged."""
+    losses: list[Tensor] = []
+    bound = task.worst["loss"]
+    sane = True
+    started = time.perf_counter()
+    batches = iter(batches)
+    while sane and clocks.steps < until:
+        losses.append(_step(task, model, optimizer, next(batches)))
+        clocks.steps += 1
+        if len(losses) == LOSSES_PER_CHECK or clocks.steps == until:
+            sane = bool(torch.stack(losses).max() <= bound)  # False for NaN too
+            losses.clear()
+    clocks.seconds += time.perf_counter() - started
+    clocks.grad_equivalents = getattr(optimizer, "grad_equivalents", float(clocks.steps))
+    return sane
+
+
+def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
+    """One step; the loss before it, detached."""
+    if isinstance(optimizer, CurvatureOptimizer):
+        return optimizer.step(lambda: task.loss(model, batch))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss, _ = task.loss(model, batch)
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure).detach()
+
+
+def _evaluate(task: Task, model: nn.Module, clocks: Clocks, splits: tuple[str, ...]) -> Evaluation:
+    metrics = {f"{split}_{name}": value for split in splits for name, value in task.evaluate(model, split).items()}
+    epoch = clocks.steps / task.steps_per_epoch
+    return Evaluation(clocks.steps, epoch, clocks.seconds, clocks.grad_equivalents, metrics)
+
+
+def _sane(metrics: dict[str, float], bound: float) -> bool:
+    losses = (value for name, value in metrics.items() if name.endswith("_loss"))
+    return all(map(math.isfinite, metrics.values())) and all(loss <= bound for loss in losses)
