@@ -15,18 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from tuner.errors import UserError, nearest
+from tuner.folders import available, roots
 from tuner.schema import Config, Dimension, OptimizerConfig
 
-SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 FREE_FORM = ("args", "space")
 
 Layer = tuple[str, dict[str, Any]]
 """A layer's content with the name that an error gives it."""
-
-
-def available(kind: str, configs: Path | None = None) -> list[str]:
-    """The names in ``configs/<kind>/``, "tasks" or "optimizers", the user's own folder included."""
-    return sorted({path.stem for root in _roots(configs) for path in (root / kind).glob("*.yaml")})
 
 
 def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Path | None = None) -> Config:
@@ -94,10 +89,6 @@ def require(name: str, kind: str, valid: list[str]) -> None:
 # The layers.
 
 
-def _roots(configs: Path | None) -> list[Path]:
-    return [SHIPPED] if configs is None else [SHIPPED, configs]
-
-
 def _layers(task: str, optimizers: list[str], configs: Path | None, command_line: list[Layer]) -> list[Layer]:
     """All layers in their order. Which preset it is, the layers themselves say."""
     preset = str(_merge([*_files(task, [], configs, None), *command_line]).get("preset"))
@@ -107,7 +98,7 @@ def _layers(task: str, optimizers: list[str], configs: Path | None, command_line
 def _files(task: str, optimizers: list[str], configs: Path | None, preset: str | None) -> list[Layer]:
     layers: list[Layer] = []
     presets = ["default"]
-    for root in _roots(configs):
+    for root in roots(configs):
         layers += _read(root / "defaults.yaml")
         for name in optimizers:
             found = _read(root / "optimizers" / f"{name}.yaml")

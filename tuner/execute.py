@@ -83,7 +83,7 @@ def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan]
     if interrupted:
         progress = plan.progress()
         done, total = sum(p.done for p in progress), sum(p.total for p in progress)
-        print(f"interrupted: {done} of {total} training runs finished, all of them in {run.path}", file=sys.stderr)
+        print(f"interrupted: {done} of {total} training runs finished; {run.path} has them", file=sys.stderr)
         return INTERRUPTED
     return EXIT_CODES[status]
 
@@ -97,11 +97,13 @@ def _present(config: Config, run: Run, output: Output) -> str:
         print(json.dumps(summary, indent=2))
         return summary["status"]
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    console.print()
-    print_table(summary, config, console)
-    more = 2 * len(config.retrain.seeds)
-    print(f"\nfiles: {run.path}/ (trials.csv, best.json, seeds.csv, curves.parquet, study.db, config.yaml, env.json)")
+    with console.capture() as captured:
+        print_table(summary, config, console)
+    print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
+    print(f"\nfiles: {run.path}/ ({', '.join(run.files())})")
     print("next:")
-    print(f"  python -m tuner.retrain {run.path} --seeds {more}   # the same hyperparameters over more seeds")
+    if any(entry["hp"] for entry in summary["optimizers"]):
+        more = 2 * len(config.retrain.seeds)
+        print(f"  python -m tuner.retrain {run.path} --seeds {more}   # the same hyperparameters over more seeds")
     print(f"  optuna-dashboard {run.study_url}   # look into the search (pip install optuna-dashboard)")
     return summary["status"]

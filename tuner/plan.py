@@ -216,6 +216,10 @@ def new_plan(config: Config, run: Run) -> Plan:
 def retrain_plan(config: Config, run: Run) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
     best = run.best()["optimizers"]
-    rows = [row for row in run.seeds().to_dict("records") if row["status"] != "failed"]
+    rows = [
+        {column: value for column, value in row.items() if value == value}  # a cell that is empty is NaN
+        for row in run.seeds().to_dict("records")
+        if row["status"] != "failed"
+    ]
     nothing = {"hp": None}
     return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), rows))

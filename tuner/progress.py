@@ -46,13 +46,13 @@ class Silence:
 
 
 class _Lines:
-    """The text of each line, with the time left, which is reckoned from when its first run started."""
+    """The text of each line, with the time left, reckoned from the runs after the first, which waits for a worker."""
 
     def __init__(self, progress: Callable[[], list[Progress]], metric: str, console: Console) -> None:
         self.progress = progress
         self.metric = metric
         self.console = console
-        self.started: dict[Key, float] = {}
+        self.first: dict[Key, tuple[int, float]] = {}  # how many had ended, and when, at the first look that saw one
 
     def cells(self, p: Progress) -> list[str]:
         """Phase, optimizer, done of total, running, diverged, best so far, time left."""
@@ -64,14 +64,14 @@ class _Lines:
         return cells
 
     def time_left(self, p: Progress) -> str:
-        if p.running or p.done:
-            self.started.setdefault((p.phase, p.optimizer), time.monotonic())
         if p.done == p.total:
             return "done"
         if not p.done:
             return "starting" if p.running else "waiting"
-        seconds = (time.monotonic() - self.started[p.phase, p.optimizer]) / p.done * (p.total - p.done)
-        return f"{duration(seconds)} left"
+        done, since = self.first.setdefault((p.phase, p.optimizer), (p.done, time.monotonic()))
+        if p.done == done:
+            return ""
+        return f"{duration((time.monotonic() - since) / (p.done - done) * (p.total - p.done))} left"
 
 
 class LiveView(_Lines):
@@ -114,7 +114,7 @@ class PlainView(_Lines):
     def update(self) -> None:
         for p in self.progress():
             done, at = self.shown.get((p.phase, p.optimizer), (0, 0.0))
-            self.time_left(p)  # notes when it started
+            self.time_left(p)  # notes when the first run ended
             if p.done != done and (p.done == p.total or time.monotonic() - at >= PLAIN_INTERVAL_S):
                 self.show(p)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.cli import Parser, add_output_flags, parse_seeds, run_command
+from tuner.errors import UserError
+from tuner.folders import available
 
 if TYPE_CHECKING:
     from tuner.schema import Config
@@ -26,8 +28,8 @@ def make_parser() -> Parser:
         "tuner.search", "Search each optimizer's hyperparameters, retrain the best over seeds, write it all down."
     )
     add = parser.add_argument
-    add("--task", required=True, help="the training problem: a file in configs/tasks")
-    add("--optimizers", nargs="+", metavar="NAME", help="files in configs/optimizers")
+    add("--task", required=True, help=f"the training problem: {', '.join(available('tasks'))}")
+    add("--optimizers", nargs="+", metavar="NAME", help=", ".join(available("optimizers")))
     add("--trials", type=int, metavar="N", help="trials per optimizer")
     add("--seeds", metavar="N|a,b,c", help="evaluation seeds: 0 to N-1, or a list (a single seed: 'a,')")
     add("--preset", help="smoke, default or paper")
@@ -74,6 +76,12 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path]:
     from tuner.store import check_creatable
 
     flags: dict[str, Any] = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items()}
+    if args.data_dir is not None:
+        if not Path(args.data_dir).is_dir():
+            raise UserError(f"--data-dir {args.data_dir}: no such folder")
+        flags["task.data_dir"] = str(Path(args.data_dir).resolve())  # workers may run elsewhere
+    if args.dataset is not None and args.dataset.endswith(".npz"):
+        flags["task.dataset"] = str(Path(args.dataset).resolve())
     flags["retrain.seeds"] = None if args.seeds is None else parse_seeds(args.seeds)
     config = resolve({key: value for key, value in flags.items() if value is not None}, args.set, args.configs)
     check_dataset(config)

@@ -74,6 +74,10 @@ class Run:
             raise UserError(f"{path}: not a run directory, it has no config.yaml")
         return cls(path)
 
+    def files(self) -> list[str]:
+        """The names of what is there, logs/ included."""
+        return sorted(p.name + "/" * p.is_dir() for p in self.path.iterdir() if not p.name.endswith(".partial"))
+
     # Configuration and environment.
 
     def write_config(self, config: Config) -> None:
@@ -219,7 +223,7 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
 
     if not path.exists():
         return pd.DataFrame(columns=columns)
-    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def _prefixed(hp: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Worker(tune.Trainable):
     """Runs one job after the other. What goes wrong in a job is its outcome, not the worker's end.
 
     A result holds ``value``, the task's metric, for a scheduler to compare; ``outcome``, final or, before the end, what
-    it would be if the scheduler stopped the run now; and at the end ``data``, what the task loaded.
+    it would be if the scheduler stopped the run now; and ``data``, what the task loaded.
     """
 
     def setup(self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False) -> None:
@@ -65,14 +65,15 @@ class Worker(tune.Trainable):
                 outcome = Outcome(result.status, result.metrics, asdict(result.clocks), self.evaluations)
                 return self._report(outcome, done=True)
             self.evaluations.append(evaluation)
-            if self.every_evaluation:
+            last = len(self.evaluations) > self.run_config.train.evaluations  # the first is before the first step
+            if self.every_evaluation and not last:
                 clocks = {"steps": evaluation["step"], "seconds": evaluation["seconds"]}
                 outcome = Outcome("stopped", evaluation["metrics"], clocks, list(self.evaluations))
                 return self._report(outcome, done=False)
 
     def _report(self, outcome: Outcome, *, done: bool) -> dict[str, Any]:
         value = outcome.metrics.get(self.run_config.task.metric)
-        data = self.workbench.task.data_summary if done and self.workbench else None
+        data = self.workbench.task.data_summary if self.workbench else None
         return {"value": value, "outcome": outcome, "data": data, "done": done}
 
     # Tune calls these when it pauses a trial; a run's state is not worth a checkpoint at this size.
