@@ -102,8 +102,10 @@ def _present(config: Config, run: Run, output: Output) -> str:
     print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
     print(f"\nfiles: {run.path}/ ({', '.join(run.files())})")
     print("next:")
-    if any(entry["hp"] for entry in summary["optimizers"]):
-        more = 2 * len(config.retrain.seeds)
-        print(f"  python -m tuner.retrain {run.path} --seeds {more}   # the same hyperparameters over more seeds")
+    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"]]
+    if any(entry["n_seeds"] < seeds for entry in searched):
+        print(f"  python -m tuner.retrain {run.path}   # the evaluation seeds that are still missing")
+    elif searched:
+        print(f"  python -m tuner.retrain {run.path} --seeds {2 * seeds}   # the same hyperparameters over more seeds")
     print(f"  optuna-dashboard {run.study_url}   # look into the search (pip install optuna-dashboard)")
     return summary["status"]
