@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -64,10 +65,7 @@ def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None)
         code = main(argv)
         sys.stdout.flush()
     except UserError as error:
-        if "-v" in argv or "--verbose" in argv:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        code = USAGE
+        code = _complain(str(error), argv, USAGE)
     except BrokenPipeError:
         # The reader of stdout left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,4 +73,14 @@ def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        code = _complain(f"{message} (a fault of the program; -v shows where)", argv, NOTHING)
     sys.exit(code)
+
+
+def _complain(message: str, argv: list[str], code: int) -> int:
+    if "-v" in argv or "--verbose" in argv:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return code

@@ -44,9 +44,15 @@ def new_run(config: Config, path: Path, output: Output) -> int:
 
     checks.wait()
     run = Run.create(path)
-    run.write_config(config)
-    run.write_env(environment.describe(this_machine()))
-    return carry_out(config, run, plan.new_plan, output)
+
+    def make_plan(settled: Config, run: Run) -> Plan:
+        run.write_env(environment.describe(this_machine()))
+        return plan.new_plan(settled, run)
+
+    try:
+        return carry_out(config, run, make_plan, output)
+    finally:
+        run.discard_if_empty()  # Ray did not start
 
 
 def more_seeds(config: Config, run: Run, output: Output) -> int:
@@ -78,7 +84,8 @@ def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan]
             finally:
                 plan.close()
     for job, error in plan.failures[:1]:
-        say.print(f"{len(plan.failures)} runs failed; the first: {job}: {error}; see {run.logs}", markup=False)
+        failed = f"{len(plan.failures)} {'run' if len(plan.failures) == 1 else 'runs'} failed"
+        say.print(f"{failed}; the first: {job}: {error}; see {run.logs}", markup=False)
     status = _present(config, run, output)
     if interrupted:
         progress = plan.progress()

@@ -31,7 +31,8 @@ def make_view(progress: Callable[[], list[Progress]], metric: str, quiet: bool) 
     console = Console(stderr=True)
     if quiet:
         return Silence()
-    return (LiveView if console.is_terminal else PlainView)(progress, metric, console)
+    live = console.is_terminal and not console.is_dumb_terminal
+    return (LiveView if live else PlainView)(progress, metric, console)
 
 
 class Silence:
@@ -78,7 +79,7 @@ class LiveView(_Lines):
     """One line per study, redrawn in place."""
 
     def __enter__(self) -> LiveView:
-        self.live = Live(self.table(), console=self.console, refresh_per_second=1 / REFRESH_S, transient=False)
+        self.live = Live(self.table(), console=self.console, auto_refresh=False)
         self.live.start()
         self.drawn = time.monotonic()
         return self
@@ -90,7 +91,7 @@ class LiveView(_Lines):
     def update(self) -> None:
         if time.monotonic() - self.drawn >= REFRESH_S:
             self.drawn = time.monotonic()
-            self.live.update(self.table())
+            self.live.update(self.table(), refresh=True)
 
     def table(self) -> Table:
         table = Table.grid(padding=(0, 2))

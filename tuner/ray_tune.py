@@ -6,10 +6,14 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from tuner.errors import UserError
 from tuner.jobs import Job, Outcome
 from tuner.plan import Plan
 from tuner.resources import Machine
@@ -43,20 +47,48 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[Machine]:
-    """Ray, started here or joined; yields what it has."""
+    """Ray, started here or joined; yields what it has.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
     level = logging.INFO if verbose else logging.CRITICAL
     local = {} if address else {
         "num_cpus": machine.cpus, "num_gpus": machine.gpus, "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }  # fmt: skip
-    ray.init(address=address or "local", log_to_driver=verbose, logging_level=level, **local)
+    try:
+        if address:
+            _knock(address)
+        ray.init(address=address or "local", log_to_driver=verbose, logging_level=level, **local)
+    except (OSError, ValueError) as error:
+        if address is None:
+            raise
+        raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(level)
     try:
         total = ray.cluster_resources()
-        yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+        with _hushed(verbose):
+            yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hushed(verbose: bool) -> Iterator[None]:
+    """Ray prints what happens to its processes on stdout, which is for results."""
+    with contextlib.ExitStack() as stack:
+        to = sys.stderr if verbose else stack.enter_context(Path(os.devnull).open("w"))
+        stack.enter_context(contextlib.redirect_stdout(to))
+        yield
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` where nothing listens: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 class Desk:

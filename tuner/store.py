@@ -74,6 +74,12 @@ class Run:
             raise UserError(f"{path}: not a run directory, it has no config.yaml")
         return cls(path)
 
+    def discard_if_empty(self) -> None:
+        """Remove the directory where nothing was written into it."""
+        if self.files() == ["logs/"] and not any(self.logs.iterdir()):
+            self.logs.rmdir()
+            self.path.rmdir()
+
     def files(self) -> list[str]:
         """The names of what is there, logs/ included."""
         return sorted(p.name + "/" * p.is_dir() for p in self.path.iterdir() if not p.name.endswith(".partial"))

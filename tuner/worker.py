@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from tuner.jobs import Job, Outcome
 from tuner.schema import Config
 
 if TYPE_CHECKING:
-    from tuner.train import Evaluation, MakeOptimizer, Result
+    from tuner.train import Evaluation, Result
 
 
 class Worker(tune.Trainable):
@@ -99,15 +99,14 @@ class Workbench:
         torch.set_num_threads(max(1, int(config.resources.cpus_per_trial)))
         self.task = objects.make_task(config)
         self.task.setup(objects.data_path(config), device)
-        self.find_maker: Callable[[str], MakeOptimizer] = lambda name: objects.optimizer_maker(
-            name, config.optimizers[name]
-        )
 
     def start(self, job: Job) -> Generator[Evaluation, None, Result]:
         """The job's training, about to begin."""
+        from tuner.objects import optimizer_maker
         from tuner.train import Budget, training
 
+        make_optimizer = optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
         retrain = job.phase == "retrain"
         epochs = self.config.retrain_epochs if retrain else self.config.train.epochs
         budget = Budget(epochs, self.config.train.evaluations, test=retrain)
-        return training(self.task, self.find_maker(job.optimizer), job.hp, job.seed, budget)
+        return training(self.task, make_optimizer, job.hp, job.seed, budget)
