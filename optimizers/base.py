@@ -17,6 +17,7 @@ Hyperparameters = dict[str, Any]
 Closure = Callable[[], "Tensor | tuple[Tensor, Any]"]
 
 CURVATURE_KEY = "curvature"
+PROBE_SALT = 0x9E3779B97F4A7C15
 
 
 class CurvatureOptimizer(torch.optim.Optimizer):
@@ -50,8 +51,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         update_period: int = 1,
         maximize: bool = False,
     ) -> None:
-        if update_period < 1:
-            raise ValueError(f"update_period must be at least 1, got {update_period}")
+        if update_period < 1 or update_period != int(update_period):
+            raise ValueError(f"update_period must be a whole number of at least 1, got {update_period}")
         self.estimator = find_estimator(estimator)
         self.update_period = int(update_period)
         self.grad_equivalents = 0.0
@@ -116,7 +117,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise RuntimeError(
                 "the closure must return the loss, a tensor with its graph (and must not call backward), "
-                f"but returned {type(loss).__name__}"
+                f"but returned {'a tensor without one' if isinstance(loss, Tensor) else type(loss).__name__}"
             )
         return loss, outputs
 
@@ -125,16 +126,21 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             if param.is_complex():
                 raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
         needed = [p for p in params if p.requires_grad]
-        create_graph = refresh and self.estimator.double_backward
+        if not needed:
+            return [None] * len(params)
+        self.zero_grad()
         with torch.enable_grad():
-            found = iter(
-                torch.autograd.grad(loss, needed, create_graph=create_graph, retain_graph=refresh, allow_unused=True)
-            )
-        grads = [next(found) if p.requires_grad else None for p in params]
-        for param, grad in zip(params, grads, strict=True):
-            if grad is not None and grad.is_sparse:
-                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-            param.grad = None if grad is None else grad.detach()
+            if refresh and self.estimator.double_backward:
+                found = iter(torch.autograd.grad(loss, needed, create_graph=True, allow_unused=True))
+                grads = [next(found) if p.requires_grad else None for p in params]
+                for param, grad in zip(params, grads, strict=True):
+                    # A copy: autograd may return one tensor for two parameters, or an expanded one.
+                    param.grad = None if grad is None else grad.detach().clone()
+            else:
+                loss.backward(inputs=needed, retain_graph=refresh)
+                grads = [p.grad for p in params]
+        if any(grad is not None and grad.is_sparse for grad in grads):
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         return grads
 
     def _estimate(
@@ -155,7 +161,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     def _probes(self, params: list[Tensor]) -> torch.Generator:
         """The probes' own generator: drawing from it leaves dropout and data order as they were."""
         if self._generator is None:
-            self._generator = torch.Generator(params[0].device).manual_seed(self._seed)
+            # Not the seed itself: weights drawn after manual_seed(seed) would be the first Gaussian probe.
+            self._generator = torch.Generator(params[0].device).manual_seed(self._seed ^ PROBE_SALT)
         return self._generator
 
     def _apply(self, grads: list[Tensor | None], curvatures: Sequence[Tensor | None]) -> None:
@@ -183,8 +190,15 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             }
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
+        own = ("estimator", "update_period", "grad_equivalents", "_steps", "_seed", "_generator")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the next steps equal those of the original to the bit."""
+        if CURVATURE_KEY not in state_dict:
+            raise ValueError(f"not the state_dict of a {type(self).__name__}: it has no {CURVATURE_KEY!r}")
         own = state_dict[CURVATURE_KEY]
         super().load_state_dict({k: v for k, v in state_dict.items() if k != CURVATURE_KEY})
         self._steps = own["steps"]
@@ -202,4 +216,4 @@ def _checked(curvature: Sequence[Tensor], params: list[Tensor]) -> Sequence[Tens
             "curvature must be one tensor per parameter and of its shape: "
             f"expected {[tuple(p.shape) for p in params]}, got {[tuple(c.shape) for c in curvature]}"
         )
-    return curvature
+    return [c.to(p, copy=True) for c, p in zip(curvature, params, strict=True)]

@@ -93,7 +93,7 @@ class Exact(Estimator):
 
     @staticmethod
     def _diagonal(param: Tensor, grad: Tensor) -> Tensor:
-        if not grad.requires_grad:
+        if not grad.requires_grad or not param.numel():
             return torch.zeros_like(param)
         entries = [
             torch.autograd.grad(entry, param, retain_graph=True, materialize_grads=True)[0].reshape(-1)[i]
@@ -143,6 +143,8 @@ def find_estimator(estimator: str | Estimator) -> Estimator:
     """
     if isinstance(estimator, Estimator):
         return estimator
+    if not isinstance(estimator, str):
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, or an Estimator, got {estimator!r}")
     if estimator not in ESTIMATORS:
         nearest = get_close_matches(estimator, ESTIMATORS, n=1, cutoff=0.0)[0]
         raise ValueError(

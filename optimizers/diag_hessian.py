@@ -62,7 +62,7 @@ class DiagHessian(CurvatureOptimizer):
             ("lr", lr, lr >= 0),
             ("diff", diff, diff > 0),
             ("square", square, square >= 1),
-            ("betas", betas, all(0 <= b < 1 for b in betas)),
+            ("betas", betas, len(betas) == 2 and all(0 <= b < 1 for b in betas)),
             ("eps", eps, eps >= 0),
             ("damping", damping, damping >= 0),
         ):
@@ -78,12 +78,9 @@ class DiagHessian(CurvatureOptimizer):
         """State: ``step`` (0-dim), ``hessian``, ``momentum``, ``curvature_sq`` (the parameter's shape)."""
         beta1, beta2 = hp["betas"]
         diff, square = hp["diff"], hp["square"]
-        # Half-precision counts would stop at 256.
-        precision = torch.promote_types(param.dtype, torch.float32)
-        step = state.get("step", torch.zeros((), dtype=precision, device=param.device)) + 1
-        momentum = state.get("momentum", torch.zeros_like(param))
-        curvature_sq = state.get("curvature_sq", torch.zeros_like(param))
-        hessian = state.get("hessian", torch.zeros_like(param)) if curvature is None else curvature
+        state = state or initial_state(param)
+        step = state["step"] + 1
+        hessian = state["hessian"] if curvature is None else curvature
 
         slope = square * diff ** (square - 1)
         bend = square * (square - 1) * diff ** (square - 2)
@@ -92,8 +89,14 @@ class DiagHessian(CurvatureOptimizer):
         shift = (-c.amin()).clamp(min=0.0) + hp["damping"]
         u = slope * grad / (c + shift)
 
-        momentum = beta1 * momentum + (1 - beta1) * u
-        curvature_sq = beta2 * curvature_sq + (1 - beta2) * c.square()
+        momentum = beta1 * state["momentum"] + (1 - beta1) * u
+        curvature_sq = beta2 * state["curvature_sq"] + (1 - beta2) * c.square()
         root = (curvature_sq / (1 - beta2**step)).sqrt() + hp["eps"]
         new_param = param - hp["lr"] * (momentum / (1 - beta1**step)) / root
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "curvature_sq": curvature_sq}
+
+
+def initial_state(param: Tensor) -> State:
+    """Zeros; ``step`` in at least single precision, since half-precision counts would stop at 256 or 2048."""
+    step = torch.zeros((), dtype=torch.promote_types(param.dtype, torch.float32), device=param.device)
+    return {"step": step, **{name: torch.zeros_like(param) for name in ("hessian", "momentum", "curvature_sq")}}

@@ -128,8 +128,11 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Metrics over the whole split, in eval mode; the model's mode is left as it was."""
         inputs, targets = self.splits[split]
-        was_training = model.training
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
-        outputs = torch.cat([model(rows) for rows in inputs.split(EVALUATION_ROWS)])
-        model.train(was_training)
+        try:
+            outputs = torch.cat([model(rows) for rows in inputs.split(EVALUATION_ROWS)])
+        finally:
+            for module, training in modes:
+                module.training = training
         return self.metrics(outputs, targets)

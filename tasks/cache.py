@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ def cached_arrays(name: str, make: Callable[[], Arrays]) -> Arrays:
     written, nothing is kept.
     """
     path = cache_directory() / f"{name}.npz"
+    arrays = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
@@ -32,18 +32,19 @@ def cached_arrays(name: str, make: Callable[[], Arrays]) -> Arrays:
             if arrays is None:
                 arrays = make()
                 _write(path, arrays)
-            return arrays
     except OSError:
-        return make()
+        pass
+    return make() if arrays is None else arrays
 
 
 def _read(path: Path) -> Arrays | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # np.load given a path leaves the file open where the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except Exception:  # damage shows as any of a dozen kinds
         path.unlink()
         return None
 

@@ -8,7 +8,6 @@ here its singular values are bent to hit it.
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class Instance:
     Attributes:
         A: the matrix, (14, 12).
         X: inputs, (rows, 12).
-        Y: targets, (rows, 14), equal to X A^T.
+        Y: targets, (rows, 14); X A^T where they are generated.
         W1, W2: initial weights, (13, 12) and (14, 13), or None where each seed draws its own.
     """
 
@@ -64,9 +63,7 @@ def generate_instance(condition_number: float, seed: int = 0) -> Instance:
         ValueError: the condition number is not between 1 and 1e12.
     """
     if not 1 <= condition_number <= MAX_CONDITION_NUMBER:
-        raise ValueError(
-            f"the condition number must be between 1 and {MAX_CONDITION_NUMBER:g}, got {condition_number:g}"
-        )
+        raise ValueError(f"dataset cond{condition_number:g}: the number must be between 1 and {MAX_CONDITION_NUMBER:g}")
     rng = np.random.default_rng([seed, int(condition_number)])
     ramp = np.linspace(1.0, condition_number, OUTPUTS)[:, None]
     U, s, Vt = np.linalg.svd(ramp * rng.random((OUTPUTS, INPUTS)), full_matrices=False)
@@ -80,15 +77,15 @@ def read_instance(path: Path) -> Instance:
     """The instance in an .npz with A, X, Y and optionally both W1 and W2.
 
     Raises:
-        ValueError: the file cannot be read, or an array is missing, of the wrong shape, not numeric or not finite,
-            or Y is not X A^T.
+        ValueError: the file cannot be read, or an array is missing, of the wrong shape, not numeric or not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # np.load given a path leaves the file open where the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in ("A", "X", "Y", "W1", "W2") if key in stored.files}
     except FileNotFoundError:
         raise ValueError(f"dataset {path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except Exception as error:  # damage shows as any of a dozen kinds
         raise ValueError(f"dataset {path}: not a readable .npz file ({' '.join(str(error).split())})") from None
     rows = len(arrays["X"]) if "X" in arrays and arrays["X"].ndim else ROWS
     expected = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,8 +97,8 @@ def training(
     memory.reset_peak(task.device)
     model = task.build(seed)
     model.train()
-    optimizer = make_optimizer(model.parameters(), hp)
-    clocks = Clocks()
+    trainer = _Trainer(task, model, make_optimizer(model.parameters(), hp))
+    clocks = trainer.clocks
     evaluation = _evaluate(task, model, clocks, ("train", "val"))
     worst = {name: task.worst[name.split("_", 1)[1]] for name in evaluation.metrics}
     if budget.test:
@@ -107,10 +107,10 @@ def training(
 
     steps = budget.epochs * task.steps_per_epoch
     batches = (batch for epoch in range(budget.epochs) for batch in task.batches(seed, epoch))
-    for look in range(1, budget.evaluations + 1):
-        until = math.ceil(steps * look / budget.evaluations)
-        finite = _run_steps(task, model, optimizer, batches, until, clocks)
-        clocks.peak_mem_mb = memory.peak_mb(task.device)
+    looks = min(budget.evaluations, steps)
+    for look in range(1, looks + 1):
+        until = math.ceil(steps * look / looks)
+        finite = trainer.run(batches, until)
         if finite:
             splits = ("train", "val", "test") if budget.test and until == steps else ("train", "val")
             evaluation = _evaluate(task, model, clocks, splits)
@@ -121,38 +121,49 @@ def training(
     return Result("complete", evaluation.metrics, clocks)
 
 
-def _run_steps(
-    task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], until: int, clocks: Clocks
-) -> bool:
-    """Train up to step ``until``; False as soon as the losses are seen to have diverged."""
-    losses: list[Tensor] = []
-    bound = task.worst["loss"]
-    sane = True
-    started = time.perf_counter()
-    batches = iter(batches)
-    while sane and clocks.steps < until:
-        losses.append(_step(task, model, optimizer, next(batches)))
-        clocks.steps += 1
-        if len(losses) == LOSSES_PER_CHECK or clocks.steps == until:
-            sane = bool(torch.stack(losses).max() <= bound)  # False for NaN too
-            losses.clear()
-    clocks.seconds += time.perf_counter() - started
-    clocks.grad_equivalents = getattr(optimizer, "grad_equivalents", float(clocks.steps))
-    return sane
+class _Trainer:
+    """Takes steps and keeps the clocks."""
 
+    def __init__(self, task: Task, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.task = task
+        self.model = model
+        self.optimizer = optimizer
+        self.clocks = Clocks()
 
-def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
-    """One step; the loss before it, detached."""
-    if isinstance(optimizer, CurvatureOptimizer):
-        return optimizer.step(lambda: task.loss(model, batch))
+    def run(self, batches: Iterator[Batch], until: int) -> bool:
+        """Train up to step ``until``; False as soon as the losses are seen to have diverged."""
+        losses: list[Tensor] = []
+        bound = self.task.worst["loss"]
+        sane = True
+        started = time.perf_counter()
+        while sane and self.clocks.steps < until:
+            losses.append(self.step(next(batches)))
+            self.clocks.steps += 1
+            if len(losses) == LOSSES_PER_CHECK or self.clocks.steps == until:
+                sane = bool(torch.stack(losses).max() <= bound)  # False for NaN too; waits for the device
+                losses.clear()
+        self.clocks.seconds += time.perf_counter() - started
+        self.clocks.peak_mem_mb = memory.peak_mb(self.task.device)
+        return sane
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss, _ = task.loss(model, batch)
-        loss.backward()
-        return loss
+    def step(self, batch: Batch) -> Tensor:
+        """One step; the loss before it, detached."""
+        if isinstance(self.optimizer, CurvatureOptimizer):
+            loss = self.optimizer.step(lambda: self.task.loss(self.model, batch))
+            self.clocks.grad_equivalents = self.optimizer.grad_equivalents
+            return loss
+        losses: list[Tensor] = []
 
-    return optimizer.step(closure).detach()
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            loss, _ = self.task.loss(self.model, batch)
+            loss.backward()
+            losses.append(loss.detach())
+            return loss
+
+        self.optimizer.step(closure)
+        self.clocks.grad_equivalents += len(losses)  # LBFGS calls it several times
+        return losses[0]
 
 
 def _evaluate(task: Task, model: nn.Module, clocks: Clocks, splits: tuple[str, ...]) -> Evaluation:

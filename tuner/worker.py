@@ -13,7 +13,7 @@ from tuner.jobs import Job, Outcome
 from tuner.schema import Config
 
 if TYPE_CHECKING:
-    from tuner.train import Evaluation, Result
+    from tuner.train import Budget, Evaluation, Result
 
 
 class Worker(tune.Trainable):
@@ -65,8 +65,7 @@ class Worker(tune.Trainable):
                 outcome = Outcome(result.status, result.metrics, asdict(result.clocks), self.evaluations)
                 return self._report(outcome, done=True)
             self.evaluations.append(evaluation)
-            last = len(self.evaluations) > self.run_config.train.evaluations  # the first is before the first step
-            if self.every_evaluation and not last:
+            if self.every_evaluation and evaluation["epoch"] < self.workbench.budget(self.job).epochs:
                 clocks = {"steps": evaluation["step"], "seconds": evaluation["seconds"]}
                 outcome = Outcome("stopped", evaluation["metrics"], clocks, list(self.evaluations))
                 return self._report(outcome, done=False)
@@ -103,10 +102,15 @@ class Workbench:
     def start(self, job: Job) -> Generator[Evaluation, None, Result]:
         """The job's training, about to begin."""
         from tuner.objects import optimizer_maker
-        from tuner.train import Budget, training
+        from tuner.train import training
 
         make_optimizer = optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
+        return training(self.task, make_optimizer, job.hp, job.seed, self.budget(job))
+
+    def budget(self, job: Job) -> Budget:
+        """Only a retraining run reads the test split."""
+        from tuner.train import Budget
+
         retrain = job.phase == "retrain"
         epochs = self.config.retrain_epochs if retrain else self.config.train.epochs
-        budget = Budget(epochs, self.config.train.evaluations, test=retrain)
-        return training(self.task, make_optimizer, job.hp, job.seed, budget)
+        return Budget(epochs, self.config.train.evaluations, test=retrain)
