@@ -45,7 +45,10 @@ def load_instance(dataset: str, data_seed: int = 0) -> Instance:
     """
     match = GENERATED.fullmatch(dataset)
     if match:
-        return generate_instance(float(match[1]), data_seed)
+        try:
+            return generate_instance(float(match[1]), data_seed)
+        except ValueError as error:
+            raise ValueError(f"dataset {dataset}: {error}") from None
     if not dataset.endswith(".npz"):
         raise ValueError(f"dataset {dataset!r} is neither cond<number>, say cond29, nor the path of an .npz file")
     return read_instance(Path(dataset))
@@ -63,7 +66,9 @@ def generate_instance(condition_number: float, seed: int = 0) -> Instance:
         ValueError: the condition number is not between 1 and 1e12.
     """
     if not 1 <= condition_number <= MAX_CONDITION_NUMBER:
-        raise ValueError(f"dataset cond{condition_number:g}: the number must be between 1 and {MAX_CONDITION_NUMBER:g}")
+        raise ValueError(
+            f"the condition number must be between 1 and {MAX_CONDITION_NUMBER:g}, got {condition_number:g}"
+        )
     rng = np.random.default_rng([seed, int(condition_number)])
     ramp = np.linspace(1.0, condition_number, OUTPUTS)[:, None]
     U, s, Vt = np.linalg.svd(ramp * rng.random((OUTPUTS, INPUTS)), full_matrices=False)
