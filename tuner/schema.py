@@ -8,13 +8,20 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from tuner.errors import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is named twice")
+    return values
 
 
 class Section(BaseModel):
@@ -113,23 +120,15 @@ class TrainConfig(Section):
 
 
 class SearchConfig(Section):
-    optimizers: Annotated[list[str], Field(min_length=1)]
+    optimizers: Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)]
     trials: Positive
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     sampler: Literal["tpe", "gp", "random", "qmc"]
     scheduler: Literal["fifo", "asha"]
 
-    @field_validator("optimizers")
-    @classmethod
-    def _once(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{name!r} is named twice")
-        return names
-
 
 class RetrainConfig(Section):
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_each_once)]
     epochs: Positive | None
 
     @field_validator("seeds", mode="before")
@@ -140,14 +139,6 @@ class RetrainConfig(Section):
         if seeds < 1:
             raise ValueError(f"must be at least 1, or a list, got {seeds}")
         return list(range(seeds))
-
-    @field_validator("seeds")
-    @classmethod
-    def _once(cls, seeds: list[int]) -> list[int]:
-        for seed in seeds:
-            if seeds.count(seed) > 1:
-                raise ValueError(f"seed {seed} is named twice")
-        return seeds
 
 
 class ResourcesConfig(Section):

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tuner.config import resolve
+from tuner.errors import UserError
+from tuner.folders import available
+from tuner.objects import check_dataset, data_path, find, make_task, optimizer_maker
+from tuner.schema import Config, Dimension, OptimizerConfig, TaskConfig
+
+
+@cache
+def config(task: str = "mnist1d") -> Config:
+    return resolve({"task.name": task})
+
+
+def with_task(task: str = "mnist1d", **changes: Any) -> Config:
+    """The shipped task with other values."""
+    changed = TaskConfig.model_validate(config(task).task.model_dump(by_alias=True) | changes)
+    return config(task).model_copy(update={"task": changed})
+
+
+def refusal(call: Any, *args: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Dotted paths.
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("math.sqrt", math.sqrt), ("os.path.join", os.path.join), ("torch.optim.Adam", torch.optim.Adam)],
+)
+def test_a_dotted_path_is_what_python_imports(path: str, found: object) -> None:
+    assert find(path) is found
+
+
+@pytest.mark.parametrize("path", ["Adam", "", ".Adam"])
+def test_a_path_without_module_is_refused(path: str) -> None:
+    assert refusal(find, path) == f"{path!r} is not a dotted path such as torch.optim.Adam"
+
+
+@pytest.mark.parametrize("path", ["no_such_package.Adam", "math.no.such", "a..b", "os.path.join.x"])
+def test_a_module_that_cannot_be_imported_is_named(path: str) -> None:
+    text = refusal(find, path)
+    assert text.startswith(f"{path}: {path.rpartition('.')[0]} cannot be imported (")
+
+
+def test_a_module_whose_own_import_fails_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_something.py").write_text("import something_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "No module named 'something_not_installed'" in refusal(find, "needs_something.Opt")
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [("torch.optim.Adm", "Adam"), ("torch.optim.adamw", "AdamW"), ("math.squrt", "sqrt"), ("math.", "")],
+)
+def test_a_name_that_a_module_has_not_is_refused_with_the_nearest(path: str, nearest: str) -> None:
+    module, _, name = path.rpartition(".")
+    text = refusal(find, path)
+    assert text.startswith(f"{path}: {module} has no {name!r}; did you mean ")
+    assert text.endswith(f"did you mean {nearest!r}?") or not nearest
+
+
+# Optimizers.
+
+
+def spec(cls: str, args: dict[str, Any], *searched: str) -> OptimizerConfig:
+    return OptimizerConfig(class_=cls, args=args, space={name: Dimension(low=0, high=1) for name in searched})
+
+
+def test_an_optimizer_gets_its_fixed_arguments_and_hyperparameters() -> None:
+    make = optimizer_maker("adam", spec("torch.optim.Adam", {"betas": [0.5, 0.6], "lr": 9.0}, "lr"))
+    optimizer = make([torch.nn.Parameter(torch.zeros(2))], {"lr": 0.25})
+    assert type(optimizer) is torch.optim.Adam
+    (group,) = optimizer.param_groups
+    assert (group["betas"], group["lr"]) == ((0.5, 0.6), 0.25)
+
+
+@pytest.mark.parametrize(("args", "searched"), [({"momentun": 0.9}, ["lr"]), ({}, ["lr", "momentun"])])
+def test_an_argument_that_an_optimizer_does_not_take_is_refused_with_the_nearest(
+    args: dict[str, Any], searched: list[str]
+) -> None:
+    text = refusal(optimizer_maker, "mine", spec("torch.optim.SGD", args, *searched))
+    assert text.startswith("optimizer mine: SGD takes no argument 'momentun'; did you mean 'momentum'?")
+
+
+def test_the_parameters_are_no_argument_of_ones_own() -> None:
+    assert "takes no argument 'params'" in refusal(
+        optimizer_maker, "mine", spec("torch.optim.SGD", {"params": []}, "lr")
+    )
+
+
+def test_a_class_that_takes_anything_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = """
+        import torch
+        class Any(torch.optim.SGD):
+            def __init__(self, params, **kwargs):
+                super().__init__(params, kwargs["rate"])
+    """
+    (tmp_path / "takes_anything.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    make = optimizer_maker("mine", spec("takes_anything.Any", {}, "rate"))
+    assert make([torch.nn.Parameter(torch.zeros(1))], {"rate": 0.5}).param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("name", available("optimizers"))
+def test_every_shipped_optimizer_can_be_made_from_its_published_defaults(name: str) -> None:
+    shipped = resolve({"task.name": "mnist1d", "search.optimizers": [name]}).optimizers[name]
+    make = optimizer_maker(name, shipped)
+    assert shipped.defaults
+    for point in shipped.defaults:
+        (group,) = make([torch.nn.Parameter(torch.zeros(2))], point).param_groups
+        assert {key: group[key] for key in point} == point
+
+
+# Tasks.
+
+
+@pytest.mark.parametrize("name", available("tasks"))
+def test_every_shipped_task_can_be_made(name: str) -> None:
+    task, settled = make_task(config(name)), config(name)
+    assert (task.metric, task.mode, task.target) == (settled.task.metric, settled.task.mode, settled.task.target)
+    assert (task.batch_size, task.dataset) == (settled.train.batch_size, settled.task.dataset)
+
+
+def test_a_task_gets_its_own_arguments() -> None:
+    assert vars(make_task(with_task("rahimi_recht", args={"data_seed": 7})))["data_seed"] == 7
+
+
+def test_an_argument_that_a_task_does_not_take_is_refused_with_the_nearest() -> None:
+    text = refusal(make_task, with_task(args={"targets": 1}))
+    assert text.startswith("task mnist1d: MNIST1D takes no argument 'targets'; did you mean 'target'?")
+
+
+def test_a_task_class_that_is_not_there_is_refused_with_the_nearest() -> None:
+    assert "did you mean 'MNIST1D'?" in refusal(make_task, with_task(**{"class": "tasks.mnist1d.MNIST1"}))
+
+
+def test_the_data_folder_is_a_path_or_none() -> None:
+    assert data_path(with_task(data_dir="a/b")) == Path("a/b")
+    assert data_path(with_task()) is None
+
+
+# Data sets.
+
+
+@pytest.mark.parametrize("dataset", ["mnst1d", "", "MNIST1D", "a\nb"])
+def test_an_unknown_dataset_is_refused_with_the_nearest(dataset: str) -> None:
+    text = refusal(check_dataset, with_task(dataset=dataset))
+    assert text == f"unknown dataset {dataset!r} of mnist1d; did you mean 'mnist1d'? (valid: mnist1d)"
+
+
+@pytest.mark.parametrize("dataset", ["cond29", "cond15099", "cond1.5", "cond1e6"])
+def test_a_task_with_a_check_of_its_own_is_asked(dataset: str) -> None:
+    check_dataset(with_task("rahimi_recht", dataset=dataset))
+
+
+@pytest.mark.parametrize("dataset", ["cond", "cond0.5", "cond1e13", "mnist1d", "none.npz"])
+def test_what_a_tasks_own_check_says_names_task_and_dataset(dataset: str) -> None:
+    text = refusal(check_dataset, with_task("rahimi_recht", dataset=dataset))
+    assert text.startswith("rahimi_recht: ")
+    assert dataset in text
+
+
+def test_an_npz_file_is_a_dataset(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    matrix, inputs = rng.normal(size=(14, 12)), rng.normal(size=(20, 12))
+    np.savez(tmp_path / "own.npz", A=matrix, X=inputs, Y=inputs @ matrix.T)
+    check_dataset(with_task("rahimi_recht", dataset=str(tmp_path / "own.npz")))

@@ -1,0 +1,387 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from tuner.jobs import Job, Outcome
+from tuner.plan import Plan, Progress, new_plan, retrain_plan
+from tuner.schema import Config
+from tuner.store import Run
+
+SEED = 1000
+OPTIMIZERS = {
+    "one": {"class": "pkg.One", "space": {"lr": {"low": 0.0, "high": 1.0}}, "defaults": [{"lr": 0.5}]},
+    "two": {"class": "pkg.Two", "space": {"lr": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}},
+}
+CLOCKS = {"steps": 8, "grad_equivalents": 16.0, "seconds": 0.5, "peak_mem_mb": 3.0}
+
+
+def config(trials: int = 2, seeds: Any = 2, mode: str = "min", concurrent: int = 1) -> Config:
+    return Config.model_validate({
+        "preset": "default", "out": "runs", "name": None,
+        "task": {"name": "blobs", "class": "pkg.Blobs", "args": {}, "metric": "val_loss", "mode": mode, "target": None,
+                 "dataset": "d", "datasets": ["d"], "data_dir": None, "check": None},
+        "optimizers": OPTIMIZERS,
+        "train": {"epochs": 1, "batch_size": 8, "evaluations": 1},
+        "search": {"optimizers": list(OPTIMIZERS), "trials": trials, "seed": SEED, "sampler": "random",
+                   "scheduler": "fifo"},
+        "retrain": {"seeds": seeds, "epochs": None},
+        "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": concurrent, "address": None},
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Run]:
+    """Runs with Optuna's tables, which take 0.3 s to make, copied."""
+    blank = tmp_path_factory.mktemp("blank") / "study.db"
+    optuna.storages.RDBStorage(f"sqlite:///{blank}")
+
+    def make() -> Run:
+        run = Run.create(tmp_path_factory.mktemp("runs") / "run")
+        shutil.copy(blank, run.path)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def run(new_run: Callable[[], Run]) -> Run:
+    return new_run()
+
+
+def loss(job: Job) -> float:
+    """Different for every job."""
+    return (1 + job.seed % 7) * (job.hp["lr"] - 0.3) ** 2 + (1.0 if job.optimizer == "two" else 0.0)
+
+
+def ended(job: Job, state: Any = "complete") -> Outcome:
+    if state == "failed":
+        return Outcome("failed", error="out of memory", traceback="Traceback ...\nout of memory\n")
+    metrics = {"train_loss": 2.0, "val_loss": 99.0 if state == "diverged" else loss(job)}
+    if job.phase == "retrain":
+        metrics["test_loss"] = 3.0
+    evaluations = [{"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0, "metrics": {"val_loss": 5.0}},
+                   {"step": 8, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 16.0, "metrics": metrics}]  # fmt: skip
+    return Outcome(state, metrics, dict(CLOCKS), evaluations)
+
+
+def finish(plan: Plan, state: Callable[[Job], str] = lambda job: "complete") -> list[Job]:
+    """Do all jobs, one after the other."""
+    jobs = []
+    while job := plan.next_job():
+        jobs.append(job)
+        plan.record(job, ended(job, state(job)))
+    plan.close()
+    return jobs
+
+
+def optuna_states(run: Run, optimizer: str) -> list[TrialState]:
+    return [t.state for t in optuna.load_study(study_name=f"blobs/{optimizer}", storage=run.study_url).trials]
+
+
+# Whatever the order in which runs end.
+
+
+@settings(derandomize=True, deadline=None, max_examples=8, phases=[Phase.generate])  # to shrink takes minutes
+@given(data=st.data(), concurrent=st.integers(1, 8), mode=st.sampled_from(["min", "max"]))
+def test_everything_is_done_once_whatever_ends_first(
+    new_run: Callable[[], Run], data: st.DataObject, concurrent: int, mode: str
+) -> None:
+    run, asked = new_run(), config(trials=3, mode=mode, concurrent=concurrent)
+    plan = new_plan(asked, run)
+    states = st.sampled_from(["complete", "complete", "complete", "diverged", "failed", "stopped"])
+    running: list[Job] = []
+    ended_jobs: list[tuple[Job, str]] = []
+
+    def searched(name: str) -> list[tuple[Job, str]]:
+        return [(job, state) for job, state in ended_jobs if job.phase == "search" and job.optimizer == name]
+
+    while True:
+        while len(running) < concurrent and (job := plan.next_job()):
+            if job.phase == "retrain":
+                assert len(searched(job.optimizer)) == asked.search.trials
+            running.append(job)
+        if not running:
+            break
+        job = running.pop(data.draw(st.integers(0, len(running) - 1)))
+        state = data.draw(states)
+        plan.record(job, ended(job, state))
+        ended_jobs.append((job, state))
+    assert plan.next_job() is None
+    plan.close()
+
+    best = {}
+    for name in OPTIMIZERS:
+        assert sorted(job.trial for job, _ in searched(name)) == list(range(asked.search.trials))
+        assert not {TrialState.RUNNING, TrialState.WAITING} & set(optuna_states(run, name))
+        valid = [job for job, state in searched(name) if state == "complete"]
+        best[name] = min(valid, key=lambda job: loss(job) if mode == "min" else -loss(job), default=None)
+        entry = run.best()["optimizers"][name]
+        counts = Counter(state for _, state in searched(name))
+        assert (entry["n_trials"], entry["n_diverged"], entry["n_failed"]) == (
+            asked.search.trials, counts["diverged"], counts["failed"],
+        )  # fmt: skip
+        found = best[name]
+        assert (entry["hp"], entry["trial"]) == ((found.hp, found.trial) if found else (None, None))
+
+    retrained = [(job, state) for job, state in ended_jobs if job.phase == "retrain"]
+    cells = sorted((job.optimizer, job.seed) for job, _ in retrained)
+    assert cells == [(name, seed) for name in OPTIMIZERS if best[name] for seed in asked.retrain.seeds]
+    assert all(job.hp == best[job.optimizer].hp and job.trial == best[job.optimizer].trial for job, _ in retrained)
+
+    table = run.trials()
+    assert list(zip(table["optimizer"], table["trial"], table["state"], strict=True)) == [
+        (job.optimizer, job.trial, state) for job, state in ended_jobs if job.phase == "search"
+    ]
+    rows = run.seeds()
+    assert sorted(zip(rows["optimizer"], rows["seed"], rows["status"], strict=True)) == sorted(
+        (job.optimizer, job.seed, state) for job, state in retrained
+    )
+    finished = [job for job, state in ended_jobs if state != "failed"]
+    curves = run.curves()
+    assert len(curves) == sum(4 if job.phase == "retrain" else 3 for job in finished)
+    assert len(plan.failures) == sum(state == "failed" for _, state in ended_jobs)
+
+
+# Which job comes next.
+
+
+def test_the_next_trial_is_of_the_study_with_the_fewest_running(run: Run) -> None:
+    plan = new_plan(config(trials=4), run)
+    one, two, three = plan.next_job(), plan.next_job(), plan.next_job()
+    assert one and two and three
+    assert [one.optimizer, two.optimizer, three.optimizer] == ["one", "two", "one"]
+    plan.record(one, ended(one))
+    plan.record(three, ended(three))
+    assert [job.optimizer for job in (plan.next_job(), plan.next_job()) if job] == ["one", "two"]
+
+
+def test_an_optimizer_is_retrained_while_another_is_searched(run: Run) -> None:
+    plan = new_plan(config(trials=1), run)
+    one, two = plan.next_job(), plan.next_job()
+    assert one and two
+    assert plan.next_job() is None
+    plan.record(one, ended(one))
+    assert run.best()["optimizers"].keys() == {"one"}
+    retrained = [plan.next_job(), plan.next_job()]
+    assert [(job.phase, job.optimizer, job.seed) for job in retrained if job] == [
+        ("retrain", "one", 0),
+        ("retrain", "one", 1),
+    ]
+    assert plan.next_job() is None
+    plan.record(two, ended(two))
+    assert str(plan.next_job()) == "two seed 0"
+
+
+def test_optimizers_take_turns_in_retraining(run: Run) -> None:
+    jobs = [job for job in finish(new_plan(config(trials=1, seeds=[5, 3]), run)) if job.phase == "retrain"]
+    assert list(map(str, jobs)) == ["one seed 5", "two seed 5", "one seed 3", "two seed 3"]
+
+
+def test_published_defaults_are_tried_first(run: Run) -> None:
+    job = new_plan(config(), run).next_job()
+    assert job == Job("search", "one", 0, SEED, {"lr": 0.5})
+
+
+# What is written.
+
+
+def test_a_trial_is_a_row_of_trials_csv(run: Run) -> None:
+    plan = new_plan(config(), run)
+    job = plan.next_job()
+    assert job
+    plan.record(job, ended(job))
+    (row,) = run.trials().to_dict("records")
+    assert math.isnan(row.pop("hp.kind"))  # not a hyperparameter of this optimizer
+    assert row == {"task": "blobs", "optimizer": "one", "trial": 0, "state": "complete", "value": loss(job),
+                   "seed": SEED, "steps": 8, "seconds": 0.5, "hp.lr": 0.5}  # fmt: skip
+
+
+def test_a_retrained_seed_is_a_row_of_seeds_csv(run: Run) -> None:
+    jobs = [job for job in finish(new_plan(config(seeds=[4, 2]), run)) if job.phase == "retrain"]
+    rows = run.seeds().to_dict("records")
+    assert [(row["optimizer"], row["seed"]) for row in rows] == [("one", 2), ("one", 4), ("two", 2), ("two", 4)]
+    job = next(job for job in jobs if (job.optimizer, job.seed) == ("two", 2))
+    assert rows[2] == {
+        "task": "blobs", "optimizer": "two", "seed": 2, "status": "complete", "train_loss": 2.0, "val_loss": loss(job),
+        "test_loss": 3.0, "steps": 8, "grad_equivalents": 16.0, "seconds": 0.5, "step_ms": 62.5, "peak_mem_mb": 3.0,
+        "hp.lr": job.hp["lr"], "hp.kind": job.hp["kind"],
+    }  # fmt: skip
+
+
+def test_curves_are_in_long_form(run: Run) -> None:
+    plan = new_plan(config(), run)
+    job = plan.next_job()
+    assert job
+    plan.record(job, ended(job))
+    plan.close()
+    same = {"task": "blobs", "optimizer": "one", "phase": "search", "trial": 0, "seed": SEED, "metric": "loss"}
+    first = {"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0}
+    last = {"step": 8, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 16.0}
+    assert run.curves().to_dict("records") == [
+        same | first | {"split": "val", "value": 5.0},
+        same | last | {"split": "train", "value": 2.0},
+        same | last | {"split": "val", "value": loss(job)},
+    ]
+    assert (run.path / "curves.parquet").exists()
+
+
+def test_a_failure_leaves_a_log_and_no_value(run: Run) -> None:
+    plan = new_plan(config(trials=1), run)
+    finish(plan, lambda job: "failed" if job.optimizer == "one" else "complete")
+    assert [(str(job), error) for job, error in plan.failures] == [("one trial 0", "out of memory")]
+    assert (run.logs / "one-trial-0.log").read_text() == "Traceback ...\nout of memory\n"
+    assert run.trials()["value"].isna().tolist() == [True, False]
+    assert optuna_states(run, "one") == [TrialState.FAIL]
+
+
+def test_a_lost_worker_leaves_its_error_as_log(run: Run) -> None:
+    plan = new_plan(config(), run)
+    job = plan.next_job()
+    assert job
+    plan.record(job, Outcome("failed", error="the worker was lost"))
+    assert (run.logs / "one-trial-0.log").read_text() == "the worker was lost\n"
+    assert run.trials()["steps"].tolist() == [0]
+
+
+def test_a_failed_retraining_run_is_a_row_without_metrics(run: Run) -> None:
+    finish(new_plan(config(trials=1, seeds=[0]), run), lambda job: "failed" if job.phase == "retrain" else "complete")
+    rows = run.seeds()
+    assert rows["status"].tolist() == ["failed", "failed"]
+    assert rows[["val_loss", "test_loss", "step_ms"]].isna().all().all()
+    assert (run.logs / "two-seed-0.log").exists()
+
+
+def test_an_optimizer_without_valid_trial_is_not_retrained(run: Run) -> None:
+    jobs = finish(new_plan(config(), run), lambda job: "diverged" if job.optimizer == "one" else "complete")
+    assert {job.optimizer for job in jobs if job.phase == "retrain"} == {"two"}
+    assert run.best()["optimizers"]["one"]["hp"] is None
+
+
+def test_an_interrupted_search_leaves_its_best_and_nothing_running(run: Run) -> None:
+    plan = new_plan(config(trials=4), run)
+    jobs = [plan.next_job() for _ in range(4)]
+    assert jobs[0] and jobs[2]
+    plan.record(jobs[0], ended(jobs[0]))
+    plan.record(jobs[2], ended(jobs[2], "diverged"))
+    plan.close()
+    assert optuna_states(run, "one") == [TrialState.COMPLETE, TrialState.COMPLETE]
+    assert optuna_states(run, "two") == [TrialState.FAIL, TrialState.FAIL]
+    best = run.best()
+    assert (best["task"], best["metric"]) == ("blobs", "val_loss")
+    assert best["optimizers"] == {
+        "one": {"hp": jobs[0].hp, "value": loss(jobs[0]), "trial": 0, "n_trials": 2, "n_diverged": 1, "n_failed": 0,
+                "at_boundary": []},
+    }  # fmt: skip
+
+
+def test_a_plan_closed_before_anything_ended_writes_no_best(run: Run) -> None:
+    plan = new_plan(config(), run)
+    plan.next_job()
+    plan.close()
+    assert not (run.path / "best.json").exists()
+    assert optuna_states(run, "one")[0] is TrialState.FAIL
+
+
+def test_the_data_are_noted_once(run: Run) -> None:
+    run.write_env({"started": "now"})
+    plan = new_plan(config(), run)
+    plan.note_data({"sha256": "abc"})
+    assert run.env() == {"schema_version": 1, "started": "now", "data": {"sha256": "abc"}}
+    (run.path / "env.json").unlink()
+    plan.note_data({"sha256": "abc"})
+    assert not (run.path / "env.json").exists()
+
+
+# How far it is.
+
+
+def test_progress_counts_each_optimizer_and_phase(run: Run) -> None:
+    plan = new_plan(config(trials=2), run)
+    jobs = [plan.next_job() for _ in range(4)]
+    assert all(jobs)
+    first, second, third, _ = [job for job in jobs if job]
+    plan.record(first, ended(first))
+    plan.record(second, ended(second, "failed"))
+    plan.record(third, ended(third, "diverged"))
+    plan.next_job()
+    assert plan.progress() == [
+        Progress("one", "search", 2, 2, 0, diverged=1, failed=0, best=loss(first)),
+        Progress("two", "search", 1, 2, 1, diverged=0, failed=1, best=None),
+        Progress("one", "retrain", 0, 2, 1, diverged=0, failed=0),
+        Progress("two", "retrain", 0, 2, 0, diverged=0, failed=0),
+    ]
+
+
+# Retraining a run.
+
+
+def test_retraining_does_the_missing_cells_and_redoes_the_failed(run: Run) -> None:
+    first = finish(new_plan(config(), run), lambda job: "failed" if str(job) == "two seed 1" else "complete")
+    before = run.seeds()
+    jobs = finish(retrain_plan(config(seeds=3), run))
+    assert list(map(str, jobs)) == ["two seed 1", "one seed 2", "two seed 2"]
+    assert {str(job.hp) for job in jobs} == {str(job.hp) for job in first if job.phase == "retrain"}
+    rows = run.seeds()
+    assert list(zip(rows["optimizer"], rows["seed"], strict=True)) == [(o, s) for o in OPTIMIZERS for s in range(3)]
+    assert rows["status"].unique().tolist() == ["complete"]
+    kept = rows[rows["seed"] < 2].reset_index(drop=True)
+    assert kept.drop(3).to_csv() == before.drop(3).to_csv()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_rows_of_earlier_seeds_stay_to_the_byte(run: Run, times: int) -> None:
+    finish(new_plan(config(seeds=1), run))
+    lines = (run.path / "seeds.csv").read_text().splitlines()
+    for more in range(times):
+        finish(retrain_plan(config(seeds=2 + more), run))
+    assert set(lines) <= set((run.path / "seeds.csv").read_text().splitlines())
+
+
+def test_retraining_a_complete_run_does_nothing(run: Run) -> None:
+    finish(new_plan(config(), run))
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    assert finish(retrain_plan(config(), run)) == []
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+
+def test_retraining_skips_an_optimizer_that_has_no_best(run: Run) -> None:
+    finish(new_plan(config(seeds=1), run), lambda job: "diverged" if job.optimizer == "one" else "complete")
+    assert list(map(str, finish(retrain_plan(config(seeds=2), run)))) == ["two seed 1"]
+
+
+def test_retraining_skips_an_optimizer_whose_search_never_ended(run: Run) -> None:
+    finish(new_plan(config(seeds=1), run))
+    best = json.loads((run.path / "best.json").read_text())
+    del best["optimizers"]["one"], best["schema_version"]
+    run.write_best(best)
+    assert list(map(str, finish(retrain_plan(config(seeds=2), run)))) == ["two seed 1"]
+
+
+def test_an_interrupted_retraining_is_taken_up_where_it_stopped(run: Run) -> None:
+    finish(new_plan(config(seeds=1), run))
+    plan = retrain_plan(config(seeds=3), run)
+    job = plan.next_job()
+    assert job
+    plan.record(job, ended(job))
+    plan.next_job()
+    plan.close()
+    assert list(map(str, finish(retrain_plan(config(seeds=3), run)))) == ["two seed 1", "one seed 2", "two seed 2"]
+
+
+def test_a_job_says_what_it_is() -> None:
+    job = Job("search", "adam", 3, SEED, {"lr": 0.1})
+    assert str(job) == "adam trial 3"
+    assert str(replace(job, phase="retrain", seed=7)) == "adam seed 7"
+    assert Job(**job.to_dict()) == job

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tuner.schema import Config
+from tuner.store import Run
+from tuner.summary import metrics, print_table, summarize
+
+SEED = 1000
+
+
+def config(seeds: int = 3, metric: str = "val_loss", gpus: float = 0) -> Config:
+    space = {"lr": {"low": 0.0, "high": 1.0}, "nu": {"low": 0, "high": 9, "integer": True}}
+    return Config.model_validate({
+        "preset": "default", "out": "runs", "name": None,
+        "task": {"name": "blobs", "class": "pkg.Blobs", "args": {}, "metric": metric, "mode": "min", "target": None,
+                 "dataset": "d", "datasets": ["d"], "data_dir": None, "check": None},
+        "optimizers": {name: {"class": "pkg.Opt", "space": space} for name in ("one", "two")},
+        "train": {"epochs": 1, "batch_size": 8, "evaluations": 2},
+        "search": {"optimizers": ["one", "two"], "trials": 2, "seed": SEED, "sampler": "tpe", "scheduler": "fifo"},
+        "retrain": {"seeds": seeds, "epochs": None},
+        "resources": {"cpus_per_trial": 1, "gpus_per_trial": gpus, "max_concurrent": 1, "address": None},
+    })  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run")
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {"hp": {"lr": 0.5, "nu": 3}, "value": 0.25, "trial": 1, "n_trials": 2, "n_diverged": 0, "n_failed": 0,
+            "at_boundary": []} | changes  # fmt: skip
+
+
+def fill(run: Run, one: list[str], two: list[str], states: tuple[str, str] = ("complete", "complete")) -> None:
+    """A run whose optimizers have a trial of that state each, and retrained seeds of those statuses."""
+    best = {}
+    for name, state in zip(("one", "two"), states, strict=True):
+        run.append_trial({"task": "blobs", "optimizer": name, "trial": 0, "state": state, "seed": SEED}, {}, [])
+        valid = state == "complete"
+        best[name] = entry() if valid else entry(hp=None, value=None, trial=None, n_diverged=1)
+    run.write_best({"task": "blobs", "metric": "val_loss", "optimizers": best})
+    rows = [(name, seed, status) for name, own in (("one", one), ("two", two)) for seed, status in enumerate(own)]
+    if rows:
+        run.write_seeds([seed_row(*row) for row in rows], [])
+
+
+def seed_row(name: str, seed: int, status: str = "complete", **values: Any) -> dict[str, Any]:
+    row = {"task": "blobs", "optimizer": name, "seed": seed, "status": status}
+    return row if status == "failed" else row | {"val_loss": 1.0 + seed, "test_loss": 2.0, "step_ms": 4.0} | values
+
+
+# Means and deviations.
+
+
+def test_mean_and_sample_deviation_are_taken_over_seeds(run: Run) -> None:
+    fill(run, [], [])
+    run.write_seeds([seed_row("one", seed, val_loss=value) for seed, value in enumerate([1.0, 2.0, 6.0])], [])
+    one, two = summarize(run, config())["optimizers"]
+    assert one["metrics"]["val_loss"] == {"mean": 3.0, "sd": pytest.approx(math.sqrt(7))}
+    assert one["step_ms"] == {"mean": 4.0, "sd": 0.0}
+    assert two["metrics"] == {"val_loss": None, "test_loss": None}
+    assert two["step_ms"] is None
+
+
+def test_one_seed_has_no_deviation(run: Run) -> None:
+    fill(run, ["complete"], ["complete"])
+    assert summarize(run, config(1))["optimizers"][0]["metrics"]["val_loss"] == {"mean": 1.0, "sd": None}
+
+
+def test_diverged_seeds_count_with_their_worst_value_and_failed_ones_have_none(run: Run) -> None:
+    fill(run, [], [])
+    run.write_seeds(
+        [seed_row("one", 0, val_loss=1.0), seed_row("one", 1, "diverged", val_loss=9.0), seed_row("one", 2, "failed")],
+        [],
+    )
+    one = summarize(run, config())["optimizers"][0]
+    assert one["metrics"]["val_loss"] == {"mean": 5.0, "sd": pytest.approx(math.sqrt(32))}
+    assert one["n_seeds"] == 3
+    assert one["seeds"] == {"complete": 1, "diverged": 1, "failed": 1}
+
+
+def test_an_entry_holds_what_best_json_says(run: Run) -> None:
+    fill(run, [], [])
+    best = entry(n_trials=7, n_diverged=2, n_failed=1, at_boundary=["lr"])
+    run.write_best({"optimizers": {"one": best}})
+    summary = summarize(run, config())
+    one, two = summary["optimizers"]
+    assert one.items() >= {"optimizer": "one", **best}.items()
+    assert (two["optimizer"], two["hp"], two["n_trials"]) == ("two", None, 0)
+    assert (summary["run"], summary["task"], summary["metric"]) == (str(run.path), "blobs", "val_loss")
+
+
+def test_an_empty_run_has_a_summary(run: Run) -> None:
+    summary = summarize(run, config())
+    assert summary["status"] == "nothing"
+    assert [one["n_seeds"] for one in summary["optimizers"]] == [0, 0]
+
+
+def test_a_summary_is_plain_json(run: Run) -> None:
+    fill(run, ["complete", "failed"], ["diverged"])
+    summary = summarize(run, config())
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+@pytest.mark.parametrize(
+    ("metric", "columns", "chosen"),
+    [
+        ("val_loss", ["train_loss", "val_loss", "test_loss"], ["val_loss", "test_loss"]),
+        ("val_loss", ["val_loss", "test_loss", "val_acc", "test_acc"], ["val_loss", "test_loss", "test_acc"]),
+        ("train_loss", ["train_loss", "val_loss", "test_loss"], ["train_loss", "val_loss", "test_loss"]),
+        ("val_acc", ["val_loss", "val_acc", "test_acc"], ["val_acc", "test_acc"]),
+        ("val_loss", ["val_loss"], ["val_loss"]),
+    ],
+)
+def test_the_metric_its_like_and_the_accuracy_are_shown(
+    run: Run, metric: str, columns: list[str], chosen: list[str]
+) -> None:
+    run.write_seeds([{"optimizer": "one", **dict.fromkeys(columns, 0.5)}], [])
+    seeds = run.seeds().dropna(axis="columns", how="all")
+    assert metrics(config(metric=metric), seeds) == chosen
+
+
+# How complete a run is.
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "states", "status"),
+    [
+        (["complete"] * 3, ["complete"] * 3, ("complete", "complete"), "done"),
+        (["complete"] * 3, ["complete", "diverged", "diverged"], ("complete", "complete"), "done"),
+        (["complete"] * 3, ["diverged"] * 3, ("complete", "complete"), "done"),
+        (["complete"] * 3, ["complete", "failed", "complete"], ("complete", "complete"), "partly"),
+        (["complete"] * 3, ["complete"] * 2, ("complete", "complete"), "partly"),
+        (["complete"] * 3, [], ("complete", "diverged"), "partly"),
+        (["complete"] * 3, [], ("complete", "failed"), "partly"),
+        (["failed"] * 3, ["failed"] * 3, ("complete", "complete"), "nothing"),
+        (["diverged"] * 3, ["diverged"] * 3, ("complete", "complete"), "nothing"),
+        ([], [], ("complete", "complete"), "nothing"),
+        ([], [], ("diverged", "failed"), "nothing"),
+    ],
+)
+def test_the_status_says_how_complete_the_run_is(
+    run: Run, one: list[str], two: list[str], states: tuple[str, str], status: str
+) -> None:
+    fill(run, one, two, states)
+    assert summarize(run, config())["status"] == status
+
+
+# The table.
+
+
+def table(run: Run, settled: Config, width: int = 250) -> list[str]:
+    out = io.StringIO()
+    print_table(summarize(run, settled), settled, Console(file=out, width=width))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("   ") if cell.strip()]
+
+
+def test_the_table_has_one_line_per_optimizer(run: Run) -> None:
+    fill(run, ["complete", "complete", "diverged"], ["complete", "failed"])
+    run.write_best({"optimizers": {"one": entry(n_diverged=1, at_boundary=["lr", "nu"]), "two": entry(n_failed=1)}})
+    assert [cells(line) for line in table(run, config())] == [
+        ["optimizer", "val_loss", "test_loss", "ms/step", "diverged", "at boundary", "best hyperparameters"],
+        ["one", "2 ± 1", "2 ± 0", "4 ± 0", "1/2 trials, 1/3 seeds", "lr, nu", "lr=0.5, nu=3"],
+        ["two", "1", "2", "4", "0/2 trials, 0/2 seeds (2 failed)", "-", "lr=0.5, nu=3"],
+    ]
+
+
+def test_the_table_of_a_run_without_seeds_has_dashes(run: Run) -> None:
+    fill(run, [], [], ("complete", "diverged"))
+    assert [cells(line)[-2:] for line in table(run, config())[1:]] == [["-", "lr=0.5, nu=3"], ["-", "none was valid"]]
+
+
+@pytest.mark.parametrize(("gpus", "said"), [(0, "ms/step"), (0.25, "ms/step (shared)"), (1, "ms/step")])
+def test_times_on_a_shared_gpu_are_called_shared(run: Run, gpus: float, said: str) -> None:
+    fill(run, ["complete"], ["complete"])
+    assert said in cells(table(run, config(gpus=gpus))[0])
+
+
+def test_no_line_of_the_table_wraps_in_a_pipe(run: Run) -> None:
+    fill(run, ["complete"] * 3, ["complete"] * 3)
+    hp = {f"hyperparameter_{i}": 1.23456789e-5 for i in range(5)}
+    run.write_best({"optimizers": {"one": entry(hp=hp, at_boundary=["lr", "nu"]), "two": entry()}})
+    lines = table(run, config())
+    assert len(lines) == 3
+    assert lines[1].endswith(", ".join(f"{name}=1.235e-05" for name in hp))
