@@ -71,14 +71,14 @@ def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan]
     address = config.resources.address
     say.print("joining Ray ..." if address else "starting Ray ...", markup=False)
     interrupted = False
-    with ray_tune.cluster(address, this_machine(), output.verbose) as machine:
+    with ray_tune.cluster(address, this_machine(), output.verbose) as (machine, scratch):
         config = settle(config, machine, "the cluster" if address else "this machine")
         run.write_config(config)
         plan = make_plan(config, run)
         view = make_view(plan.progress, config.task.metric, output.quiet)
         with view, ray_tune.Desk(plan, view.update).signals() as desk:
             try:
-                ray_tune.run(desk, config)
+                ray_tune.run(desk, config, scratch)
             except KeyboardInterrupt:
                 interrupted = True
             finally:

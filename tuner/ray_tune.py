@@ -46,8 +46,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[Machine]:
-    """Ray, started here or joined; yields what it has.
+def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[tuple[Machine, Path]]:
+    """Ray, started here or joined; yields what it has, and a folder for Tune's own files that goes after Ray went.
 
     Raises:
         UserError: there is no cluster at the address.
@@ -67,12 +67,13 @@ def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[Ma
         raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(level)
-    try:
-        total = ray.cluster_resources()
-        with _hushed(verbose):
-            yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="tune-", ignore_cleanup_errors=True) as scratch:
+        try:
+            total = ray.cluster_resources()
+            with _hushed(verbose):
+                yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0))), Path(scratch)
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -133,7 +134,7 @@ class Desk:
                 signal.signal(number, handler)
 
 
-def run(desk: Desk, config: Config) -> None:
+def run(desk: Desk, config: Config, scratch: Path) -> None:
     """Do all of the plan's jobs. Ray must be up and the configuration's resources settled.
 
     Raises:
@@ -145,18 +146,17 @@ def run(desk: Desk, config: Config) -> None:
         tune.with_parameters(Worker, run_config=config.to_yaml(), every_evaluation=asha),
         {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial or 0},
     )
-    with tempfile.TemporaryDirectory(prefix="tune-") as scratch:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=JobSearcher(desk),
-                scheduler=SearchASHA(config) if asha else FIFOScheduler(),
-                num_samples=-1,
-                max_concurrent_trials=resources.max_concurrent,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(name="jobs", storage_path=scratch, verbose=0, callbacks=[JobCallback(desk)]),
-        ).fit()
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=JobSearcher(desk),
+            scheduler=SearchASHA(config) if asha else FIFOScheduler(),
+            num_samples=-1,
+            max_concurrent_trials=resources.max_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(name="jobs", storage_path=str(scratch), verbose=0, callbacks=[JobCallback(desk)]),
+    ).fit()
 
 
 class JobSearcher(Searcher):
