@@ -55,8 +55,7 @@ class Search:
         }
         self.run.append_trial(row, job.hp, self.config.hyperparameters)
         study.tell(job, outcome)
-        if study.done == study.total:
-            self.write_best()
+        self.write_best()
 
     def write_best(self) -> None:
         optimizers = {name: study.summary() for name, study in self.studies.items() if study.done}
@@ -73,8 +72,6 @@ class Search:
     def close(self) -> None:
         for study in self.studies.values():
             study.close()
-        if any(study.done for study in self.studies.values()):
-            self.write_best()
 
 
 class Retrain:
