@@ -37,6 +37,7 @@ ROWS = {
     "command": "whole command until its exit *",
 }
 PACKAGES = ("torch", "ray", "optuna")
+STEADY = 1.3  # the slowest trial's training over the fastest's, on a machine with nothing else to do: seen 1.2
 REST_S = 2.0  # after each process, for what Ray leaves behind to end
 SAME_LOSS = 1e-3  # relative; sums that run in another order drift apart over thousands of steps
 
@@ -216,8 +217,9 @@ def benchmark(trials: int, slots: int, seconds: float) -> dict[str, Any]:
             say(f"{title}: {timings[way].total:.1f} s")
         say("checking that all trained the same ...")
         check(bench, searched, trials, epochs, steps)
+    fastest, slowest = min(t.training_min for t in timings.values()), max(t.training_max for t in timings.values())
     return {
-        "machine": machine() | {"load": load},
+        "machine": machine() | {"load": load, "steady": slowest <= STEADY * fastest},
         "work": {"trials": trials, "slots": slots, "epochs": epochs, "steps": steps, "evaluations": EVALUATIONS + 1},
         "seconds": {way: asdict(t) for way, t in timings.items()},
         "ratios": {
@@ -240,7 +242,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for a person, 100 columns wide."""
+    """The result for a person."""
     work, found = result["work"], result["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     header = f"{'seconds':38}" + "".join(f"{title:>16}" for title in WAYS.values())
@@ -265,6 +267,8 @@ def table(result: dict[str, Any]) -> str:
         f"training of a trial, fastest to slowest: {spread}",
         f"{found['cpu']}, {found['cores']} cores, load {found['load']:.1f} at the start; {versions}",
     ]
+    if not found["steady"]:
+        lines.append("NOT STEADY: the same training took longer at times; something else was running, so repeat this")
     return "\n".join(lines)
 
 

@@ -92,7 +92,11 @@ class Run:
     def config(self) -> Config:
         from tuner.config import from_yaml
 
-        return from_yaml((self.path / "config.yaml").read_text(encoding="utf-8"))
+        path = self.path / "config.yaml"
+        try:
+            return from_yaml(path.read_text(encoding="utf-8"))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         self._write_json("env.json", env)
