@@ -23,16 +23,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
-    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+    def parse(self, argv: list[str]) -> argparse.Namespace:
         """
         Raises:
             UserError: in place of argparse's own exit.
         """
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        for word in argv:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in flags:
+                raise UserError(f"unknown argument {word!r}{nearest(flag, flags)}")
         args, unknown = self.parse_known_args(argv)
         if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            hint = nearest(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
-            raise UserError(f"unknown argument {unknown[0]!r}{hint}")
+            raise UserError(f"unknown argument {unknown[0]!r}")
         return args
 
 

@@ -20,6 +20,12 @@ from tuner.schema import Config, Dimension, OptimizerConfig
 
 FREE_FORM = ("args", "space")
 
+# The YAML loader and OmegaConf raise these, and more kinds than they document, for odd scalars, keys and nesting.
+LOADER_ERRORS = (
+    OSError, yaml.YAMLError, OmegaConfBaseException,
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+
 Layer = tuple[str, dict[str, Any]]
 """A layer's content with the name that an error gives it."""
 
@@ -42,13 +48,13 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
     require(task, "task", available("tasks", configs))
     command_line = [("--set", _settings(settings)), ("the command line", _nested(flags))]
 
-    names = _merge(_layers(task, [], configs, command_line)).get("search", {}).get("optimizers")
+    names = _mapping(_merge(_layers(task, [], configs, command_line)), "search").get("optimizers")
     names = [str(name) for name in names] if isinstance(names, list) else []
     for name in names:
         require(name, "optimizer", known)
 
+    _check_settings(command_line[0][1], task, configs)
     layers = _layers(task, names, configs, command_line)
-    _check_settings(command_line[0][1], _merge(layers[: -len(command_line)]), known)
     content = _merge(layers)
     optimizers = content.get("optimizers", {})
     if isinstance(optimizers, dict):  # a layer may adjust optimizers that this run does not use
@@ -66,8 +72,8 @@ def from_yaml(text: str) -> Config:
     """
     try:
         return _validated(yaml.safe_load(text), [])
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {_line(error)}") from None
+    except LOADER_ERRORS as error:
+        raise UserError(f"not valid YAML: {error}") from None
 
 
 def revise(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -122,8 +128,8 @@ def _read(path: Path) -> list[Layer]:
         return []
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {_line(error)}") from None
+    except LOADER_ERRORS as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping of keys to values")
     return [(str(path), {str(key): value for key, value in content.items()})]
@@ -132,28 +138,36 @@ def _read(path: Path) -> list[Layer]:
 def _settings(settings: Iterable[str]) -> dict[str, Any]:
     layer = OmegaConf.create()
     for setting in settings:
-        key, equals, _ = setting.partition("=")
+        key, equals, value = setting.partition("=")
         if not equals or not key:
             raise UserError(f"--set {setting}: expected key=value, say train.epochs=3")
+        _check_literal(key, value)
         try:
             layer.merge_with_dotlist([setting])
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"--set {setting}: {_line(error)}") from None
+        except LOADER_ERRORS as error:
+            raise UserError(f"--set {setting}: {error}") from None
     return _container(layer)
 
 
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     layer = OmegaConf.create()
     for key, value in flags.items():
+        _check_literal(key, value)
         OmegaConf.update(layer, key, value)
     return _container(layer)
+
+
+def _check_literal(key: str, value: Any) -> None:
+    """Refuse what OmegaConf takes for its own: a missing value, or an interpolation."""
+    if isinstance(value, str) and (value.strip() == "???" or "${" in value):
+        raise UserError(f"{key}: {value!r} is not a value")
 
 
 def _merge(layers: list[Layer]) -> dict[str, Any]:
     try:
         return _container(OmegaConf.merge(*(content for _, content in layers)))
-    except OmegaConfBaseException as error:
-        raise UserError(f"the configuration cannot be merged: {_line(error)}") from None
+    except LOADER_ERRORS as error:
+        raise UserError(f"the configuration cannot be merged: {error}") from None
 
 
 def _container(node: Any) -> dict[str, Any]:
@@ -166,11 +180,13 @@ def _container(node: Any) -> dict[str, Any]:
 # What is refused.
 
 
-def _check_settings(settings: dict[str, Any], declared: dict[str, Any], optimizers: list[str]) -> None:
-    """Refuse a ``--set`` of an argument or hyperparameter that no YAML layer declares: surely a typing error."""
+def _check_settings(settings: dict[str, Any], task: str, configs: Path | None) -> None:
+    """Refuse a ``--set`` of an argument or hyperparameter that no YAML file declares: surely a typing error."""
     chosen = _mapping(settings, "optimizers")
     for name in chosen:
-        require(name, "optimizer", optimizers)
+        require(name, "optimizer", available("optimizers", configs))
+    declared = _merge(_files(task, list(chosen), configs, None))
+    for name in chosen:
         known = _mapping(declared, "optimizers", name)
         valid = [key for part in FREE_FORM for key in _mapping(known, part)]
         for part in FREE_FORM:
@@ -239,7 +255,3 @@ def _fields(keys: list[str]) -> list[str]:
         else:
             model = model.model_fields[key].annotation  # type: ignore[assignment]
     return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -7,14 +7,17 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Bad usage or configuration: one sentence that names what is wrong and what was expected. Exit code 2."""
+    """Bad usage or configuration: one line that names what is wrong and what was expected. Exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: object, valid: Iterable[object]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
     names = [str(v) for v in valid]
     if not names:
         return "; none are known"
     lowered = {n.lower(): n for n in reversed(names)}
-    best = lowered[get_close_matches(name.lower(), lowered, n=1, cutoff=0.0)[0]]
+    best = lowered[get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.0)[0]]
     return f"; did you mean {best!r}? (valid: {', '.join(names)})"

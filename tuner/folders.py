@@ -15,4 +15,4 @@ def roots(configs: Path | None = None) -> list[Path]:
 
 def available(kind: Literal["tasks", "optimizers"], configs: Path | None = None) -> list[str]:
     """The names that there are."""
-    return sorted({path.stem for root in roots(configs) for path in (root / kind).glob("*.yaml")})
+    return sorted({path.stem for root in roots(configs) for path in (root / kind).glob("*.yaml") if path.is_file()})

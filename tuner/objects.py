@@ -26,7 +26,7 @@ def find(path: str) -> Any:
         UserError: there is no such module, or it has no such name.
     """
     module_name, _, name = path.rpartition(".")
-    if not module_name:
+    if not all(path.split(".")) or not module_name:
         raise UserError(f"{path!r} is not a dotted path such as torch.optim.Adam")
     try:
         module = import_module(module_name)
@@ -36,7 +36,10 @@ def find(path: str) -> Any:
         public = [public for public in vars(module) if not public.startswith("_")]
         close = nearest(name, public).partition(" (valid")[0]
         raise UserError(f"{path}: {module_name} has no {name!r}{close}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    if not callable(found):
+        raise UserError(f"{path}: is a {type(found).__name__}, neither a class nor a function")
+    return found
 
 
 def make_task(config: Config) -> Task:
@@ -56,7 +59,10 @@ def make_task(config: Config) -> Task:
     }
     cls = find(task.class_)
     _check_arguments(f"task {task.name}", cls, 0, arguments)
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except TypeError as error:  # of an argument that it passes on to a base class
+        raise UserError(f"task {task.name}: {error}") from None
 
 
 def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:
@@ -99,10 +105,14 @@ def data_path(config: Config) -> Path | None:
 
 
 def _check_arguments(who: str, cls: Any, positional: int, arguments: dict[str, Any]) -> None:
-    parameters = list(inspect.signature(cls).parameters.values())[positional:]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return  # it may take anything; a wrong name fails in the trial
-    names = [p.name for p in parameters]
-    for name in arguments:
-        if name not in names:
-            raise UserError(f"{who}: {cls.__name__} takes no argument {name!r}{nearest(name, names)}")
+    signature = inspect.signature(cls)
+    parameters = list(signature.parameters.values())[positional:]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names = [p.name for p in parameters]
+        for name in arguments:
+            if name not in names:
+                raise UserError(f"{who}: {cls.__name__} takes no argument {name!r}{nearest(name, names)}")
+    try:
+        signature.bind(*[None] * positional, **arguments)
+    except TypeError as error:
+        raise UserError(f"{who}: {cls.__name__}: {error}") from None

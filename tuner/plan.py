@@ -87,13 +87,13 @@ class Retrain:
         config: Config,
         run: Run,
         best: Callable[[str], dict[str, Any] | None],
-        rows: Sequence[Mapping[Any, Any]] = (),
+        rows: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config = config
         self.run = run
         self.best = best
         self.rows = [dict(row) for row in rows]
-        done = {(row["optimizer"], row["seed"]) for row in self.rows}
+        done = {(row["optimizer"], int(row["seed"])) for row in self.rows}
         self.cells = [
             (name, seed) for seed in config.retrain.seeds for name in config.optimizers if (name, seed) not in done
         ]
@@ -126,7 +126,7 @@ class Retrain:
             | {HP + name: value for name, value in job.hp.items()}
         )
         order = list(self.config.optimizers)
-        self.rows.sort(key=lambda row: (order.index(row["optimizer"]), row["seed"]))
+        self.rows.sort(key=lambda row: (order.index(row["optimizer"]), int(row["seed"])))
         self.run.write_seeds(self.rows, self.config.hyperparameters)
 
     def progress(self) -> Iterator[Progress]:
@@ -213,10 +213,6 @@ def new_plan(config: Config, run: Run) -> Plan:
 def retrain_plan(config: Config, run: Run) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
     best = run.best()["optimizers"]
-    rows = [
-        {column: value for column, value in row.items() if value == value}  # a cell that is empty is NaN
-        for row in run.seeds().to_dict("records")
-        if row["status"] != "failed"
-    ]
+    rows = [row for row in run.seed_rows() if row["status"] != "failed"]
     nothing = {"hp": None}
     return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), rows))

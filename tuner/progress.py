@@ -80,7 +80,7 @@ class LiveView(_Lines):
 
     def __enter__(self) -> LiveView:
         self.live = Live(self.table(), console=self.console, auto_refresh=False)
-        self.live.start()
+        self.live.start(refresh=True)
         self.drawn = time.monotonic()
         return self
 

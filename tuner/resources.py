@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from joblib import cpu_count
 
 from tuner.errors import UserError
 from tuner.schema import Config
+
+ROUNDING = 1e-9  # 7 / 0.07 is a little less than 100
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,14 @@ def this_machine() -> Machine:
     """Respects CPU affinity, control groups and CUDA_VISIBLE_DEVICES."""
     gpus = len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        gpus = min(gpus, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
-    return Machine(cpu_count(), gpus)
+    return Machine(cpu_count(), gpus if visible is None else _visible(visible, gpus))
+
+
+def _visible(devices: str, gpus: int) -> int:
+    """How many of the GPUs CUDA would see: those listed before the first one that is not there."""
+    there = {str(index) for index in range(gpus)}
+    named = [device.strip() for device in devices.split(",")]
+    return min(gpus, len(set(takewhile(lambda device: device in there or device.startswith(("GPU-", "MIG-")), named))))
 
 
 def settle(config: Config, machine: Machine, owner: str = "this machine") -> Config:
@@ -46,10 +54,10 @@ def settle(config: Config, machine: Machine, owner: str = "this machine") -> Con
     if gpus > machine.gpus:
         hint = "; use --gpus-per-trial 0" if not machine.gpus else ""
         raise UserError(f"resources.gpus_per_trial: {gpus:g} asked, but {owner} has {machine.gpus}{hint}")
-    slots = int(machine.cpus / asked.cpus_per_trial)
+    slots = int(machine.cpus / asked.cpus_per_trial + ROUNDING)
     if gpus:
         # A run does not spread over the leftovers of several GPUs.
-        slots = min(slots, machine.gpus * int(1 / gpus) if gpus <= 1 else int(machine.gpus / gpus))
+        slots = min(slots, machine.gpus * int(1 / gpus + ROUNDING) if gpus <= 1 else int(machine.gpus / gpus))
     concurrent = min(slots, asked.max_concurrent or slots)
     resources = asked.model_copy(update={"gpus_per_trial": gpus, "max_concurrent": concurrent})
     return config.model_copy(update={"resources": resources})

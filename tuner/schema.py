@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -12,14 +13,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from tuner.errors import nearest
 
+SMALLEST_SHARE = 1e-4  # Ray's granularity
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
 def _each_once(values: list[Any]) -> list[Any]:
-    for value in values:
-        if values.count(value) > 1:
+    for value, count in Counter(values).items():
+        if count > 1:
             raise ValueError(f"{value!r} is named twice")
     return values
 
@@ -65,7 +67,9 @@ class Dimension(Section):
         if self.choices is not None:
             return value in self.choices
         assert self.low is not None and self.high is not None
-        return isinstance(value, int | float) and self.low <= value <= self.high
+        if not isinstance(value, int | float) or (self.integer and value != int(value)):
+            return False
+        return self.low <= value <= self.high
 
     def position(self, value: float) -> float | None:
         """Where the value lies between low (0) and high (1), on the searched scale; None for choices."""
@@ -122,7 +126,7 @@ class TrainConfig(Section):
 class SearchConfig(Section):
     optimizers: Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)]
     trials: Positive
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)]
     sampler: Literal["tpe", "gp", "random", "qmc"]
     scheduler: Literal["fifo", "asha"]
 
@@ -142,10 +146,17 @@ class RetrainConfig(Section):
 
 
 class ResourcesConfig(Section):
-    cpus_per_trial: Annotated[float, Field(gt=0)]
+    cpus_per_trial: Annotated[float, Field(ge=SMALLEST_SHARE)]
     gpus_per_trial: Annotated[float, Field(ge=0)] | None
     max_concurrent: Positive | None
     address: str | None
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _share_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus and (gpus < SMALLEST_SHARE or (gpus > 1 and not gpus.is_integer())):
+            raise ValueError(f"must be 0, a fraction of 1, or a whole number, got {gpus:g}")
+        return gpus
 
 
 class Config(Section):
@@ -186,4 +197,4 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The text of ``config.yaml``."""
-        return yaml.safe_dump(self.model_dump(by_alias=True), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(by_alias=True), sort_keys=False)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tuner.errors import UserError
 
@@ -32,6 +33,8 @@ CURVE_TYPES = {
     "epoch": "float64", "seconds": "float64", "grad_equivalents": "float64", "split": "string", "metric": "string",
     "value": "float64",
 }  # fmt: skip
+CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
+TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status"], "str")
 HP = "hp."
 
 Row = Mapping[str, Any]
@@ -42,7 +45,7 @@ class Run:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.study_url = f"sqlite:///{self.path / 'study.db'}"
+        self.study_url = f"sqlite:///{quote(str(self.path / 'study.db'))}"
         self.logs = self.path / "logs"
         self._trials = self.path / "trials.csv"
         self._seeds = self.path / "seeds.csv"
@@ -95,7 +98,7 @@ class Run:
         path = self.path / "config.yaml"
         try:
             return from_yaml(path.read_text(encoding="utf-8"))
-        except UserError as error:
+        except (UserError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: {error}") from None
 
     def write_env(self, env: Mapping[str, Any]) -> None:
@@ -136,6 +139,13 @@ class Run:
         """The retrained runs, one per optimizer and seed; empty where there is none."""
         return _read_csv(self._seeds, [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS])
 
+    def seed_rows(self) -> list[dict[str, str]]:
+        """The same as text, as it stands in the file, without empty cells."""
+        if not self._seeds.exists():
+            return []
+        with self._seeds.open(encoding="utf-8", newline="") as file:
+            return [{key: text for key, text in row.items() if text} for row in csv.DictReader(file)]
+
     # The curves.
 
     def append_curves(self, rows: Iterable[Row]) -> None:
@@ -158,8 +168,10 @@ class Run:
         parts = [pd.read_parquet(self._curves)] if self._curves.exists() else []
         if self._new_curves.exists() or not parts:
             parts.append(_read_csv(self._new_curves, list(CURVE_TYPES)))
-        # A run cut off between the two steps of finish_curves has rows in both files.
-        return pd.concat([part.astype(CURVE_TYPES) for part in parts]).drop_duplicates(ignore_index=True)
+        # A run cut off between the two steps of finish_curves has rows in both files; a failed job that was done
+        # again has its first attempt's too.
+        curves = pd.concat([part.astype(CURVE_TYPES) for part in parts])
+        return curves.drop_duplicates(CURVE_KEY, keep="last", ignore_index=True)
 
     # Logs.
 
@@ -179,6 +191,10 @@ class Run:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; the run has not come that far") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not valid JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: must be a mapping of keys to values")
         if content.get("schema_version") != SCHEMA_VERSION:
             raise UserError(f"{path}: schema_version {content.get('schema_version')!r}, expected {SCHEMA_VERSION}")
         return content
@@ -210,13 +226,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
-    """Append CSV lines with one write; a new file begins with its header."""
+    """Append CSV lines; a new file begins with its header."""
     text = _csv_text(columns, rows, header=not path.exists())
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
@@ -233,7 +246,7 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
 
     if not path.exists():
         return pd.DataFrame(columns=columns)
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
 
 
 def _prefixed(hp: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from tuner.errors import UserError, nearest
 from tuner.jobs import Job, Outcome
 from tuner.schema import Config
 
@@ -57,6 +58,7 @@ class Worker(tune.Trainable):
         if self.training is None:
             self.training = self.workbench.start(self.job)
             self.evaluations.append(asdict(next(self.training)))
+            self._check_metric(self.evaluations[0]["metrics"])
         while True:
             try:
                 evaluation = asdict(next(self.training))
@@ -69,6 +71,11 @@ class Worker(tune.Trainable):
                 clocks = {"steps": evaluation["step"], "seconds": evaluation["seconds"]}
                 outcome = Outcome("stopped", evaluation["metrics"], clocks, list(self.evaluations))
                 return self._report(outcome, done=False)
+
+    def _check_metric(self, metrics: dict[str, float]) -> None:
+        metric = self.run_config.task.metric
+        if metric not in metrics:
+            raise UserError(f"task.metric: the task has no metric {metric!r}{nearest(metric, metrics)}")
 
     def _report(self, outcome: Outcome, *, done: bool) -> dict[str, Any]:
         value = outcome.metrics.get(self.run_config.task.metric)

@@ -47,12 +47,12 @@ def test_a_dotted_path_is_what_python_imports(path: str, found: object) -> None:
     assert find(path) is found
 
 
-@pytest.mark.parametrize("path", ["Adam", "", ".Adam"])
+@pytest.mark.parametrize("path", ["Adam", "", ".Adam", "a..b", "math."])
 def test_a_path_without_module_is_refused(path: str) -> None:
     assert refusal(find, path) == f"{path!r} is not a dotted path such as torch.optim.Adam"
 
 
-@pytest.mark.parametrize("path", ["no_such_package.Adam", "math.no.such", "a..b", "os.path.join.x"])
+@pytest.mark.parametrize("path", ["no_such_package.Adam", "math.no.such", "os.path.join.x"])
 def test_a_module_that_cannot_be_imported_is_named(path: str) -> None:
     text = refusal(find, path)
     assert text.startswith(f"{path}: {path.rpartition('.')[0]} cannot be imported (")
@@ -68,13 +68,13 @@ def test_a_module_whose_own_import_fails_is_named_with_the_reason(
 
 @pytest.mark.parametrize(
     ("path", "nearest"),
-    [("torch.optim.Adm", "Adam"), ("torch.optim.adamw", "AdamW"), ("math.squrt", "sqrt"), ("math.", "")],
+    [("torch.optim.Adm", "Adam"), ("torch.optim.adamw", "AdamW"), ("math.squrt", "sqrt")],
 )
 def test_a_name_that_a_module_has_not_is_refused_with_the_nearest(path: str, nearest: str) -> None:
     module, _, name = path.rpartition(".")
     text = refusal(find, path)
     assert text.startswith(f"{path}: {module} has no {name!r}; did you mean ")
-    assert text.endswith(f"did you mean {nearest!r}?") or not nearest
+    assert text.endswith(f"did you mean {nearest!r}?")
 
 
 # Optimizers.

@@ -329,15 +329,14 @@ def test_progress_counts_each_optimizer_and_phase(run: Run) -> None:
 
 def test_retraining_does_the_missing_cells_and_redoes_the_failed(run: Run) -> None:
     first = finish(new_plan(config(), run), lambda job: "failed" if str(job) == "two seed 1" else "complete")
-    before = run.seeds()
+    before = run.seed_rows()
     jobs = finish(retrain_plan(config(seeds=3), run))
     assert list(map(str, jobs)) == ["two seed 1", "one seed 2", "two seed 2"]
     assert {str(job.hp) for job in jobs} == {str(job.hp) for job in first if job.phase == "retrain"}
     rows = run.seeds()
     assert list(zip(rows["optimizer"], rows["seed"], strict=True)) == [(o, s) for o in OPTIMIZERS for s in range(3)]
     assert rows["status"].unique().tolist() == ["complete"]
-    kept = rows[rows["seed"] < 2].reset_index(drop=True)
-    assert kept.drop(3).to_csv() == before.drop(3).to_csv()
+    assert all(row in run.seed_rows() for row in before if row["status"] == "complete")
 
 
 @pytest.mark.parametrize("times", [1, 3])

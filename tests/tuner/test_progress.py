@@ -193,7 +193,7 @@ def test_a_terminal_is_redrawn_four_times_a_second(clock: Clock) -> None:
             view.update()
             shown.append("3/10" in out.getvalue())
         assert shown == [False, False, True, True, True]
-        assert re.findall(r"\d+/10", out.getvalue()) == ["3/10"]
+        assert re.findall(r"\d+/10", out.getvalue()) == ["0/10", "3/10"]
     assert last_frame(out, 1)[0].split()[2] == "5/10"
 
 

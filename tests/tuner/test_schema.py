@@ -65,7 +65,7 @@ def one_line(error: BaseException) -> str:
         ("task.target", [math.nan, math.inf]),
         ("task.datasets", ["d", None]),
         ("resources.cpus_per_trial", [0, -1, math.nan, math.inf]),
-        ("resources.gpus_per_trial", [-1, math.nan, math.inf]),
+        ("resources.gpus_per_trial", [-1, math.nan, math.inf, 1.5, 1e-5]),
         ("resources.max_concurrent", [0, -1]),
         ("optimizers", [None, 5]),
         ("optimizers.adam", [None, 5]),
@@ -275,8 +275,9 @@ def contents(draw: st.DrawFn) -> Content:
                    "sampler": draw(st.sampled_from(["tpe", "gp", "random", "qmc"])),
                    "scheduler": draw(st.sampled_from(["fifo", "asha"]))},
         "retrain": {"seeds": seeds, "epochs": draw(st.none() | count)},
-        "resources": {"cpus_per_trial": draw(st.floats(0.01, 64)), "gpus_per_trial": draw(st.none() | st.floats(0, 1)),
-                      "max_concurrent": draw(st.none() | count), "address": draw(maybe)},
+        "resources": {"cpus_per_trial": draw(st.floats(0.01, 64)), "address": draw(maybe),
+                      "gpus_per_trial": draw(st.none() | st.floats(1e-4, 1)),
+                      "max_concurrent": draw(st.none() | count)},
     }  # fmt: skip
 
 
