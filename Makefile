@@ -33,14 +33,14 @@ bench: .venv/.installed
 	@echo "installing into .venv (PyTorch is large: one to three minutes) ..."
 	@if command -v uv >/dev/null; then \
 	    { test -x $(BIN)/python || uv venv -q --python "$$(command -v $(PYTHON))" .venv; } && \
-	    uv pip install -q --python $(BIN)/python -r requirements.txt; \
+	    uv pip install -q --compile-bytecode --python $(BIN)/python -r requirements.txt; \
 	else \
 	    { test -x $(BIN)/pip || $(PYTHON) -m venv .venv; } && $(BIN)/pip install -q -r requirements.txt; \
 	fi
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed requirements-dev.txt
-	@if command -v uv >/dev/null; then uv pip install -q --python $(BIN)/python -r requirements-dev.txt; \
+	@if command -v uv >/dev/null; then uv pip install -q --compile-bytecode --python $(BIN)/python -r requirements-dev.txt; \
 	else $(BIN)/pip install -q -r requirements-dev.txt; fi
 	@touch $@
 
