@@ -27,10 +27,15 @@ class RahimiRecht(Task):
         dataset: ``cond<number>``, generated with that condition number, or the path of an .npz with A, X, Y and
             optionally W1, W2.
         data_seed: the seed of a generated instance.
+
+    Raises:
+        ValueError: ``data_seed`` is negative.
     """
 
     def __init__(self, *, dataset: str, data_seed: int = 0, **kwargs: Any) -> None:
         super().__init__(dataset=dataset, **kwargs)
+        if data_seed < 0:
+            raise ValueError(f"data_seed must be at least 0, got {data_seed}")
         self.data_seed = data_seed
 
     def load(self, data_dir: Path | None) -> Data:

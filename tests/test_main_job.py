@@ -210,9 +210,16 @@ def test_ctrl_c_ends_soon_with_what_was_finished_on_disk(tmp_path):
     assert "adam" in out
 
 
-def test_a_class_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
-    args = [*TINY, "optimizers.adam.class=torch.optim.Adm", "--name", "job", "--optimizers", "adam"]
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("optimizers.adam.class=torch.optim.Adm", "torch.optim.Adm: torch.optim has no 'Adm'; did you mean 'Adam'?"),
+        ("optimizers.adam.args.eps=-1", "optimizer adam: Invalid epsilon value: -1"),
+    ],
+)
+def test_what_only_torch_can_tell_is_refused_before_anything_is_written(tmp_path, setting, complaint):
+    args = [*TINY, setting, "--name", "job", "--optimizers", "adam"]
     code, out, err = run(tmp_path, "tuner.search", *args)
     assert (code, out) == (2, "")
-    assert err == "error: torch.optim.Adm: torch.optim has no 'Adm'; did you mean 'Adam'?\n"
+    assert err == f"error: {complaint}\n"
     assert list(tmp_path.iterdir()) == []

@@ -61,7 +61,7 @@ def make_task(config: Config) -> Task:
     _check_arguments(f"task {task.name}", cls, 0, arguments)
     try:
         return cls(**arguments)
-    except TypeError as error:  # of an argument that it passes on to a base class
+    except (TypeError, ValueError) as error:
         raise UserError(f"task {task.name}: {error}") from None
 
 

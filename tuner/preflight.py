@@ -1,4 +1,4 @@
-"""Look at what needs torch before Ray starts: are the classes there, do they take their arguments?
+"""Look at what needs torch before Ray starts: can the task and each optimizer be made?
 
 It runs as a process of its own, `python -m tuner.preflight < config.yaml`, beside the driver's own start, so that the
 driver does not import torch. Exit code 2 and one line where something is wrong.
@@ -11,7 +11,7 @@ import sys
 
 from tuner.config import from_yaml
 from tuner.errors import UserError
-from tuner.schema import Config
+from tuner.schema import Config, OptimizerConfig
 
 
 class Preflight:
@@ -48,11 +48,31 @@ def main() -> int:
     try:
         objects.make_task(config)
         for name, spec in config.optimizers.items():
-            objects.optimizer_maker(name, spec)
+            try_optimizer(name, spec)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def try_optimizer(name: str, spec: OptimizerConfig) -> None:
+    """Make the optimizer once, for a small matrix, at a point of its search space.
+
+    Raises:
+        UserError: its class does not exist or refuses its arguments.
+    """
+    import torch
+
+    from tuner import objects
+
+    point = {key: dim.choices[0] if dim.choices else dim.low for key, dim in spec.space.items()}
+    for published in spec.enqueued()[:1]:
+        point |= published
+    make = objects.optimizer_maker(name, spec)
+    try:
+        make([torch.nn.Parameter(torch.zeros(2, 2))], point)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer {name}: {error}") from None
 
 
 if __name__ == "__main__":
