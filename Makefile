@@ -7,7 +7,7 @@ BIN = .venv/bin
 .PHONY: help demo test test-slow bench requirements clean
 
 help:
-	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (a few minutes)"
+	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (under a minute)"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take longer than a minute"
 	@echo "make bench      time the search against a plain Ray Tune script and a plain Optuna loop"

@@ -193,6 +193,8 @@ def _check_settings(settings: dict[str, Any], task: str, configs: Path | None) -
             for key in _mapping(chosen, name, part):
                 if known and key not in valid:
                     raise UserError(f"optimizers.{name}.{part}: unknown hyperparameter {key!r}{nearest(key, valid)}")
+                if part == "args" and key in _mapping(known, "space"):
+                    raise UserError(f"optimizers.{name}.args: {key!r} is searched; set optimizers.{name}.space.{key}")
     valid = list(_mapping(declared, "task", "args"))
     for key in _mapping(settings, "task", "args"):
         if key not in valid:

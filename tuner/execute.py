@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
 
 EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
-PIPE_WIDTH = 250  # of a table that does not go to a terminal: wide enough for no line to wrap
+TABLE_WIDTH = 250  # enough for every column; a narrower terminal wraps the lines and hides nothing
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def more_seeds(config: Config, run: Run, output: Output) -> int:
 def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan], output: Output) -> int:
     """Start Ray, do the plan's jobs, print what came out; the exit code."""
     from tuner import ray_tune
-    from tuner.progress import make_view
+    from tuner.progress import LenientConsole, make_view
 
-    say = Console(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True)
+    say = LenientConsole(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True)
     address = config.resources.address
     say.print("joining Ray ..." if address else "starting Ray ...", markup=False)
     interrupted = False
@@ -103,14 +103,14 @@ def _present(config: Config, run: Run, output: Output) -> str:
     if output.as_json:
         print(json.dumps(summary, indent=2))
         return summary["status"]
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Console(highlight=False, width=TABLE_WIDTH)
     with console.capture() as captured:
         print_table(summary, config, console)
     print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
     print(f"\nfiles: {run.path}/ ({', '.join(run.files())})")
     print("next:")
     seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"]]
-    if any(entry["n_seeds"] < seeds for entry in searched):
+    if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
         print(f"  python -m tuner.retrain {run.path}   # the evaluation seeds that are still missing")
     elif searched:
         print(f"  python -m tuner.retrain {run.path} --seeds {2 * seeds}   # the same hyperparameters over more seeds")

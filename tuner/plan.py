@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class Search:
     def __init__(self, config: Config, run: Run, storage: Any, concurrency: int) -> None:
         self.config = config
         self.run = run
-        self.studies = {name: OptimizerStudy(config, name, storage, concurrency) for name in config.optimizers}
+        share = min(math.ceil(concurrency / len(config.optimizers)), config.search.trials // 3)
+        self.studies = {name: OptimizerStudy(config, name, storage, share) for name in config.optimizers}
 
     def next_job(self) -> Job | None:
         """The next trial, of the study with the fewest trials under way, so that each learns from its own soon."""

@@ -46,6 +46,7 @@ def main() -> int:
 
     config = from_yaml(sys.stdin.read())
     try:
+        check_device(config)
         objects.make_task(config)
         for name, spec in config.optimizers.items():
             try_optimizer(name, spec)
@@ -53,6 +54,17 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def check_device(config: Config) -> None:
+    """
+    Raises:
+        UserError: GPUs are asked for here, and this PyTorch cannot use them.
+    """
+    import torch
+
+    if config.resources.gpus_per_trial and not config.resources.address and not torch.cuda.is_available():
+        raise UserError("resources.gpus_per_trial: this PyTorch cannot use the GPU; use --gpus-per-trial 0")
 
 
 def try_optimizer(name: str, spec: OptimizerConfig) -> None:

@@ -28,6 +28,7 @@ RAY_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
@@ -212,6 +213,7 @@ class SearchASHA(FIFOScheduler):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.never = FIFOScheduler()
         self.schedulers = {
             name: AsyncHyperBandScheduler(
                 time_attr="training_iteration",
@@ -229,7 +231,7 @@ class SearchASHA(FIFOScheduler):
 
     def _of(self, trial: Any) -> TrialScheduler:
         job = Job(**trial.config)
-        return self.schedulers[job.optimizer] if job.phase == "search" else super()
+        return self.schedulers[job.optimizer] if job.phase == "search" else self.never
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._of(trial).on_trial_add(tune_controller, trial)

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from tuner.errors import nearest
 
 SMALLEST_SHARE = 1e-4  # Ray's granularity
+MOST_SEEDS = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
@@ -140,8 +141,8 @@ class RetrainConfig(Section):
     def _count(cls, seeds: Any) -> Any:
         if isinstance(seeds, bool) or not isinstance(seeds, int):
             return seeds
-        if seeds < 1:
-            raise ValueError(f"must be at least 1, or a list, got {seeds}")
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise ValueError(f"must be at least 1 and at most {MOST_SEEDS}, or a list, got {seeds}")
         return list(range(seeds))
 
 

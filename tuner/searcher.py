@@ -133,7 +133,11 @@ def distribution(dim: Dimension) -> BaseDistribution:
 
 
 def make_sampler(name: str, seed: int, concurrency: int) -> BaseSampler:
-    """The sampler of that name. Each study has its own, from the same seed."""
+    """The sampler of that name. Each study has its own, from the same seed.
+
+    Args:
+        concurrency: trials of the study at once; as many are drawn at random before the first results can count.
+    """
     startup = max(5, concurrency)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 from tuner.errors import UserError
@@ -226,10 +226,24 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
-    """Append CSV lines; a new file begins with its header."""
-    text = _csv_text(columns, rows, header=not path.exists())
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(text)
+    """Append CSV lines; a new file begins with its header, and a line without an end, which was cut off, goes."""
+    with path.open("ab+") as file:
+        whole = _whole_lines(file)
+        file.truncate(whole)
+        file.write(_csv_text(columns, rows, header=not whole).encode())
+
+
+def _whole_lines(file: BinaryIO) -> int:
+    """The length of the file up to the end of its last whole line, in bytes."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 4096)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
@@ -244,9 +258,11 @@ def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    if not path.exists():
+    lines = path.read_bytes() if path.exists() else b""
+    lines = lines[: lines.rfind(b"\n") + 1]
+    if not lines:
         return pd.DataFrame(columns=columns)
-    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
+    return pd.read_csv(io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
 
 
 def _prefixed(hp: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,9 @@ def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
     if not (trials["state"] == VALID).any() or not valid_seeds:
         return "nothing"
     searched = trials[trials["state"] == VALID]["optimizer"].nunique() == len(config.optimizers)
+    equal = trials["optimizer"].value_counts().min() >= config.search.trials  # else budgets were not
     finished = int((seeds["status"] != "failed").sum()) >= cells
-    return "done" if searched and finished else "partly"
+    return "done" if searched and equal and finished else "partly"
 
 
 def _count(states: pd.Series) -> dict[str, int]:
@@ -68,7 +69,7 @@ def _mean_sd(rows: pd.DataFrame, column: str) -> dict[str, float | None] | None:
 def print_table(summary: dict[str, Any], config: Config, console: Console) -> None:
     """The optimizers, one per row; best of its kind is for the report to say."""
     shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
-    shared = 0 < (config.resources.gpus_per_trial or 0) < 1
+    shared = 0 < (config.resources.gpus_per_trial or 0) < 1 or config.resources.cpus_per_trial < 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("optimizer", *shown, "ms/step (shared)" if shared else "ms/step", "diverged", "at boundary"):
         table.add_column(column, no_wrap=True)
@@ -80,7 +81,7 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
             _plus_minus(entry["step_ms"], 3),
             _diverged(entry),
             ", ".join(entry["at_boundary"]) or "-",
-            hp_text(entry["hp"]) if entry["hp"] else "none was valid",
+            hp_text(entry["hp"]) if entry["hp"] else "none was valid" if entry["n_trials"] else "not searched yet",
         )
     console.print(table)
 

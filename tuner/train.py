@@ -79,7 +79,7 @@ def train(
     """Train once and say how it went; ``on_eval`` is told of every evaluation as it happens.
 
     A non-finite loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
-    nothing beside it on the device: the same numbers to the bit.
+    nothing beside it on the CPU: the same numbers to the bit.
     """
     run = training(task, make_optimizer, hp, seed, budget)
     while True:

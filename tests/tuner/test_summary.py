@@ -24,7 +24,7 @@ def config(seeds: int = 3, metric: str = "val_loss", gpus: float = 0) -> Config:
                  "dataset": "d", "datasets": ["d"], "data_dir": None, "check": None},
         "optimizers": {name: {"class": "pkg.Opt", "space": space} for name in ("one", "two")},
         "train": {"epochs": 1, "batch_size": 8, "evaluations": 2},
-        "search": {"optimizers": ["one", "two"], "trials": 2, "seed": SEED, "sampler": "tpe", "scheduler": "fifo"},
+        "search": {"optimizers": ["one", "two"], "trials": 1, "seed": SEED, "sampler": "tpe", "scheduler": "fifo"},
         "retrain": {"seeds": seeds, "epochs": None},
         "resources": {"cpus_per_trial": 1, "gpus_per_trial": gpus, "max_concurrent": 1, "address": None},
     })  # fmt: skip
@@ -153,6 +153,12 @@ def test_the_status_says_how_complete_the_run_is(
 ) -> None:
     fill(run, one, two, states)
     assert summarize(run, config())["status"] == status
+
+
+def test_a_search_that_was_cut_off_is_partly_done(run: Run) -> None:
+    fill(run, ["complete"] * 3, ["complete"] * 3, ("complete", "complete"))
+    asked = config().model_copy(update={"search": config().search.model_copy(update={"trials": 2})})
+    assert summarize(run, asked)["status"] == "partly"
 
 
 # The table.
