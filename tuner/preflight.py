@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tuner import objects
 from tuner.config import from_yaml
 from tuner.errors import UserError
 from tuner.schema import Config, OptimizerConfig
@@ -42,8 +43,6 @@ class Preflight:
 
 
 def main() -> int:
-    from tuner import objects
-
     config = from_yaml(sys.stdin.read())
     try:
         check_device(config)
@@ -74,8 +73,6 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
         UserError: its class does not exist or refuses its arguments.
     """
     import torch
-
-    from tuner import objects
 
     point = {key: dim.choices[0] if dim.choices else dim.low for key, dim in spec.space.items()}
     for published in spec.enqueued()[:1]:

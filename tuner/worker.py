@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from tuner import objects
 from tuner.errors import UserError, nearest
 from tuner.jobs import Job, Outcome
 from tuner.schema import Config
@@ -95,8 +96,6 @@ class Workbench:
     def __init__(self, config: Config) -> None:
         import torch
 
-        from tuner import objects
-
         self.config = config
         gpus = config.resources.gpus_per_trial or 0.0
         device = torch.device("cuda" if gpus else "cpu")
@@ -108,10 +107,9 @@ class Workbench:
 
     def start(self, job: Job) -> Generator[Evaluation, None, Result]:
         """The job's training, about to begin."""
-        from tuner.objects import optimizer_maker
         from tuner.train import training
 
-        make_optimizer = optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
+        make_optimizer = objects.optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
         return training(self.task, make_optimizer, job.hp, job.seed, self.budget(job))
 
     def budget(self, job: Job) -> Budget:
