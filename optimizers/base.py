@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.curvature import Estimator, find_estimator
+from optimizers import apply
+from optimizers.apply import Hyperparameters, State
+from optimizers.curvature import find_estimator
+from optimizers.estimator import Estimator, Refresh
 
-State = dict[str, Tensor]
-Hyperparameters = dict[str, Any]
 Closure = Callable[[], "Tensor | tuple[Tensor, Any]"]
 
 CURVATURE_KEY = "curvature"
@@ -34,12 +34,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     Args:
         params: parameters or parameter groups, as for any ``torch.optim.Optimizer``.
         defaults: the rule's hyperparameters with their default values.
-        estimator: a name in ``optimizers.curvature.ESTIMATORS``, or an ``Estimator``.
+        estimator: a name in ``optimizers.curvature.ESTIMATORS``, ``{"name": ..., **arguments}``, or an ``Estimator``.
         update_period: steps from one curvature estimate to the next, at least 1.
-        maximize: ascend instead of descend.
+        maximize: ascend instead of descend; estimators then see the negated loss.
+        foreach: run the rule on lists of tensors; ``None``: where the parameters are on a GPU.
+        compile: run the rule over all tensors as one graph of ``torch.compile``; the first steps then compile it.
 
     Raises:
-        ValueError: an unknown estimator, or an ``update_period`` below 1.
+        ValueError: an unknown estimator, an ``update_period`` below 1, or both ``foreach`` and ``compile``.
     """
 
     def __init__(
@@ -47,19 +49,27 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         params: Iterable[Any],
         defaults: Hyperparameters,
         *,
-        estimator: str | Estimator = "hutchinson",
+        estimator: str | Mapping[str, Any] | Estimator = "hutchinson",
         update_period: int = 1,
         maximize: bool = False,
+        foreach: bool | None = None,
+        compile: bool = False,
     ) -> None:
+        if foreach and compile:
+            raise ValueError("foreach and compile exclude each other")
         if update_period < 1 or update_period != int(update_period):
             raise ValueError(f"update_period must be a whole number of at least 1, got {update_period}")
         self.estimator = find_estimator(estimator)
         self.update_period = int(update_period)
         self.grad_equivalents = 0.0
         """Cost so far in gradients (one forward and one backward pass), by the estimators' nominal costs."""
+        self.foreach = foreach
+        self.compile = compile
         self._steps = 0
         self._seed = torch.initial_seed()
         self._generator: torch.Generator | None = None
+        self._previous: dict[int, Tensor] = {}
+        self._memory: dict[Any, Any] = {}
         super().__init__(params, {**defaults, "maximize": maximize})
 
     @staticmethod
@@ -80,38 +90,62 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """
         raise NotImplementedError
 
+    @staticmethod
+    def direction(grad: Tensor, state: State, hp: Hyperparameters) -> Tensor:
+        """The vector that the estimator ``hvp`` multiplies the Hessian with: ``-rho sign(m)``.
+
+        m is the momentum with this step's gradient in it, or the gradient where the rule has no momentum (yet).
+        """
+        momentum = state["momentum"].lerp(grad, 1 - hp["betas"][0]) if "momentum" in state else grad
+        return -hp.get("rho", 1.0) * momentum.sign()
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Quantities of the last step that are worth a curve, 0-dim tensors: reading one waits for the device."""
+        return {}
+
     @torch.no_grad()
-    def step(self, closure: Closure, *, curvature: Sequence[Tensor] | None = None) -> Tensor:
+    def step(self, closure: Closure, *, curvature: Sequence[Tensor | None] | None = None) -> Tensor:
         """One step. Returns the loss at the parameters before it, detached.
 
         Args:
             closure: returns the loss, or ``(loss, outputs)``, with its graph; see the class.
-            curvature: injects the curvature instead of estimating it: one tensor per parameter, in the order of
-                the parameter groups. Such a step counts as a refresh.
+            curvature: injects the loss's curvature instead of estimating it: one tensor per parameter, in the order of
+                the parameter groups; ``None`` in place of a tensor for none. Such a step counts as a refresh.
 
         Raises:
             RuntimeError: the closure returned no loss to differentiate, or a parameter or gradient is complex
                 or sparse.
-            ValueError: the injected curvature does not match the parameters.
+            ValueError: the injected curvature does not match the parameters, or the estimator needs outputs that
+                the closure did not return, or a loss of another kind.
         """
         params = [p for group in self.param_groups for p in group["params"]]
-        refresh = curvature is None and self._steps % self.update_period == 0
-        loss, outputs = self._forward(closure, double_backward=refresh and self.estimator.double_backward)
-        grads = self._gradients(loss, params, refresh)
+        refresh = curvature is None and self._refreshes(params)
+        # Nothing may keep a reference to the graph beyond this function.
+        loss, outputs, record = self._forward(closure, params, refresh)
+        with torch.enable_grad():
+            minimised = -loss if self._maximize else loss
+        grads = self._gradients(minimised, params, refresh)
+        curvatures: Sequence[Tensor | None] = [None] * len(params)
         if curvature is not None:
-            curvatures: Sequence[Tensor | None] = _checked(curvature, params)
+            curvatures = self._injected(curvature, params)
         elif refresh:
-            curvatures = self._estimate(loss, outputs, params, grads)
-        else:
-            curvatures = [None] * len(params)
-        self._apply(grads, curvatures)
+            curvatures = self._estimate(minimised, outputs, record, params, grads)
+        self._apply([None if g is None else g.detach() for g in grads], curvatures)
+        if self.estimator.previous_gradients:
+            self._previous |= {i: g.detach().clone() for i, g in enumerate(grads) if g is not None}
         self._steps += 1
         self.grad_equivalents += 1.0
         return loss.detach()
 
-    def _forward(self, closure: Closure, *, double_backward: bool) -> tuple[Tensor, Any]:
-        # Fused attention kernels have no double backward.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if double_backward else nullcontext():
+    def _refreshes(self, params: Sequence[Tensor]) -> bool:
+        return self._steps % self.update_period == 0
+
+    @property
+    def _maximize(self) -> bool:
+        return bool(self.param_groups[0]["maximize"])
+
+    def _forward(self, closure: Closure, params: Sequence[Tensor], refresh: bool) -> tuple[Tensor, Any, Any]:
+        with torch.enable_grad(), self.estimator.watch(params) if refresh else nullcontext() as record:
             returned = closure()
         loss, outputs = returned if isinstance(returned, tuple) else (returned, None)
         if not isinstance(loss, Tensor) or not loss.requires_grad:
@@ -119,9 +153,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                 "the closure must return the loss, a tensor with its graph (and must not call backward), "
                 f"but returned {'a tensor without one' if isinstance(loss, Tensor) else type(loss).__name__}"
             )
-        return loss, outputs
+        return loss, outputs, record
 
-    def _gradients(self, loss: Tensor, params: list[Tensor], refresh: bool) -> list[Tensor | None]:
+    def _gradients(self, minimised: Tensor, params: list[Tensor], refresh: bool) -> list[Tensor | None]:
+        """The gradients of what is minimised, on a refresh with a graph if need be; sets ``p.grad``, without one."""
         for param in params:
             if param.is_complex():
                 raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
@@ -131,32 +166,49 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.zero_grad()
         with torch.enable_grad():
             if refresh and self.estimator.double_backward:
-                found = iter(torch.autograd.grad(loss, needed, create_graph=True, allow_unused=True))
+                found = iter(torch.autograd.grad(minimised, needed, create_graph=True, allow_unused=True))
                 grads = [next(found) if p.requires_grad else None for p in params]
                 for param, grad in zip(params, grads, strict=True):
                     # A copy: autograd may return one tensor for two parameters, or an expanded one.
                     param.grad = None if grad is None else grad.detach().clone()
             else:
-                loss.backward(inputs=needed, retain_graph=refresh)
+                minimised.backward(inputs=needed, retain_graph=refresh)
                 grads = [p.grad for p in params]
         if any(grad is not None and grad.is_sparse for grad in grads):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+        if self._maximize:
+            for param in needed:
+                param.grad = None if param.grad is None else -param.grad
         return grads
 
     def _estimate(
-        self, loss: Tensor, outputs: Any, params: list[Tensor], grads: list[Tensor | None]
+        self, minimised: Tensor, outputs: Any, record: Any, params: list[Tensor], grads: list[Tensor | None]
     ) -> list[Tensor | None]:
+        curvatures: list[Tensor | None] = [None] * len(params)
         used = [i for i, grad in enumerate(grads) if grad is not None]
         if not used:
-            return [None] * len(params)
-        used_params = [params[i] for i in used]
+            return curvatures
+        refresh = Refresh(
+            loss=minimised,
+            outputs=outputs,
+            params=[params[i] for i in used],
+            grads=[grads[i] for i in used],
+            previous_grads=[self._previous.get(i) for i in used],
+            directions=lambda: self._directions(used, params, grads),
+            generator=self._probes(params),
+            record=record,
+            memory=self._memory,
+        )
         with torch.enable_grad():
-            estimates = self.estimator(loss, outputs, used_params, [grads[i] for i in used], self._probes(used_params))
-        self.grad_equivalents += self.estimator.cost(used_params)
-        curvatures: list[Tensor | None] = [None] * len(params)
+            estimates = self.estimator(refresh)
+        self.grad_equivalents += self.estimator.cost(refresh)
         for i, estimate in zip(used, estimates, strict=True):
-            curvatures[i] = estimate.detach()
+            curvatures[i] = None if estimate is None else estimate.detach()
         return curvatures
+
+    def _directions(self, used: list[int], params: list[Tensor], grads: list[Tensor | None]) -> list[Tensor]:
+        groups = [group for group in self.param_groups for _ in group["params"]]
+        return [self.direction(grads[i].detach(), self.state[params[i]], groups[i]) for i in used]
 
     def _probes(self, params: list[Tensor]) -> torch.Generator:
         """The probes' own generator: drawing from it leaves dropout and data order as they were."""
@@ -165,18 +217,51 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             self._generator = torch.Generator(params[0].device).manual_seed(self._seed ^ PROBE_SALT)
         return self._generator
 
-    def _apply(self, grads: list[Tensor | None], curvatures: Sequence[Tensor | None]) -> None:
+    def _injected(self, curvature: Sequence[Tensor | None], params: list[Tensor]) -> list[Tensor | None]:
+        expected = [self.curvature_shape(p) for p in params]
+        given = [None if c is None else tuple(c.shape) for c in curvature]
+        if len(given) != len(expected) or any(g not in (None, e) for g, e in zip(given, expected, strict=True)):
+            raise ValueError(
+                f"curvature must be one tensor per parameter and of its shape: expected {expected}, got {given}"
+            )
+        sign = -1.0 if self._maximize else 1.0
+        return [None if c is None else sign * c.to(p, copy=True) for c, p in zip(curvature, params, strict=True)]
+
+    @staticmethod
+    def curvature_shape(param: Tensor) -> tuple[int, ...]:
+        """Shape of a parameter's curvature."""
+        return tuple(param.shape)
+
+    def _apply(self, grads: Sequence[Tensor | None], curvatures: Sequence[Tensor | None]) -> None:
         seen = iter(zip(grads, curvatures, strict=True))
         for group in self.param_groups:
-            for param in group["params"]:
-                grad, curvature = next(seen)
-                if grad is None or not param.numel():
-                    continue
-                grad = grad.detach()
-                if group["maximize"]:
-                    grad, curvature = -grad, None if curvature is None else -curvature
-                new_param, self.state[param] = self.update(param, grad, curvature, self.state[param], group)
-                param.copy_(new_param)
+            given = [(p, *next(seen)) for p in group["params"]]
+            given = [(p, g, c) for p, g, c in given if g is not None and p.numel()]
+            if not given:
+                continue
+            params, some_grads, some_curvatures = zip(*given, strict=True)
+            hp = {name: value for name, value in group.items() if name != "params"}
+            states = [self.state[p] for p in params]
+            new_params, new_states = self._run(params[0])(
+                self.update, params, some_grads, some_curvatures, states, hp
+            )
+            torch._foreach_copy_(params, list(new_params))
+            self.state.update(zip(params, new_states, strict=True))
+
+    def _run(self, param: Tensor) -> Callable[..., apply.Applied]:
+        if self.compile:
+            return apply.compiled
+        return apply.as_lists if self.foreach or (self.foreach is None and param.is_cuda) else apply.one_by_one
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in PyTorch.
+
+        Raises:
+            ValueError: the group's ``maximize`` is not that of the others: estimators see one loss.
+        """
+        super().add_param_group(param_group)
+        if len({bool(group["maximize"]) for group in self.param_groups}) > 1:
+            raise ValueError("maximize must be the same in all parameter groups")
 
     def state_dict(self) -> dict[str, Any]:
         """As in PyTorch, with the step count, the cost so far and the probes' generator beside it."""
@@ -187,13 +272,16 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                 "grad_equivalents": self.grad_equivalents,
                 "seed": self._seed,
                 "generator": generator,
+                "previous": dict(self._previous),
             }
         }
 
     def __getstate__(self) -> dict[str, Any]:
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
-        own = ("estimator", "update_period", "grad_equivalents", "_steps", "_seed", "_generator")
-        return super().__getstate__() | {name: getattr(self, name) for name in own}
+        own = ("estimator", "update_period", "foreach", "compile", "grad_equivalents")
+        own += ("_steps", "_seed", "_generator", "_previous")
+        # What an estimator noted is about these very tensors.
+        return super().__getstate__() | {name: getattr(self, name) for name in own} | {"_memory": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the next steps equal those of the original to the bit."""
@@ -205,15 +293,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.grad_equivalents = own["grad_equivalents"]
         self._seed = own["seed"]
         self._generator = None
+        params = [p for group in self.param_groups for p in group["params"]]
+        self._previous = {i: grad.to(params[i], copy=True) for i, grad in own["previous"].items()}
         if own["generator"] is not None:
-            params = [p for group in self.param_groups for p in group["params"]]
             self._probes(params).set_state(own["generator"].cpu())
 
-
-def _checked(curvature: Sequence[Tensor], params: list[Tensor]) -> Sequence[Tensor]:
-    if len(curvature) != len(params) or any(c.shape != p.shape for c, p in zip(curvature, params, strict=True)):
-        raise ValueError(
-            "curvature must be one tensor per parameter and of its shape: "
-            f"expected {[tuple(p.shape) for p in params]}, got {[tuple(c.shape) for c in curvature]}"
-        )
-    return [c.to(p, copy=True) for c, p in zip(curvature, params, strict=True)]

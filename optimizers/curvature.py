@@ -1,43 +1,23 @@
-"""Estimators of the Hessian's diagonal, chosen by name.
-
-An estimator is called once per refresh, after the gradient, with that same forward pass: it is given the loss, the
-outputs, the parameters, their gradients (with a graph where ``double_backward`` is True) and a generator for its
-probes, and returns one tensor per parameter.
-"""
+"""Curvature estimators, chosen by name; those here differentiate the gradient, or need no more than gradients."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
-HESSIAN_VECTOR_COST = 2.0
-"""Nominal cost of one Hessian-vector product in gradients: reverse over reverse runs the gradient's graph twice."""
+from optimizers.estimator import HESSIAN_VECTOR_COST, Estimator, Refresh, randint_signs
+from optimizers.gauss_newton import GGNMC, GNB, GGNExact
 
-
-class Estimator(ABC):
-    """The interface of an estimator; see the module."""
-
-    double_backward: bool = False
-    """Whether the gradients it is given must carry a graph."""
-
-    @abstractmethod
-    def __call__(
-        self, loss: Tensor, outputs: Any, params: list[Tensor], grads: Sequence[Tensor], generator: torch.Generator
-    ) -> list[Tensor]:
-        """The estimated diagonal of the Hessian of ``loss``: one tensor per parameter, of its shape."""
-
-    @abstractmethod
-    def cost(self, params: Sequence[Tensor]) -> float:
-        """Nominal cost of one call in gradients, beyond the gradient that the step takes anyway."""
+ROWS_AT_ONCE = 64
+"""Rows of a Hessian that one batched backward pass gives."""
 
 
 class Hutchinson(Estimator):
-    """Hutchinson's estimator of the diagonal: the mean over probes v of ``v * Hv``; unbiased.
+    """Hutchinson's estimator of the Hessian's diagonal: the mean over probes v of ``v * Hv``; unbiased.
 
     Exact from one Rademacher probe where the Hessian is diagonal. Costs one Hessian-vector product per sample.
 
@@ -59,13 +39,11 @@ class Hutchinson(Estimator):
         self.samples = samples
         self.probe = probe
 
-    def __call__(
-        self, loss: Tensor, outputs: Any, params: list[Tensor], grads: Sequence[Tensor], generator: torch.Generator
-    ) -> list[Tensor]:
-        total = [torch.zeros_like(p) for p in params]
+    def __call__(self, refresh: Refresh) -> list[Tensor]:
+        total = [torch.zeros_like(p) for p in refresh.params]
         for _ in range(self.samples):
-            probes = [self.draw(p, generator) for p in params]
-            products = hessian_vector_product(grads, params, probes)
+            probes = [self.draw(p, refresh.generator) for p in refresh.params]
+            products = hessian_vector_product(refresh.grads, refresh.params, probes)
             for t, v, hv in zip(total, probes, products, strict=True):
                 t.addcmul_(v, hv, value=1.0 / self.samples)
         return total
@@ -74,46 +52,102 @@ class Hutchinson(Estimator):
         """One probe, of the shape, dtype and device of ``like``."""
         if self.probe == "gaussian":
             return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
-        # The high end of randint is exclusive: (0, 2) draws 0 and 1.
-        return torch.randint(0, 2, like.shape, dtype=like.dtype, device=like.device, generator=generator) * 2 - 1
+        return randint_signs(like, generator)
 
-    def cost(self, params: Sequence[Tensor]) -> float:
+    def cost(self, refresh: Refresh) -> float:
         return HESSIAN_VECTOR_COST * self.samples
 
 
-class Exact(Estimator):
-    """The exact diagonal, one Hessian-vector product per parameter entry: an oracle for small networks."""
+class HessianVector(Estimator):
+    """``Hv`` itself, along the direction that the rule asks for: by default ``-rho sign(momentum)``.
+
+    For rules that square it, as SSVP does. Costs one Hessian-vector product.
+    """
 
     double_backward = True
 
-    def __call__(
-        self, loss: Tensor, outputs: Any, params: list[Tensor], grads: Sequence[Tensor], generator: torch.Generator
-    ) -> list[Tensor]:
-        return [self._diagonal(p, g) for p, g in zip(params, grads, strict=True)]
+    def __call__(self, refresh: Refresh) -> list[Tensor]:
+        return list(hessian_vector_product(refresh.grads, refresh.params, refresh.directions()))
+
+    def cost(self, refresh: Refresh) -> float:
+        return HESSIAN_VECTOR_COST
+
+
+class Exact(Estimator):
+    """The Hessian's exact diagonal, one Hessian-vector product per parameter entry: an oracle for small networks."""
+
+    double_backward = True
+
+    def __call__(self, refresh: Refresh) -> list[Tensor]:
+        return [self._diagonal(p, g) for p, g in zip(refresh.params, refresh.grads, strict=True)]
 
     @staticmethod
     def _diagonal(param: Tensor, grad: Tensor) -> Tensor:
-        if not grad.requires_grad or not param.numel():
-            return torch.zeros_like(param)
-        entries = [
-            torch.autograd.grad(entry, param, retain_graph=True, materialize_grads=True)[0].reshape(-1)[i]
-            for i, entry in enumerate(grad.reshape(-1))
+        numel = param.numel()
+        chunks = [
+            hessian_rows(param, grad, start, min(start + ROWS_AT_ONCE, numel)).diagonal(start)
+            for start in range(0, numel, ROWS_AT_ONCE)
         ]
-        return torch.stack(entries).reshape(param.shape)
+        return torch.cat(chunks).reshape(param.shape) if chunks else torch.zeros_like(param)
 
-    def cost(self, params: Sequence[Tensor]) -> float:
-        return HESSIAN_VECTOR_COST * sum(p.numel() for p in params)
+    def cost(self, refresh: Refresh) -> float:
+        return HESSIAN_VECTOR_COST * sum(p.numel() for p in refresh.params)
+
+
+class HessianBlocks(Estimator):
+    """Each chosen parameter's own Hessian block, ``(numel, numel)``; ``None`` for the others.
+
+    Attributes:
+        chosen: ``id`` of the parameters whose block is wanted.
+    """
+
+    double_backward = True
+
+    def __init__(self) -> None:
+        self.chosen: set[int] = set()
+
+    def __call__(self, refresh: Refresh) -> list[Tensor | None]:
+        return [
+            self._block(p, g) if id(p) in self.chosen else None
+            for p, g in zip(refresh.params, refresh.grads, strict=True)
+        ]
+
+    @staticmethod
+    def _block(param: Tensor, grad: Tensor) -> Tensor:
+        numel = param.numel()
+        starts = range(0, numel, ROWS_AT_ONCE)
+        rows = [hessian_rows(param, grad, start, min(start + ROWS_AT_ONCE, numel)) for start in starts]
+        return torch.cat(rows) if rows else param.new_zeros(0, 0)
+
+    def cost(self, refresh: Refresh) -> float:
+        return HESSIAN_VECTOR_COST * sum(p.numel() for p in refresh.params if id(p) in self.chosen)
+
+
+class Secant(Estimator):
+    """Squared differences of consecutive gradients, ``(g_t - g_{t-1})^2``; zero at the first step. Costs nothing.
+
+    Batches differ from step to step, so their noise is in it too: a scale of the curvature, not an estimate of it.
+    """
+
+    previous_gradients = True
+
+    def __call__(self, refresh: Refresh) -> list[Tensor]:
+        return [
+            torch.zeros_like(p) if before is None else (now - before).square()
+            for p, now, before in zip(refresh.params, refresh.grads, refresh.previous_grads, strict=True)
+        ]
+
+    def cost(self, refresh: Refresh) -> float:
+        return 0.0
 
 
 class NoCurvature(Estimator):
     """Zero: the rule's first-order limit, at no cost."""
 
-    def __call__(
-        self, loss: Tensor, outputs: Any, params: list[Tensor], grads: Sequence[Tensor], generator: torch.Generator
-    ) -> list[Tensor]:
-        return [torch.zeros_like(p) for p in params]
+    def __call__(self, refresh: Refresh) -> list[Tensor]:
+        return [torch.zeros_like(p) for p in refresh.params]
 
-    def cost(self, params: Sequence[Tensor]) -> float:
+    def cost(self, refresh: Refresh) -> float:
         return 0.0
 
 
@@ -132,22 +166,50 @@ def hessian_vector_product(
     )
 
 
-ESTIMATORS: dict[str, type[Estimator]] = {"hutchinson": Hutchinson, "exact": Exact, "none": NoCurvature}
+def hessian_rows(param: Tensor, grad: Tensor, start: int, stop: int) -> Tensor:
+    """Rows ``start`` to ``stop`` of the parameter's own Hessian block, ``(stop - start, numel)``; the graph is kept."""
+    if not grad.requires_grad:
+        return param.new_zeros(stop - start, param.numel())
+    units = torch.zeros(stop - start, param.numel(), dtype=grad.dtype, device=grad.device)
+    units.diagonal(start).fill_(1.0)
+    (rows,) = torch.autograd.grad(
+        grad, param, units.view(-1, *grad.shape), retain_graph=True, materialize_grads=True, is_grads_batched=True
+    )
+    return rows.reshape(stop - start, -1)
 
 
-def find_estimator(estimator: str | Estimator) -> Estimator:
-    """The estimator of that name, with its defaults; an ``Estimator`` is returned as it is.
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "hutchinson": Hutchinson,
+    "gnb": GNB,
+    "ggn_mc": GGNMC,
+    "ggn_exact": GGNExact,
+    "exact": Exact,
+    "hvp": HessianVector,
+    "secant": Secant,
+    "none": NoCurvature,
+}
+
+
+def find_estimator(estimator: str | Mapping[str, Any] | Estimator) -> Estimator:
+    """The estimator of that name, with its defaults, or with the arguments of ``{"name": ..., **arguments}``.
+
+    An ``Estimator`` is returned as it is.
 
     Raises:
-        ValueError: no estimator has that name.
+        ValueError: no estimator has that name, or it does not take those arguments.
     """
     if isinstance(estimator, Estimator):
         return estimator
-    if not isinstance(estimator, str):
+    arguments = dict(estimator) if isinstance(estimator, Mapping) else {"name": estimator}
+    name = arguments.pop("name", None)
+    if not isinstance(name, str):
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, or an Estimator, got {estimator!r}")
-    if estimator not in ESTIMATORS:
-        nearest = get_close_matches(estimator, ESTIMATORS, n=1, cutoff=0.0)[0]
+    if name not in ESTIMATORS:
+        nearest = get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"unknown estimator {estimator!r}; did you mean {nearest!r}? (available: {', '.join(ESTIMATORS)})"
+            f"unknown estimator {name!r}; did you mean {nearest!r}? (available: {', '.join(ESTIMATORS)})"
         )
-    return ESTIMATORS[estimator]()
+    try:
+        return ESTIMATORS[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"estimator {name}: {error}") from None

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import CurvatureOptimizer, Hyperparameters, State
-from optimizers.curvature import Estimator
+from optimizers.apply import Hyperparameters, State
+from optimizers.base import CurvatureOptimizer
+from optimizers.rules import check, decayed, new_step, unbias, valid_betas
 
 
 class DiagHessian(CurvatureOptimizer):
@@ -17,18 +18,18 @@ class DiagHessian(CurvatureOptimizer):
 
     The loss :math:`l` is seen through :math:`\phi` with :math:`l - l^*` held at the constant :math:`d`, so that
     :math:`\phi' = s d^{s-1}` and :math:`\phi'' = s (s-1) d^{s-2}`. With the gradient :math:`g` and the Hessian's
-    diagonal :math:`h`:
+    diagonal :math:`h`, held between refreshes:
 
     .. math::
         c &= \phi'' g^2 + \phi' h \quad\text{(non-finite entries set to 0)} \\
         \lambda &= \max(0, -\min c) + \text{damping} \quad\text{(the minimum over the tensor)} \\
         u &= \phi' g / (c + \lambda) \\
         m &= \beta_1 m + (1 - \beta_1) u, \qquad v = \beta_2 v + (1 - \beta_2) c^2 \\
-        \theta &\leftarrow \theta - \text{lr} \;
+        \theta &\leftarrow (1 - \text{lr} \cdot \text{weight\_decay})\, \theta - \text{lr} \;
             \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
-    With ``update_period`` k > 1, h is held between refreshes. ``estimator="none"`` (h = 0) is what the published
-    convolutional version computes in effect.
+    The step grows as 1 / c where the curvature vanishes: an entry without history, with c near 0, moves by up to
+    lr / eps. ``estimator="none"`` (h = 0) is what the published convolutional version computes in effect.
 
     Args:
         params: parameters or parameter groups.
@@ -38,7 +39,8 @@ class DiagHessian(CurvatureOptimizer):
         betas: decay rates of m and v, in [0, 1).
         eps: added to the root, >= 0.
         damping: added to the shift that makes c positive, >= 0.
-        estimator, update_period, maximize: see ``CurvatureOptimizer``.
+        weight_decay: decoupled weight decay, >= 0.
+        options: estimator, update_period (default 1), maximize, foreach, compile: see ``CurvatureOptimizer``.
 
     Raises:
         ValueError: an argument outside its range.
@@ -53,23 +55,23 @@ class DiagHessian(CurvatureOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-7,
         damping: float = 1e-3,
-        *,
-        estimator: str | Estimator = "hutchinson",
-        update_period: int = 1,
-        maximize: bool = False,
+        weight_decay: float = 0.0,
+        **options: Any,
     ) -> None:
-        for name, value, valid in (
-            ("lr", lr, lr >= 0),
-            ("diff", diff, diff > 0),
-            ("square", square, square >= 1),
-            ("betas", betas, len(betas) == 2 and all(0 <= b < 1 for b in betas)),
-            ("eps", eps, eps >= 0),
-            ("damping", damping, damping >= 0),
-        ):
-            if not valid:
-                raise ValueError(f"{name} is out of range: {value}")
-        defaults = {"lr": lr, "diff": diff, "square": square, "betas": tuple(betas), "eps": eps, "damping": damping}
-        super().__init__(params, defaults, estimator=estimator, update_period=update_period, maximize=maximize)
+        check(
+            lr=(lr, lr >= 0),
+            diff=(diff, diff > 0),
+            square=(square, square >= 1),
+            betas=(betas, valid_betas(betas)),
+            eps=(eps, eps >= 0),
+            damping=(damping, damping >= 0),
+            weight_decay=(weight_decay, weight_decay >= 0),
+        )
+        defaults = {
+            "lr": lr, "diff": diff, "square": square, "betas": tuple(betas), "eps": eps, "damping": damping,
+            "weight_decay": weight_decay,
+        }  # fmt: skip
+        super().__init__(params, defaults, **options)
 
     @staticmethod
     def update(
@@ -84,19 +86,16 @@ class DiagHessian(CurvatureOptimizer):
 
         slope = square * diff ** (square - 1)
         bend = square * (square - 1) * diff ** (square - 2)
-        c = bend * grad.square() + slope * hessian
-        c = torch.where(c.isfinite(), c, 0.0)
+        c = torch.nan_to_num(bend * grad.square() + slope * hessian, 0.0, 0.0, 0.0)
         shift = (-c.amin()).clamp(min=0.0) + hp["damping"]
         u = slope * grad / (c + shift)
 
-        momentum = beta1 * state["momentum"] + (1 - beta1) * u
-        curvature_sq = beta2 * state["curvature_sq"] + (1 - beta2) * c.square()
-        root = (curvature_sq / (1 - beta2**step)).sqrt() + hp["eps"]
-        new_param = param - hp["lr"] * (momentum / (1 - beta1**step)) / root
+        momentum = state["momentum"].lerp(u, 1 - beta1)
+        curvature_sq = state["curvature_sq"].lerp(c.square(), 1 - beta2)
+        root = (curvature_sq / unbias(beta2, step)).sqrt() + hp["eps"]
+        new_param = decayed(param, hp) - (hp["lr"] / unbias(beta1, step)) * momentum / root
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "curvature_sq": curvature_sq}
 
 
 def initial_state(param: Tensor) -> State:
-    """Zeros; ``step`` in at least single precision, since half-precision counts would stop at 256 or 2048."""
-    step = torch.zeros((), dtype=torch.promote_types(param.dtype, torch.float32), device=param.device)
-    return {"step": step, **{name: torch.zeros_like(param) for name in ("hessian", "momentum", "curvature_sq")}}
+    return {"step": new_step(param)} | {k: torch.zeros_like(param) for k in ("hessian", "momentum", "curvature_sq")}

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from optimizers import CurvatureOptimizer, DiagHessian
-from optimizers.curvature import ESTIMATORS, Estimator, Hutchinson
+from optimizers.curvature import ESTIMATORS, Hutchinson
+from optimizers.estimator import Estimator
 
 
 class Plain(CurvatureOptimizer):
@@ -37,12 +38,12 @@ class Counting(Estimator):
         self.graphs = []
         self.outputs = []
 
-    def __call__(self, loss, outputs, params, grads, generator):
-        self.graphs.append([g.requires_grad for g in grads])
-        self.outputs.append(outputs)
-        return [torch.ones_like(p) for p in params]
+    def __call__(self, refresh):
+        self.graphs.append([g.requires_grad for g in refresh.grads])
+        self.outputs.append(refresh.outputs)
+        return [torch.ones_like(p) for p in refresh.params]
 
-    def cost(self, params):
+    def cost(self, refresh):
         return 10.0
 
 
@@ -112,8 +113,8 @@ def test_a_step_with_injected_curvature_is_not_recorded():
 class WithGraph(Counting):
     """The gradients themselves, graph and all."""
 
-    def __call__(self, loss, outputs, params, grads, generator):
-        return list(grads)
+    def __call__(self, refresh):
+        return list(refresh.grads)
 
 
 def test_a_rule_sees_neither_a_gradient_nor_a_curvature_with_a_graph():

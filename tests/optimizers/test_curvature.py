@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from optimizers.curvature import ESTIMATORS, Exact, Hutchinson, NoCurvature, find_estimator, hessian_vector_product
+from optimizers.estimator import Refresh
 
 
 def estimate(estimator, loss_function, params, generator=None):

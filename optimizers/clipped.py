@@ -1,0 +1,89 @@
+"""What SADH, SSDH, SSVP and Sophia share: momentum over a curvature average, clipped entry by entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.apply import Hyperparameters, State
+from optimizers.base import CurvatureOptimizer
+from optimizers.rules import check, decayed, valid_betas
+
+
+class ClippedOptimizer(CurvatureOptimizer):
+    """The arguments of a clipped rule, and the fraction of its entries that was clipped.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: learning rate; an entry moves by at most lr rho.
+        betas: decay rates of the momentum and of the curvature's average, in [0, 1).
+        rho: the bound of the clip, > 0.
+        eps: keeps the denominator positive, >= 0.
+        weight_decay: decoupled weight decay, >= 0.
+        update_period: steps from one curvature estimate to the next.
+        options: estimator, maximize, foreach, compile: see ``CurvatureOptimizer``.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 6e-2,
+        betas: tuple[float, float] = (0.96, 0.99),
+        rho: float = 1e-2,
+        eps: float = 1e-12,
+        weight_decay: float = 0.0,
+        *,
+        update_period: int = 10,
+        **options: Any,
+    ) -> None:
+        check(
+            lr=(lr, lr >= 0),
+            betas=(betas, valid_betas(betas)),
+            rho=(rho, rho > 0),
+            eps=(eps, eps >= 0),
+            weight_decay=(weight_decay, weight_decay >= 0),
+        )
+        defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, update_period=update_period, **options)
+
+    @property
+    def clipped_fraction(self) -> Tensor:
+        """Of all entries, the fraction that the last step clipped: a 0-dim tensor on the parameters' device.
+
+        NaN before the first step. To read its number is to wait for the device: do so at evaluations.
+        """
+        clipped = [(p.numel(), s["clipped_fraction"]) for p, s in self.state.items() if "clipped_fraction" in s]
+        if not clipped:
+            return torch.tensor(torch.nan)
+        return sum(numel * fraction for numel, fraction in clipped) / sum(numel for numel, _ in clipped)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        return {"clipped_fraction": self.clipped_fraction}
+
+
+def curvature_average(param: Tensor, term: Tensor | None, state: State, hp: Hyperparameters) -> Tensor:
+    """``H = b2 H + (1 - b2) term`` on a refresh; H as it was on any other step."""
+    average = state["hessian"] if state else torch.zeros_like(param)
+    return average if term is None else average.lerp(term, 1 - hp["betas"][1])
+
+
+def clipped_step(
+    param: Tensor, grad: Tensor, hessian: Tensor, denominator: Tensor, state: State, hp: Hyperparameters
+) -> tuple[Tensor, State]:
+    """``m = b1 m + (1 - b1) g``; the parameter moves by ``-lr clip(m / denominator, -rho, rho)`` after its decay.
+
+    State: ``momentum``, ``hessian`` (the parameter's shape), ``clipped_fraction`` (0-dim).
+    """
+    momentum = (state["momentum"] if state else torch.zeros_like(param)).lerp(grad, 1 - hp["betas"][0])
+    ratio = momentum / denominator
+    step = ratio.clamp(min=-hp["rho"], max=hp["rho"])
+    # Their number, by operations that have foreach kernels; half precision could not count it.
+    clipped = (ratio - step).sign().norm(p=1, dtype=torch.promote_types(param.dtype, torch.float32))
+    new_state = {"momentum": momentum, "hessian": hessian, "clipped_fraction": clipped / param.numel()}
+    return decayed(param, hp) - step * hp["lr"], new_state

@@ -1,0 +1,75 @@
+"""The interface of a curvature estimator, and what it may look at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+HESSIAN_VECTOR_COST = 2.0
+"""Nominal cost of a Hessian-vector product in gradients: reverse over reverse runs the gradient's graph twice."""
+
+BACKWARD_COST = 2 / 3
+"""Nominal cost of a backward pass in gradients: a gradient is a forward pass and a backward pass of twice its work."""
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """A refresh step as an estimator sees it: one forward pass, the gradient taken from it, what the optimizer knows.
+
+    Attributes:
+        loss: what is minimised, 0-dim, its graph kept.
+        outputs: what the closure returned beside the loss, or ``None``.
+        params: the parameters that have a gradient.
+        grads: their gradients; with a graph where the estimator says ``double_backward``.
+        previous_grads: their gradients one step before; ``None`` at the first step.
+        directions: the vectors that the rule wants the Hessian multiplied with, one per parameter, of its shape.
+        generator: the optimizer's own random stream, on the parameters' device.
+        record: what ``Estimator.watch`` gave.
+        memory: the estimator's notes, kept as long as the optimizer lives but not in its ``state_dict``.
+    """
+
+    loss: Tensor
+    outputs: Any
+    params: list[Tensor]
+    grads: Sequence[Tensor]
+    previous_grads: Sequence[Tensor | None]
+    directions: Callable[[], list[Tensor]]
+    generator: torch.Generator
+    record: Any
+    memory: dict[Any, Any]
+
+
+class Estimator(ABC):
+    """Called once per refresh, after the gradient, with that gradient's own forward pass."""
+
+    double_backward: bool = False
+    """Whether the gradients it is given must carry a graph."""
+
+    previous_gradients: bool = False
+    """Whether it needs the gradients of the step before."""
+
+    @abstractmethod
+    def __call__(self, refresh: Refresh) -> Sequence[Tensor | None]:
+        """The curvature: one tensor per parameter of the refresh, of its shape; ``None`` for one without refresh."""
+
+    @abstractmethod
+    def cost(self, refresh: Refresh) -> float:
+        """Nominal cost of one call in gradients, beyond the gradient that the step takes anyway."""
+
+    def watch(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
+        """Surrounds the forward pass of a refresh; what it yields comes back as ``Refresh.record``."""
+        # Fused attention kernels have no double backward.
+        return sdpa_kernel(SDPBackend.MATH) if self.double_backward else nullcontext()
+
+
+def randint_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Entries -1 or 1 with equal probability, of the shape, dtype and device of ``like``."""
+    # The high end of randint is exclusive: (0, 2) draws 0 and 1.
+    return torch.randint(0, 2, like.shape, dtype=like.dtype, device=like.device, generator=generator) * 2 - 1

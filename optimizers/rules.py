@@ -1,0 +1,42 @@
+"""What several update rules share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.apply import Hyperparameters
+
+
+def check(**given: tuple[Any, bool]) -> None:
+    """
+    Raises:
+        ValueError: naming the first argument, ``name=(value, valid)``, that is not valid.
+    """
+    for name, (value, valid) in given.items():
+        if not valid:
+            raise ValueError(f"{name} is out of range: {value}")
+
+
+def valid_betas(betas: tuple[float, float]) -> bool:
+    return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+
+
+def new_step(param: Tensor) -> Tensor:
+    """A step count of zero, in at least single precision: in half precision it would stop at 256 or 2048."""
+    return torch.zeros((), dtype=torch.promote_types(param.dtype, torch.float32), device=param.device)
+
+
+def unbias(beta: float | Tensor, step: Tensor) -> Tensor:
+    """``1 - beta^step``, to full precision also where it is small."""
+    log = beta.log() if isinstance(beta, Tensor) else math.log(beta) if beta > 0 else -math.inf
+    return -torch.expm1(step * log)
+
+
+def decayed(param: Tensor, hp: Hyperparameters) -> Tensor:
+    """Decoupled weight decay: ``param (1 - lr weight_decay)``."""
+    decay = hp["weight_decay"]
+    return param if isinstance(decay, float) and decay == 0.0 else param * (1 - hp["lr"] * decay)

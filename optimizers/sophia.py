@@ -1,0 +1,37 @@
+"""Sophia: clipped momentum over an average of the Hessian diagonal."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from optimizers.apply import Hyperparameters, State
+from optimizers.clipped import ClippedOptimizer, clipped_step, curvature_average
+
+
+class Sophia(ClippedOptimizer):
+    r"""Second-order clipped stochastic optimization: clipped momentum over an average of the diagonal itself.
+
+    With the gradient :math:`g` and the Hessian's diagonal :math:`h`; where the average is negative or small the step is
+    that of the sign of the momentum:
+
+    .. math::
+        m &= \beta_1 m + (1 - \beta_1) g \\
+        H &= \beta_2 H + (1 - \beta_2) h \quad\text{(every update\_period steps)} \\
+        \theta &\leftarrow (1 - \text{lr} \cdot \text{weight\_decay})\, \theta - \text{lr} \;
+            \text{clip}(m / (\max(H, \epsilon)), -\rho, \rho)
+
+    No bias correction. Arguments, defaults and errors are ``ClippedOptimizer``'s: lr 6e-2, betas (0.96, 0.99), rho 1e-2,
+    eps 1e-12, weight_decay 0, update_period 10; estimator hutchinson
+    (Sophia-H); gnb is Sophia-G.
+
+    Source: Liu, Li, Hall, Liang, Ma, "Sophia: a scalable stochastic second-order optimizer for language model
+    pre-training", 2023 (arXiv 2305.14342), in the variant with the bound rho after the division.
+    """
+
+    @staticmethod
+    def update(
+        param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
+    ) -> tuple[Tensor, State]:
+        """State: see ``clipped_step``."""
+        hessian = curvature_average(param, curvature, state, hp)
+        return clipped_step(param, grad, hessian, hessian.clamp(min=hp["eps"]), state, hp)

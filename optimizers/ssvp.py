@@ -1,0 +1,41 @@
+"""SSVP: clipped momentum over the root mean square of a Hessian-vector product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from optimizers.apply import Hyperparameters, State
+from optimizers.clipped import ClippedOptimizer, clipped_step, curvature_average
+
+
+class SSVP(ClippedOptimizer):
+    r"""Stochastic squared Hessian-vector product: clipped momentum over its root mean square.
+
+    With the gradient :math:`g` and the curvature :math:`H_l v`, the product of the loss's Hessian with
+    :math:`v = -\rho \, \text{sign}(m)`:
+
+    .. math::
+        m &= \beta_1 m + (1 - \beta_1) g \\
+        H &= \beta_2 H + (1 - \beta_2) (H_l v)^2 \quad\text{(every update\_period steps)} \\
+        \theta &\leftarrow (1 - \text{lr} \cdot \text{weight\_decay})\, \theta - \text{lr} \;
+            \text{clip}(m / (\sqrt{H} + \epsilon), -\rho, \rho)
+
+    No bias correction. Arguments, defaults and errors are ``ClippedOptimizer``'s: lr 6e-2, betas (0.96, 0.99), rho 1e-2,
+    eps 1e-12, weight_decay 0, update_period 10; estimator hvp, which gives :math:`H_l v`.
+    Whatever another estimator gives is squared in its place.
+    """
+
+    def __init__(self, params: Iterable[Any], *args: Any, estimator: Any = "hvp", **options: Any) -> None:
+        super().__init__(params, *args, estimator=estimator, **options)
+
+    @staticmethod
+    def update(
+        param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
+    ) -> tuple[Tensor, State]:
+        """State: see ``clipped_step``."""
+        term = None if curvature is None else curvature.square()
+        hessian = curvature_average(param, term, state, hp)
+        return clipped_step(param, grad, hessian, hessian.sqrt() + hp["eps"], state, hp)
