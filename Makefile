@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench requirements clean
+.PHONY: help demo test test-slow bench docs requirements clean
 
 help:
 	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (under a minute)"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take longer than a minute"
-	@echo "make bench      time the search against a plain Ray Tune script and a plain Optuna loop"
+	@echo "make bench      time the search and the optimizers against others, and the estimators' errors"
+	@echo "make docs       write docs/optimizers.md from the docstrings and the YAML files"
 
 demo: .venv/.installed
 	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam --trials 12 --seeds 5
@@ -24,8 +25,13 @@ test: .venv/.installed-dev
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow
 
-bench: .venv/.installed
+bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.search_throughput
+	$(BIN)/python -m benchmarks.optimizer_step
+	$(BIN)/python -m benchmarks.estimators
+
+docs: .venv/.installed
+	$(BIN)/python docs/generate.py
 
 .venv/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -49,6 +55,7 @@ COMPILE = uv pip compile -q --universal --python-version 3.11 --no-emit-index-ur
           --no-header --no-annotate
 requirements:
 	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | $(COMPILE) -c - pyproject.toml -o requirements.txt
+	$(COMPILE) --group optional -c requirements.txt -o requirements-optional.txt
 	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
 
 clean:

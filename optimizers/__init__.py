@@ -6,6 +6,7 @@ from optimizers.curvature import Exact, HessianVector, Hutchinson, NoCurvature, 
 from optimizers.diag_hessian import DiagHessian
 from optimizers.gauss_newton import GGNMC, GNB, GGNExact
 from optimizers.hessian_lr_adaptation import HessianLRAdaptation, adapt_learning_rate
+from optimizers.muon import MuonWithAdamW
 from optimizers.sadh import SADH
 from optimizers.sophia import Sophia
 from optimizers.ssdh import SSDH
@@ -26,6 +27,7 @@ __all__ = [
     "HessianLRAdaptation",
     "HessianVector",
     "Hutchinson",
+    "MuonWithAdamW",
     "NoCurvature",
     "Secant",
     "Sophia",

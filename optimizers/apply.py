@@ -49,8 +49,16 @@ def as_lists(
         alike.setdefault((param.dtype, param.device, curvature is None, tuple(state)), []).append(i)
     new_params, new_states = list(params), list(states)
     for rows in alike.values():
-        some = [[values[i] for i in rows] for values in (params, grads, curvatures, states)]
-        for i, param, state in zip(rows, *(one_by_one if len(rows) == 1 else _as_list)(rule, *some, hp), strict=True):
+        apply = one_by_one if len(rows) == 1 else _as_list
+        some_params, some_states = apply(
+            rule,
+            [params[i] for i in rows],
+            [grads[i] for i in rows],
+            [curvatures[i] for i in rows],
+            [states[i] for i in rows],
+            hp,
+        )
+        for i, param, state in zip(rows, some_params, some_states, strict=True):
             new_params[i], new_states[i] = param, state
     return new_params, new_states
 
@@ -86,7 +94,9 @@ def compiled(
     """All tensors in one compiled graph. The first step, which makes the state, is not worth a graph of its own."""
     if not all(states):
         return one_by_one(rule, params, grads, curvatures, states, hp)
-    return _compiled(rule)(rule, params, grads, curvatures, states, {k: _as_tensor(v, params[0]) for k, v in hp.items()})
+    return _compiled(rule)(
+        rule, params, grads, curvatures, states, {k: _as_tensor(v, params[0]) for k, v in hp.items()}
+    )
 
 
 @cache

@@ -194,7 +194,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             params=[params[i] for i in used],
             grads=[grads[i] for i in used],
             previous_grads=[self._previous.get(i) for i in used],
-            directions=lambda: self._directions(used, params, grads),
+            directions=lambda: self._directions(params, grads),
             generator=self._probes(params),
             record=record,
             memory=self._memory,
@@ -206,9 +206,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             curvatures[i] = None if estimate is None else estimate.detach()
         return curvatures
 
-    def _directions(self, used: list[int], params: list[Tensor], grads: list[Tensor | None]) -> list[Tensor]:
+    def _directions(self, params: list[Tensor], grads: list[Tensor | None]) -> list[Tensor]:
         groups = [group for group in self.param_groups for _ in group["params"]]
-        return [self.direction(grads[i].detach(), self.state[params[i]], groups[i]) for i in used]
+        given = [(grad.detach(), i) for i, grad in enumerate(grads) if grad is not None]
+        return [self.direction(grad, self.state[params[i]], groups[i]) for grad, i in given]
 
     def _probes(self, params: list[Tensor]) -> torch.Generator:
         """The probes' own generator: drawing from it leaves dropout and data order as they were."""
@@ -242,9 +243,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             params, some_grads, some_curvatures = zip(*given, strict=True)
             hp = {name: value for name, value in group.items() if name != "params"}
             states = [self.state[p] for p in params]
-            new_params, new_states = self._run(params[0])(
-                self.update, params, some_grads, some_curvatures, states, hp
-            )
+            new_params, new_states = self._run(params[0])(self.update, params, some_grads, some_curvatures, states, hp)
             torch._foreach_copy_(params, list(new_params))
             self.state.update(zip(params, new_states, strict=True))
 
@@ -279,9 +278,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
         own = ("estimator", "update_period", "foreach", "compile", "grad_equivalents")
-        own += ("_steps", "_seed", "_generator", "_previous")
-        # What an estimator noted is about these very tensors.
-        return super().__getstate__() | {name: getattr(self, name) for name in own} | {"_memory": {}}
+        hidden = ("_steps", "_seed", "_generator", "_previous")
+        # What an estimator noted is about these very tensors: a copy starts without notes.
+        return super().__getstate__() | {name: getattr(self, name) for name in own + hidden} | {"_memory": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the next steps equal those of the original to the bit."""
@@ -297,4 +296,3 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._previous = {i: grad.to(params[i], copy=True) for i, grad in own["previous"].items()}
         if own["generator"] is not None:
             self._probes(params).set_state(own["generator"].cpu())
-

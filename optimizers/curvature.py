@@ -206,9 +206,7 @@ def find_estimator(estimator: str | Mapping[str, Any] | Estimator) -> Estimator:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, or an Estimator, got {estimator!r}")
     if name not in ESTIMATORS:
         nearest = get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown estimator {name!r}; did you mean {nearest!r}? (available: {', '.join(ESTIMATORS)})"
-        )
+        raise ValueError(f"unknown estimator {name!r}; did you mean {nearest!r}? (available: {', '.join(ESTIMATORS)})")
     try:
         return ESTIMATORS[name](**arguments)
     except TypeError as error:

@@ -28,7 +28,7 @@ COLUMN_ENTRIES = 2**22
 
 
 class GNB(Estimator):
-    """Gauss-Newton-Bartlett: squares of the batch gradient at labels sampled from the predictions; unbiased for the GGN.
+    """Gauss-Newton-Bartlett: the squared batch gradient at labels drawn from the predictions; unbiased for the GGN.
 
     One vector r with covariance blockdiag(H_n) is propagated back: ``(sum_n J_n^T r_n)^2``. For a mean cross-entropy
     over B samples that is B times the squared gradient at the sampled labels. Holds for parameters of any layer, and

@@ -61,7 +61,7 @@ class HessianLRAdaptation(torch.optim.Optimizer):
         return grad / (average.sqrt() + eps), {"previous_grad": grad.clone(), "difference_sq": average}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step of the base optimizer. Returns what the closure, PyTorch's usual one, returned.
 
         Raises:

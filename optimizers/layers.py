@@ -196,7 +196,7 @@ class Recorder(TorchFunctionMode):
                 self._linear(output, *inputs)
             return output
 
-        F.linear = recorded
+        F.linear = recorded  # type: ignore[assignment]
         try:
             return func(*args, **kwargs)
         finally:

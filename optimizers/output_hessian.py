@@ -83,12 +83,6 @@ class OutputHessian:
         own = units.amax(self.classes + 1, keepdim=True)
         return chosen * (units - self.probabilities * own)
 
-    def _product(self, vector: Tensor) -> Tensor:
-        if not self.slope.requires_grad:  # the loss is linear in the outputs
-            return torch.zeros_like(vector)
-        (product,) = torch.autograd.grad(self.slope, self.outputs, vector, retain_graph=True, materialize_grads=True)
-        return product
-
     def _recognise(self) -> int | None:
         """The dimension of a softmax's classes, or ``None`` for a diagonal; found once, by a product with H."""
         vector = _noise(self.outputs.shape, self.outputs)

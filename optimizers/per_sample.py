@@ -40,30 +40,30 @@ class PerSample:
             found = self._look(new, record)
             batch_first |= found
             _say(name, [refresh.params[i] for i in new if found.get(id(new[i]), True) is None])
-        self.uses: dict[int, Use] = {}
+        self.uses: dict[int, tuple[Use, bool]] = {}
         self.others: dict[int, Tensor] = {}
         for i, param in enumerate(refresh.params):
             uses, order = record.uses[id(param)], batch_first.get(id(param))
             if order is None or len(uses) != 1:
                 self.others[i] = param
             else:
-                self.uses[i] = uses[0]
+                self.uses[i] = uses[0], order
                 uses[0].arrange(self.samples, order)
-        self.batch_first = [batch_first[id(use.param)] for use in self.uses.values()]
-        self.edges = {use.edge: use for use in self.uses.values()}
-        self.entries = sum(use.entries for use in self.edges.values())
+        self.edges = {use.edge: use.entries for use, _ in self.uses.values()}
+        self.entries = sum(self.edges.values())
 
     def add_squares(self, total: list[Tensor], vectors: Tensor) -> None:
         """Propagate vectors on the outputs, ``(vectors, *outputs.shape)``; add to ``total``, one per parameter."""
         edges, others = list(self.edges), list(self.others.values())
         grads = dict(zip([*edges, *self.others], self._backward([*edges, *others], vectors), strict=True))
-        for (i, use), batch_first in zip(self.uses.items(), self.batch_first, strict=True):
-            if grads[use.edge] is not None:
-                rows = use.rows(grads[use.edge])
-                total[i] += use.squares(by_sample(rows, self.samples, batch_first, dim=1))
+        for i, (use, batch_first) in self.uses.items():
+            grad = grads[use.edge]
+            if grad is not None:
+                total[i] += use.squares(by_sample(use.rows(grad), self.samples, batch_first, dim=1))
         for i in self.others:
-            if grads[i] is not None:
-                total[i] += grads[i].square().sum(0)
+            grad = grads[i]
+            if grad is not None:
+                total[i] += grad.square().sum(0)
 
     def _backward(self, inputs: Sequence[Tensor | GradientEdge], vectors: Tensor) -> list[Tensor | None]:
         if len(vectors) > 1:

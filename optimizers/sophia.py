@@ -18,11 +18,10 @@ class Sophia(ClippedOptimizer):
         m &= \beta_1 m + (1 - \beta_1) g \\
         H &= \beta_2 H + (1 - \beta_2) h \quad\text{(every update\_period steps)} \\
         \theta &\leftarrow (1 - \text{lr} \cdot \text{weight\_decay})\, \theta - \text{lr} \;
-            \text{clip}(m / (\max(H, \epsilon)), -\rho, \rho)
+            \text{clip}(m / \max(H, \epsilon), -\rho, \rho)
 
-    No bias correction. Arguments, defaults and errors are ``ClippedOptimizer``'s: lr 6e-2, betas (0.96, 0.99), rho 1e-2,
-    eps 1e-12, weight_decay 0, update_period 10; estimator hutchinson
-    (Sophia-H); gnb is Sophia-G.
+    No bias correction. Arguments and errors are those of ``ClippedOptimizer``. Defaults: lr 6e-2, betas (0.96, 0.99),
+    rho 1e-2, eps 1e-12, weight_decay 0, update_period 10; estimator hutchinson (Sophia-H; gnb makes it Sophia-G).
 
     Source: Liu, Li, Hall, Liang, Ma, "Sophia: a scalable stochastic second-order optimizer for language model
     pre-training", 2023 (arXiv 2305.14342), in the variant with the bound rho after the division.

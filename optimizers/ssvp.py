@@ -23,9 +23,9 @@ class SSVP(ClippedOptimizer):
         \theta &\leftarrow (1 - \text{lr} \cdot \text{weight\_decay})\, \theta - \text{lr} \;
             \text{clip}(m / (\sqrt{H} + \epsilon), -\rho, \rho)
 
-    No bias correction. Arguments, defaults and errors are ``ClippedOptimizer``'s: lr 6e-2, betas (0.96, 0.99), rho 1e-2,
-    eps 1e-12, weight_decay 0, update_period 10; estimator hvp, which gives :math:`H_l v`.
-    Whatever another estimator gives is squared in its place.
+    No bias correction. Arguments and errors are those of ``ClippedOptimizer``. Defaults: lr 6e-2, betas (0.96, 0.99),
+    rho 1e-2, eps 1e-12, weight_decay 0, update_period 10; estimator hvp, which gives :math:`H_l v`; whatever another
+    estimator gives is squared in its place.
     """
 
     def __init__(self, params: Iterable[Any], *args: Any, estimator: Any = "hvp", **options: Any) -> None:

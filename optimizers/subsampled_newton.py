@@ -57,15 +57,18 @@ class SubsampledNewton(CurvatureOptimizer):
             weight_decay=(weight_decay, weight_decay >= 0),
         )
         defaults = {"lr": lr, "damping": damping, "sampling_rate": sampling_rate, "weight_decay": weight_decay}
-        super().__init__(params, defaults, estimator=HessianBlocks(), maximize=maximize, foreach=False)
+        self.blocks = HessianBlocks()
+        super().__init__(params, defaults, estimator=self.blocks, maximize=maximize, foreach=False)
 
     def _refreshes(self, params: Sequence[Tensor]) -> bool:
         # Drawn on the host, anew from seed and step: nothing to read back from the device, nothing to save.
         draw = random.Random(f"{self._seed} {self._steps}")
         rates = [group["sampling_rate"] for group in self.param_groups for _ in group["params"]]
-        chosen = {id(p) for p, rate in zip(params, rates, strict=True) if draw.random() < rate}
-        self.estimator.chosen = chosen
-        return bool(chosen)
+        self.blocks.chosen = {id(p) for p, rate in zip(params, rates, strict=True) if draw.random() < rate}
+        return bool(self.blocks.chosen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"blocks": self.blocks}
 
     @staticmethod
     def curvature_shape(param: Tensor) -> tuple[int, ...]:

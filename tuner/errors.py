@@ -19,5 +19,7 @@ def nearest(name: object, valid: Iterable[object]) -> str:
     if not names:
         return "; none are known"
     lowered = {n.lower(): n for n in reversed(names)}
-    best = lowered[get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.0)[0]]
+    wrong = str(name).lower()
+    swapped = [n for n in lowered if sorted(n) == sorted(wrong)]  # adma is adam, though adan is as close
+    best = lowered[get_close_matches(wrong, swapped or lowered, n=1, cutoff=0.0)[0]]
     return f"; did you mean {best!r}? (valid: {', '.join(names)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from tuner.schema import Config, OptimizerConfig, TaskConfig
     from tuner.train import MakeOptimizer
 
+OPTIONAL = "requirements-optional.txt"
+
 
 def find(path: str) -> Any:
     """The object at a dotted path such as "optimizers.DiagHessian".
@@ -31,7 +34,8 @@ def find(path: str) -> Any:
     try:
         module = import_module(module_name)
     except ImportError as error:
-        raise UserError(f"{path}: {module_name} cannot be imported ({error})") from None
+        remedy = f"; pip install -r {OPTIONAL}" if path.startswith("pytorch_optimizer.") else ""
+        raise UserError(f"{path}: {module_name} cannot be imported ({error}){remedy}") from None
     if not hasattr(module, name):
         public = [public for public in vars(module) if not public.startswith("_")]
         close = nearest(name, public).partition(" (valid")[0]
@@ -62,7 +66,7 @@ def make_task(config: Config) -> Task:
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"task {task.name}: {error}") from None
+        raise UserError(f"task {task.name}: {error}{nearest_argument(error, cls)}") from None
 
 
 def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:
@@ -102,6 +106,17 @@ def check_dataset(config: Config) -> None:
 
 def data_path(config: Config) -> Path | None:
     return None if config.task.data_dir is None else Path(config.task.data_dir)
+
+
+def nearest_argument(error: Exception, cls: Any) -> str:
+    """Where a base class refused an argument that the class itself passed on: the nearest that one of them takes."""
+    refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if refused is None or not inspect.isclass(cls):
+        return ""
+    owners = [base for base in cls.__mro__ if "__init__" in vars(base) and base is not object]
+    parameters = [p for base in owners for p in list(inspect.signature(vars(base)["__init__"]).parameters.values())[2:]]
+    taken = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return nearest(refused[1], dict.fromkeys(taken))
 
 
 def _check_arguments(who: str, cls: Any, positional: int, arguments: dict[str, Any]) -> None:

@@ -185,7 +185,8 @@ class Plan:
 
     def _curve_rows(self, job: Job, outcome: Outcome) -> Iterator[dict[str, Any]]:
         for evaluation in outcome.evaluations:
-            for name, value in evaluation["metrics"].items():
+            diagnostics = {f"train_{name}": value for name, value in evaluation["diagnostics"].items()}
+            for name, value in (evaluation["metrics"] | diagnostics).items():
                 split, metric = name.split("_", 1)
                 yield {
                     "task": self.config.task.name,

@@ -81,7 +81,8 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     try:
         make([torch.nn.Parameter(torch.zeros(2, 2))], point)
     except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer {name}: {error}") from None
+        cls = objects.find(spec.class_)
+        raise UserError(f"optimizer {name}: {error}{objects.nearest_argument(error, cls)}") from None
 
 
 if __name__ == "__main__":

@@ -39,13 +39,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at a run: the clocks and the metrics, named ``<split>_<metric>``."""
+    """One look at a run: the clocks, the metrics, named ``<split>_<metric>``, and what the optimizer says of itself."""
 
     step: int
     epoch: float
     seconds: float
     grad_equivalents: float
     metrics: dict[str, float]
+    diagnostics: dict[str, float]
 
 
 @dataclass
@@ -99,7 +100,7 @@ def training(
     model.train()
     trainer = _Trainer(task, model, make_optimizer(model.parameters(), hp))
     clocks = trainer.clocks
-    evaluation = _evaluate(task, model, clocks, ("train", "val"))
+    evaluation = trainer.evaluate(("train", "val"))
     worst = {name: task.worst[name.split("_", 1)[1]] for name in evaluation.metrics}
     if budget.test:
         worst |= {f"test_{name}": value for name, value in task.worst.items()}
@@ -113,7 +114,7 @@ def training(
         finite = trainer.run(batches, until)
         if finite:
             splits = ("train", "val", "test") if budget.test and until == steps else ("train", "val")
-            evaluation = _evaluate(task, model, clocks, splits)
+            evaluation = trainer.evaluate(splits)
             finite = _sane(evaluation.metrics, task.worst["loss"])
         if not finite:
             return Result("diverged", worst, clocks)
@@ -122,13 +123,14 @@ def training(
 
 
 class _Trainer:
-    """Takes steps and keeps the clocks."""
+    """Takes steps, evaluates and keeps the clocks."""
 
     def __init__(self, task: Task, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.task = task
         self.model = model
         self.optimizer = optimizer
         self.clocks = Clocks()
+        self._optimizer_mode("train")
 
     def run(self, batches: Iterator[Batch], until: int) -> bool:
         """Train up to step ``until``; False as soon as the losses are seen to have diverged."""
@@ -165,11 +167,25 @@ class _Trainer:
         self.clocks.grad_equivalents += len(losses)  # LBFGS calls it several times
         return losses[0]
 
+    def evaluate(self, splits: tuple[str, ...]) -> Evaluation:
+        self._optimizer_mode("eval")
+        metrics = {
+            f"{split}_{name}": value
+            for split in splits
+            for name, value in self.task.evaluate(self.model, split).items()
+        }
+        self._optimizer_mode("train")
+        diagnostics: dict[str, float] = {}
+        if isinstance(self.optimizer, CurvatureOptimizer) and self.clocks.steps:
+            diagnostics = {name: float(value) for name, value in self.optimizer.diagnostics().items()}
+        clocks, epoch = self.clocks, self.clocks.steps / self.task.steps_per_epoch
+        return Evaluation(clocks.steps, epoch, clocks.seconds, clocks.grad_equivalents, metrics, diagnostics)
 
-def _evaluate(task: Task, model: nn.Module, clocks: Clocks, splits: tuple[str, ...]) -> Evaluation:
-    metrics = {f"{split}_{name}": value for split in splits for name, value in task.evaluate(model, split).items()}
-    epoch = clocks.steps / task.steps_per_epoch
-    return Evaluation(clocks.steps, epoch, clocks.seconds, clocks.grad_equivalents, metrics)
+    def _optimizer_mode(self, mode: str) -> None:
+        """Schedule-free optimizers keep the weights to evaluate apart from those to train, and must be told."""
+        switch = getattr(self.optimizer, mode, None)
+        if callable(switch):
+            switch()
 
 
 def _sane(metrics: dict[str, float], bound: float) -> bool:

@@ -28,7 +28,19 @@ def raw(path: Path) -> dict[str, Any]:
 
 
 def test_the_folder_holds_the_first_optimizers_and_tasks() -> None:
-    assert {"adam", "adamw", "sgd", "sgdm", "diag_hessian"} <= set(OPTIMIZERS)
+    rules = {
+        "diag_hessian",
+        "sadh",
+        "ssdh",
+        "ssvp",
+        "sophia",
+        "adahessian",
+        "hessian_lr_adaptation",
+        "subsampled_newton",
+    }
+    assert rules <= set(OPTIMIZERS)
+    assert {"sgd", "sgdm", "nesterov", "adam", "adamw", "amsgrad", "rmsprop", "muon"} <= set(OPTIMIZERS)
+    assert {"soap", "shampoo", "lion", "adabelief", "schedule_free"} <= set(OPTIMIZERS)
     assert {"mnist1d", "rahimi_recht"} <= set(TASKS)
 
 

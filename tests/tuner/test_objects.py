@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from optimizers import CurvatureOptimizer
 from tuner.config import resolve
 from tuner.errors import UserError
 from tuner.folders import available
 from tuner.objects import check_dataset, data_path, find, make_task, optimizer_maker
+from tuner.preflight import try_optimizer
 from tuner.schema import Config, Dimension, OptimizerConfig, TaskConfig
 
 
@@ -183,3 +186,79 @@ def test_an_npz_file_is_a_dataset(tmp_path: Path) -> None:
     matrix, inputs = rng.normal(size=(14, 12)), rng.normal(size=(20, 12))
     np.savez(tmp_path / "own.npz", A=matrix, X=inputs, Y=inputs @ matrix.T)
     check_dataset(with_task("rahimi_recht", dataset=str(tmp_path / "own.npz")))
+
+
+# Arguments that a base class takes.
+
+
+def test_an_argument_that_a_base_class_takes_is_accepted() -> None:
+    spec = OptimizerConfig.model_validate(
+        {"class": "optimizers.Sophia", "args": {"estimator": "gnb", "foreach": True, "update_period": 5}, "space": {}}
+    )
+    optimizer: Any = optimizer_maker("mine", spec)([torch.nn.Parameter(torch.ones(2))], {})
+    assert (optimizer.update_period, optimizer.foreach, type(optimizer.estimator).__name__) == (5, True, "GNB")
+
+
+@pytest.mark.parametrize("cls", ["Sophia", "SSVP", "DiagHessian", "AdaHessian"])
+def test_an_argument_that_no_base_class_takes_is_refused_with_the_nearest(cls: str) -> None:
+    spec = OptimizerConfig.model_validate(
+        {"class": f"optimizers.{cls}", "args": {"updat_period": 5}, "space": {"lr": {"low": 0.1, "high": 1.0}}}
+    )
+    text = refusal(try_optimizer, "mine", spec)
+    assert text.startswith("optimizer mine: ")
+    assert "'updat_period'; did you mean 'update_period'?" in text
+
+
+def test_an_unknown_estimator_is_refused_with_the_nearest() -> None:
+    spec = OptimizerConfig.model_validate(
+        {"class": "optimizers.Sophia", "args": {"estimator": "ggn_cm"}, "space": {"lr": {"low": 0.1, "high": 1.0}}}
+    )
+    assert "unknown estimator 'ggn_cm'; did you mean 'ggn_mc'?" in refusal(try_optimizer, "mine", spec)
+
+
+def test_an_estimator_with_arguments_is_a_mapping() -> None:
+    estimator = {"name": "hutchinson", "probe": "gaussian", "samples": 3}
+    spec = OptimizerConfig.model_validate(
+        {"class": "optimizers.Sophia", "args": {"estimator": estimator}, "space": {"lr": {"low": 0.1, "high": 1.0}}}
+    )
+    made: Any = optimizer_maker("mine", spec)([torch.nn.Parameter(torch.ones(2))], {"lr": 0.1})
+    assert (made.estimator.probe, made.estimator.samples) == ("gaussian", 3)
+
+
+def test_an_optional_package_that_is_missing_is_said_to_be_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    text = refusal(find, "pytorch_optimizer.SOAP")
+    assert text.startswith("pytorch_optimizer.SOAP: pytorch_optimizer cannot be imported (")
+    assert text.endswith("; pip install -r requirements-optional.txt")
+
+
+# Every optimizer of the folder.
+
+
+@pytest.mark.parametrize("name", available("optimizers"))
+def test_every_shipped_optimizer_trains_a_small_network_from_its_yaml(name: str) -> None:
+    spec = resolve({"task.name": "mnist1d", "search.optimizers": [name]}).optimizers[name]
+    if spec.class_.startswith("pytorch_optimizer."):
+        pytest.importorskip("pytorch_optimizer")
+    try_optimizer(name, spec)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    x = torch.randn(32, 4)
+    y = x[:, :1] * x[:, 1:2]
+    made: Any = optimizer_maker(name, spec)(model.parameters(), spec.enqueued()[-1])
+
+    def loss(backward: bool = not isinstance(made, CurvatureOptimizer)) -> torch.Tensor:
+        made.zero_grad()
+        value = torch.nn.functional.mse_loss(model(x), y)
+        if backward:
+            value.backward()
+        return value
+
+    if hasattr(made, "train"):
+        made.train()
+    before = [p.detach().clone() for p in model.parameters()]
+    first = loss(backward=False).item()
+    for _ in range(30):
+        made.step(loss)
+    assert loss(backward=False).item() < first
+    assert all((p != b).any() for p, b in zip(model.parameters(), before, strict=True))

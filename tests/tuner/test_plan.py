@@ -71,8 +71,10 @@ def ended(job: Job, state: Any = "complete") -> Outcome:
     metrics = {"train_loss": 2.0, "val_loss": 99.0 if state == "diverged" else loss(job)}
     if job.phase == "retrain":
         metrics["test_loss"] = 3.0
-    evaluations = [{"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0, "metrics": {"val_loss": 5.0}},
-                   {"step": 8, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 16.0, "metrics": metrics}]  # fmt: skip
+    start = {"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0}
+    end = {"step": 8, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 16.0}
+    evaluations = [{**start, "metrics": {"val_loss": 5.0}, "diagnostics": {}},
+                   {**end, "metrics": metrics, "diagnostics": {}}]  # fmt: skip
     return Outcome(state, metrics, dict(CLOCKS), evaluations)
 
 
@@ -224,7 +226,9 @@ def test_curves_are_in_long_form(run: Run) -> None:
     plan = new_plan(config(), run)
     job = plan.next_job()
     assert job
-    plan.record(job, ended(job))
+    outcome = ended(job)
+    outcome.evaluations[1]["diagnostics"] = {"clipped_fraction": 0.25}
+    plan.record(job, outcome)
     plan.close()
     same = {"task": "blobs", "optimizer": "one", "phase": "search", "trial": 0, "seed": SEED, "metric": "loss"}
     first = {"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0}
@@ -233,6 +237,7 @@ def test_curves_are_in_long_form(run: Run) -> None:
         same | first | {"split": "val", "value": 5.0},
         same | last | {"split": "train", "value": 2.0},
         same | last | {"split": "val", "value": loss(job)},
+        same | last | {"split": "train", "metric": "clipped_fraction", "value": 0.25},
     ]
     assert (run.path / "curves.parquet").exists()
 

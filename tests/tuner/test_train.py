@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import DiagHessian
+from optimizers import DiagHessian, Sophia
 from optimizers.curvature import Hutchinson
 from tasks.base import Data, Task
 from tuner import memory
@@ -285,3 +285,64 @@ def test_one_forward_pass_a_step_in_training_mode(make, hp):
     task = Noting()
     run(task, make, hp, epochs=2)
     assert task.modes == [True] * 10
+
+
+def test_what_a_curvature_optimizer_says_of_itself_is_read_at_evaluations_after_the_first_step():
+    def sophia(params, hp):
+        return Sophia(params, lr=1e-2, rho=1e-9, update_period=2)
+
+    _, curve = run(Noting(), sophia, {}, epochs=2, evaluations=2)
+    assert [look.diagnostics for look in curve] == [{}, {"clipped_fraction": 1.0}, {"clipped_fraction": 1.0}]
+    _, curve = run(Noting(), adam, epochs=2, evaluations=2)
+    assert [look.diagnostics for look in curve] == [{}, {}, {}]
+
+
+class TwoPlaces(torch.optim.SGD):
+    """Trains one unit away from the weights that it wants to be evaluated."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.log = []
+        self.training = False
+
+    def train(self):
+        self.log.append("train")
+        self._move(1.0 if not self.training else 0.0)
+        self.training = True
+
+    def eval(self):
+        self.log.append("eval")
+        self._move(-1.0 if self.training else 0.0)
+        self.training = False
+
+    @torch.no_grad()
+    def _move(self, by):
+        for group in self.param_groups:
+            for param in group["params"]:
+                param += by
+
+
+def test_an_optimizer_with_modes_is_evaluated_in_eval_and_trained_in_train():
+    made = []
+
+    def make(params, hp):
+        made.append(TwoPlaces(params, lr=0.0))
+        return made[-1]
+
+    task = Noting()
+    _, curve = run(task, make, {}, epochs=2, evaluations=2)
+    assert made[0].log == ["train", *["eval", "train"] * 3]
+    plain = task.evaluate(task.build(3), "val")  # a learning rate of zero leaves the initial weights
+    assert [look.metrics["val_loss"] for look in curve] == pytest.approx([plain["loss"]] * 3, rel=1e-4)
+    assert made[0].training
+
+
+def test_schedule_free_is_evaluated_at_its_average():
+    pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
+
+    def make(params, hp):
+        return pytorch_optimizer.ScheduleFreeAdamW(params, **hp)
+
+    result, curve = run(Noting(), make, {"lr": 3e-2}, epochs=20)
+    assert result.status == "complete"
+    assert curve[-1].metrics["train_loss"] < 0.9 * curve[0].metrics["train_loss"]
