@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench docs requirements clean
+.PHONY: help demo optional test test-slow bench docs requirements clean
 
 help:
 	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (under a minute)"
+	@echo "make optional   install the optimizers of pytorch_optimizer: soap, shampoo, lion and others"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take longer than a minute"
 	@echo "make bench      time the search and the optimizers against others, and the estimators' errors"
@@ -15,6 +16,10 @@ help:
 
 demo: .venv/.installed
 	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam --trials 12 --seeds 5
+
+optional: .venv/.installed
+	@if command -v uv >/dev/null; then uv pip install -q --python $(BIN)/python -r requirements-optional.txt; \
+	else $(BIN)/pip install -q -r requirements-optional.txt; fi
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ How to add one: [add_an_optimizer.md](add_an_optimizer.md). Estimators: [estimat
 """
 LIBRARIES = {
     "torch.optim": "From PyTorch",
-    "pytorch_optimizer": "From pytorch_optimizer (optional: `pip install -r requirements-optional.txt`)",
+    "pytorch_optimizer": "From pytorch_optimizer (`make optional`)",
 }
 
 

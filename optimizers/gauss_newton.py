@@ -47,7 +47,7 @@ class GNB(Estimator):
         head = OutputHessian(refresh)
         total = [torch.zeros_like(p) for p in refresh.params]
         for _ in range(self.samples):
-            drawn = head.sample(refresh.generator)
+            drawn = head.labels(refresh.generator)
             grads = torch.autograd.grad(head.outputs, refresh.params, drawn, retain_graph=True, materialize_grads=True)
             for t, g in zip(total, grads, strict=True):
                 t.addcmul_(g, g, value=1.0 / self.samples)
@@ -78,11 +78,14 @@ class _Layerwise(Estimator):
 
 
 class GGNMC(_Layerwise):
-    """Squares of each sample's own gradient at sampled labels, layer by layer; unbiased for the GGN.
+    """Squares of each sample's own random gradient, layer by layer; unbiased for the GGN.
 
     As ``GNB``, but ``sum_n (J_n^T r_n)^2``: without the products of different samples its variance is a batch size
     smaller. For a linear layer with inputs a and output gradients b the sum of squares is ``(b^2)^T (a^2)``, so that
-    no sample's gradient is stored. Costs one backward pass per sample.
+    no sample's gradient is stored. Costs one backward pass per draw.
+
+    A draw r_n is a factor of H_n times random signs, or the loss's slope at a label drawn from the predictions. Both
+    have covariance H_n; a rare label makes a large square, so that signs err less at the same cost.
 
     Knows Linear (and the projections of MultiheadAttention), Conv2d, Embedding, LayerNorm and BatchNorm. Another
     layer's parameter, or one that is used twice, gets ``GNB``'s estimate from the same vectors; a warning says so once.
@@ -91,14 +94,19 @@ class GGNMC(_Layerwise):
 
     Args:
         samples: number of draws to average, at least 1.
+        draws: "signs" or "labels".
     """
 
-    def __init__(self, samples: int = 1) -> None:
+    def __init__(self, samples: int = 1, draws: str = "signs") -> None:
+        if draws not in ("signs", "labels"):
+            raise ValueError(f"draws must be 'signs' or 'labels', got {draws!r}")
         self.samples = _at_least_one(samples)
+        self.draws = draws
 
     def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
+        draw = head.signs if self.draws == "signs" else head.labels
         for _ in range(self.samples):
-            yield (head.sample(generator) / self.samples**0.5)[None]
+            yield (draw(generator) / self.samples**0.5)[None]
 
     def cost(self, refresh: Refresh) -> float:
         return BACKWARD_COST * self.samples

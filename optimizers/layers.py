@@ -125,10 +125,9 @@ class Outer(Use):
         return sum(self._per_sample(grads[which], which).sum(0) for which in self._chunks(grads)).view_as(self.param)
 
     def squares(self, grads: Tensor) -> Tensor:
-        if grads.shape[2] == 1:  # (b a^T)^2 = b^2 (a^2)^T
-            outputs = grads.square().sum((0, 2)).unflatten(-1, (self.groups, -1))
-            total = torch.einsum("ngo,ngi->goi", outputs, self.inputs(slice(None)).square()[:, 0])
-            return total.reshape_as(self.param)
+        if grads.shape[2] == 1 and self.groups == 1:  # (b a^T)^2 = b^2 (a^2)^T
+            total = grads.square().sum((0, 2)).T @ self.inputs(slice(None))[:, 0, 0].square()
+            return total.view_as(self.param)
         total = torch.zeros_like(self.param)
         for which in self._chunks(grads[0]):
             inputs = self.inputs(which)

@@ -42,28 +42,36 @@ class OutputHessian:
                 "outputs one tensor with its graph and the samples as its first dimension"
             )
         self.outputs = outputs
-        self.loss = refresh.loss
+        self.memory = refresh.memory
         (self.slope,) = torch.autograd.grad(
-            self.loss, outputs, create_graph=True, retain_graph=True, materialize_grads=True
+            refresh.loss, outputs, create_graph=True, retain_graph=True, materialize_grads=True
         )
-        if "classes" in refresh.memory:
-            self._read(refresh.memory["classes"])
+        kind = ("classes", refresh.loss.grad_fn.name(), outputs.ndim)
+        if kind in refresh.memory:
+            self._read(refresh.memory[kind])
         else:
-            refresh.memory["classes"] = self._recognise()
+            refresh.memory[kind] = self._recognise()
 
     @property
     def factors(self) -> int:
         """Columns that a sample's factor has."""
         return self.outputs[0].numel()
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """A random vector with mean zero and covariance H, of the outputs' shape.
+    def signs(self, generator: torch.Generator) -> Tensor:
+        """A random vector with mean zero and covariance H, of the outputs' shape: S times random signs."""
+        signs = randint_signs(self.outputs, generator)
+        if self.classes is None:
+            return self.root * signs
+        columns = self.probabilities.sqrt() * signs
+        return self.root * (columns - self.probabilities * columns.sum(self.classes, keepdim=True))
 
-        Softmax: the gradient of the loss at labels drawn from the predictions (up to the root of its weight).
-        Diagonal: random signs times the root of H.
+    def labels(self, generator: torch.Generator) -> Tensor:
+        """The same from labels drawn from the predictions: the loss's slope at them (up to the root of its weight).
+
+        Where there are no labels to draw, the structure being a diagonal, it is ``signs``.
         """
         if self.classes is None:
-            return self.root * randint_signs(self.root, generator)
+            return self.signs(generator)
         uniform = torch.empty_like(self.probabilities).exponential_(generator=generator)
         # The first of independent exponential clocks with rates p rings at y with probability p_y.
         labels = (self.probabilities / uniform).argmax(self.classes, keepdim=True)
@@ -100,14 +108,21 @@ class OutputHessian:
         if classes is None:
             self.root = self._product(torch.ones_like(self.outputs)).clamp(min=0.0).sqrt()
             return
-        shape = [1] * self.outputs.ndim
-        shape[classes] = self.outputs.shape[classes]
-        vector = _noise(shape, self.outputs).expand_as(self.outputs)
+        vector = self._vector(classes).expand_as(self.outputs)
         self.probabilities = self.outputs.detach().softmax(classes)
         curved = self._softmax_product(vector)
         weight = (self._product(vector) * vector).sum(classes, keepdim=True)
         weight = weight / (curved * vector).sum(classes, keepdim=True)
         self.root = weight.nan_to_num(0.0, 0.0, 0.0).clamp(min=0.0).sqrt()  # 0 / 0 where a prediction is certain
+
+    def _vector(self, classes: int) -> Tensor:
+        """The same normal numbers, one per class, for every prediction; drawn once."""
+        shape = [1] * self.outputs.ndim
+        shape[classes] = self.outputs.shape[classes]
+        key = ("vector", tuple(shape), self.outputs.dtype, self.outputs.device)
+        if key not in self.memory:
+            self.memory[key] = _noise(shape, self.outputs)
+        return self.memory[key]
 
     def _softmax_product(self, vector: Tensor) -> Tensor:
         p = self.probabilities
