@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._seed = torch.initial_seed()
         self._generator: torch.Generator | None = None
         self._previous: dict[int, Tensor] = {}
-        self._memory: dict[Any, Any] = {}
+        self._memory: dict[str, Any] = {}
         super().__init__(params, {**defaults, "maximize": maximize})
 
     @staticmethod
@@ -192,6 +193,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             loss=minimised,
             outputs=outputs,
             params=[params[i] for i in used],
+            indices=used,
             grads=[grads[i] for i in used],
             previous_grads=[self._previous.get(i) for i in used],
             directions=lambda: self._directions(params, grads),
@@ -272,15 +274,15 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                 "seed": self._seed,
                 "generator": generator,
                 "previous": dict(self._previous),
+                "memory": deepcopy(self._memory),
             }
         }
 
     def __getstate__(self) -> dict[str, Any]:
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
         own = ("estimator", "update_period", "foreach", "compile", "grad_equivalents")
-        hidden = ("_steps", "_seed", "_generator", "_previous")
-        # What an estimator noted is about these very tensors: a copy starts without notes.
-        return super().__getstate__() | {name: getattr(self, name) for name in own + hidden} | {"_memory": {}}
+        hidden = ("_steps", "_seed", "_generator", "_previous", "_memory")
+        return super().__getstate__() | {name: getattr(self, name) for name in own + hidden}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the next steps equal those of the original to the bit."""
@@ -294,5 +296,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._generator = None
         params = [p for group in self.param_groups for p in group["params"]]
         self._previous = {i: grad.to(params[i], copy=True) for i, grad in own["previous"].items()}
+        self._memory = deepcopy(own["memory"])
         if own["generator"] is not None:
             self._probes(params).set_state(own["generator"].cpu())

@@ -58,7 +58,7 @@ class ClippedOptimizer(CurvatureOptimizer):
 
         NaN before the first step. To read its number is to wait for the device: do so at evaluations.
         """
-        clipped = [(p.numel(), s["clipped_fraction"]) for p, s in self.state.items() if "clipped_fraction" in s]
+        clipped = [(p.numel(), s["clipped_fraction"].float()) for p, s in self.state.items() if "clipped_fraction" in s]
         if not clipped:
             return torch.tensor(torch.nan)
         return sum(numel * fraction for numel, fraction in clipped) / sum(numel for numel, _ in clipped)
@@ -85,5 +85,6 @@ def clipped_step(
     step = ratio.clamp(min=-hp["rho"], max=hp["rho"])
     # Their number, by operations that have foreach kernels; half precision could not count it.
     clipped = (ratio - step).sign().norm(p=1, dtype=torch.promote_types(param.dtype, torch.float32))
-    new_state = {"momentum": momentum, "hessian": hessian, "clipped_fraction": clipped / param.numel()}
+    fraction = (clipped / param.numel()).to(param.dtype)  # to which load_state_dict would bring it
+    new_state = {"momentum": momentum, "hessian": hessian, "clipped_fraction": fraction}
     return decayed(param, hp) - step * hp["lr"], new_state

@@ -41,9 +41,9 @@ class Hutchinson(Estimator):
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         total = [torch.zeros_like(p) for p in refresh.params]
-        for _ in range(self.samples):
+        for left in reversed(range(self.samples)):
             probes = [self.draw(p, refresh.generator) for p in refresh.params]
-            products = hessian_vector_product(refresh.grads, refresh.params, probes)
+            products = hessian_vector_product(refresh.grads, refresh.params, probes, retain_graph=left > 0)
             for t, v, hv in zip(total, probes, products, strict=True):
                 t.addcmul_(v, hv, value=1.0 / self.samples)
         return total
@@ -67,7 +67,7 @@ class HessianVector(Estimator):
     double_backward = True
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
-        return list(hessian_vector_product(refresh.grads, refresh.params, refresh.directions()))
+        return list(hessian_vector_product(refresh.grads, refresh.params, refresh.directions(), retain_graph=False))
 
     def cost(self, refresh: Refresh) -> float:
         return HESSIAN_VECTOR_COST
@@ -152,9 +152,9 @@ class NoCurvature(Estimator):
 
 
 def hessian_vector_product(
-    grads: Sequence[Tensor], params: Sequence[Tensor], vectors: Sequence[Tensor]
+    grads: Sequence[Tensor], params: Sequence[Tensor], vectors: Sequence[Tensor], *, retain_graph: bool = True
 ) -> Sequence[Tensor]:
-    """``H v`` by differentiating ``grads . vectors``; the gradients' graph is kept.
+    """``H v`` by differentiating ``grads . vectors``.
 
     Zero for a parameter whose gradient does not depend on the parameters (a loss that is linear in it).
     """
@@ -162,7 +162,7 @@ def hessian_vector_product(
     if not curved:
         return [torch.zeros_like(p) for p in params]
     return torch.autograd.grad(
-        [g for g, _ in curved], params, [v for _, v in curved], retain_graph=True, materialize_grads=True
+        [g for g, _ in curved], params, [v for _, v in curved], retain_graph=retain_graph, materialize_grads=True
     )
 
 

@@ -27,23 +27,26 @@ class Refresh:
         loss: what is minimised, 0-dim, its graph kept.
         outputs: what the closure returned beside the loss, or ``None``.
         params: the parameters that have a gradient.
+        indices: their places among all of the optimizer's parameters.
         grads: their gradients; with a graph where the estimator says ``double_backward``.
         previous_grads: their gradients one step before; ``None`` at the first step.
         directions: the vectors that the rule wants the Hessian multiplied with, one per parameter, of its shape.
         generator: the optimizer's own random stream, on the parameters' device.
         record: what ``Estimator.watch`` gave.
-        memory: the estimator's notes, kept as long as the optimizer lives but not in its ``state_dict``.
+        memory: the estimator's notes from one refresh to the next, part of the ``state_dict``: keys are text, values
+            numbers, text, ``None`` or mappings of such.
     """
 
     loss: Tensor
     outputs: Any
     params: list[Tensor]
+    indices: list[int]
     grads: Sequence[Tensor]
     previous_grads: Sequence[Tensor | None]
     directions: Callable[[], list[Tensor]]
     generator: torch.Generator
     record: Any
-    memory: dict[Any, Any]
+    memory: dict[str, Any]
 
 
 class Estimator(ABC):

@@ -85,7 +85,8 @@ class GGNMC(_Layerwise):
     no sample's gradient is stored. Costs one backward pass per draw.
 
     A draw r_n is a factor of H_n times random signs, or the loss's slope at a label drawn from the predictions. Both
-    have covariance H_n; a rare label makes a large square, so that signs err less at the same cost.
+    have covariance H_n. A rare label makes a large square: signs err less for the last layer, and where predictions are
+    uneven; where all labels are about as likely, labels can err less for the layers before.
 
     Knows Linear (and the projections of MultiheadAttention), Conv2d, Embedding, LayerNorm and BatchNorm. Another
     layer's parameter, or one that is used twice, gets ``GNB``'s estimate from the same vectors; a warning says so once.
@@ -106,7 +107,8 @@ class GGNMC(_Layerwise):
     def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
         draw = head.signs if self.draws == "signs" else head.labels
         for _ in range(self.samples):
-            yield (draw(generator) / self.samples**0.5)[None]
+            drawn = draw(generator)[None]
+            yield drawn if self.samples == 1 else drawn / self.samples**0.5
 
     def cost(self, refresh: Refresh) -> float:
         return BACKWARD_COST * self.samples

@@ -7,7 +7,9 @@ cross-entropy, w (diag(p) - p p^T) per prediction, and a diagonal (squared error
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from optimizers.estimator import Refresh, randint_signs
 
 TOLERANCE = 1e-3
-"""Relative difference up to which a product with the Hessian counts as that of a known structure."""
+"""Relative difference up to which two ways to compute one thing agree, in single or double precision."""
 
 UNKNOWN = (
     "Gauss-Newton estimators need a loss that is a sum over samples and a softmax cross-entropy (outputs of shape "
@@ -42,15 +44,16 @@ class OutputHessian:
                 "outputs one tensor with its graph and the samples as its first dimension"
             )
         self.outputs = outputs
-        self.memory = refresh.memory
-        (self.slope,) = torch.autograd.grad(
-            refresh.loss, outputs, create_graph=True, retain_graph=True, materialize_grads=True
-        )
-        kind = ("classes", refresh.loss.grad_fn.name(), outputs.ndim)
+        self.dtype = torch.promote_types(outputs.dtype, torch.float32)
+        self.loss = refresh.loss
+        kind = f"loss {refresh.loss.grad_fn.name()} {outputs.ndim}"
+        if kind not in refresh.memory:
+            self._differentiate()
+            structure = self._recognise()
+            if structure is not None:
+                refresh.memory[kind] = structure
         if kind in refresh.memory:
-            self._read(refresh.memory[kind])
-        else:
-            refresh.memory[kind] = self._recognise()
+            self._read(**refresh.memory[kind])
 
     @property
     def factors(self) -> int:
@@ -59,11 +62,12 @@ class OutputHessian:
 
     def signs(self, generator: torch.Generator) -> Tensor:
         """A random vector with mean zero and covariance H, of the outputs' shape: S times random signs."""
-        signs = randint_signs(self.outputs, generator)
+        signs = randint_signs(self.root.expand_as(self.outputs), generator)
         if self.classes is None:
-            return self.root * signs
+            return (self.root * signs).to(self.outputs.dtype)
         columns = self.probabilities.sqrt() * signs
-        return self.root * (columns - self.probabilities * columns.sum(self.classes, keepdim=True))
+        drawn = columns - self.probabilities * columns.sum(self.classes, keepdim=True)
+        return (self.root * drawn).to(self.outputs.dtype)
 
     def labels(self, generator: torch.Generator) -> Tensor:
         """The same from labels drawn from the predictions: the loss's slope at them (up to the root of its weight).
@@ -72,11 +76,14 @@ class OutputHessian:
         """
         if self.classes is None:
             return self.signs(generator)
-        uniform = torch.empty_like(self.probabilities).exponential_(generator=generator)
-        # The first of independent exponential clocks with rates p rings at y with probability p_y.
-        labels = (self.probabilities / uniform).argmax(self.classes, keepdim=True)
-        drawn = torch.zeros_like(self.probabilities).scatter_(self.classes, labels, 1.0)
-        return self.root * (self.probabilities - drawn)
+        cumulative = self.probabilities.movedim(self.classes, -1).cumsum(-1)
+        uniform = torch.rand(
+            (*cumulative.shape[:-1], 1), dtype=self.dtype, device=cumulative.device, generator=generator
+        )
+        labels = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
+        labels = labels.clamp(max=cumulative.shape[-1] - 1).movedim(-1, self.classes)
+        drawn = self.probabilities.scatter_add(self.classes, labels, -torch.ones_like(labels, dtype=self.dtype))
+        return (self.root * drawn).to(self.outputs.dtype)
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns ``start`` to ``stop`` of every sample's factor: ``(stop - start, *outputs.shape)``."""
@@ -85,44 +92,76 @@ class OutputHessian:
         units.diagonal(start).fill_(1.0)
         units = units.view(-1, 1, *shape[1:])
         if self.classes is None:
-            return self.root * units
+            return (self.root * units).to(self.outputs.dtype)
         # sqrt(w p_c) (e_c - p), at the one prediction that the column belongs to
         chosen = (self.root * self.probabilities.sqrt() * units).sum(self.classes + 1, keepdim=True)
         own = units.amax(self.classes + 1, keepdim=True)
-        return chosen * (units - self.probabilities * own)
+        return (chosen * (units - self.probabilities * own)).to(self.outputs.dtype)
 
-    def _recognise(self) -> int | None:
-        """The dimension of a softmax's classes, or ``None`` for a diagonal; found once, by a product with H."""
-        vector = _noise(self.outputs.shape, self.outputs)
-        product = self._product(vector)
-        dims = (None, *{1: (), 2: (1,)}.get(self.outputs.ndim, (1, self.outputs.ndim - 1)))
-        for classes in dims:
+    def _differentiate(self) -> None:
+        """Take the loss's slope in the outputs, with a graph to take products with H from."""
+        (slope,) = torch.autograd.grad(self.loss, self.outputs, create_graph=True, allow_unused=True)
+        if slope is None:
+            raise ValueError("Gauss-Newton estimators need the outputs that the loss was computed from, not others")
+        self.slope = slope
+
+    def _recognise(self) -> dict[str, Any] | None:
+        """Find what ``_read`` needs to know, by a product with H. Waits for the device.
+
+        ``None`` where the product is zero or not finite, which says nothing: a loss weighted with zero, say.
+        """
+        noise = _noise(tuple(self.outputs.shape), self.outputs.dtype, self.outputs.device)
+        for classes in (None, *{1: (), 2: (1,)}.get(self.outputs.ndim, (1, self.outputs.ndim - 1))):
             self._read(classes)
-            if _close(product, self._predicted(vector)):
-                return classes
+            vector = self._centred(noise)
+            product = self._product(vector)
+            size = float(product.norm())
+            if not 0 < size < math.inf:
+                return None
+            if float((product - self._predicted(vector)).norm()) <= tolerance(self.outputs) * size:
+                return {"classes": classes, "hard": classes is not None and self._hard()}
         raise ValueError(UNKNOWN)
 
-    def _read(self, classes: int | None) -> None:
-        """Take the root of the diagonal; or p, and the root of each prediction's weight w, from products with H."""
+    def _hard(self) -> bool:
+        """Whether the targets are labels, the slope being w (p - e_y)."""
+        weight = self.root.square()
+        return float((self._weight_of_hard() - weight).norm()) <= tolerance(self.outputs) * float(weight.norm())
+
+    def _read(self, classes: int | None, hard: bool = False) -> None:
+        """Take the root of the diagonal; or p, and the root of each prediction's weight w."""
         self.classes = classes
+        if hard:
+            (self.slope,) = torch.autograd.grad(self.loss, self.outputs, retain_graph=True)
+        elif not hasattr(self, "slope"):
+            self._differentiate()
         if classes is None:
             self.root = self._product(torch.ones_like(self.outputs)).clamp(min=0.0).sqrt()
             return
-        vector = self._vector(classes).expand_as(self.outputs)
-        self.probabilities = self.outputs.detach().softmax(classes)
-        curved = self._softmax_product(vector)
-        weight = (self._product(vector) * vector).sum(classes, keepdim=True)
-        weight = weight / (curved * vector).sum(classes, keepdim=True)
+        self.probabilities = self.outputs.detach().to(self.dtype).softmax(classes)
+        weight = self._weight_of_hard() if hard else self._weight()
         self.root = weight.nan_to_num(0.0, 0.0, 0.0).clamp(min=0.0).sqrt()  # 0 / 0 where a prediction is certain
 
-    def _vector(self, classes: int) -> Tensor:
-        """The same normal numbers, one per class, for every prediction; drawn once."""
-        shape = [1] * self.outputs.ndim
-        shape[classes] = self.outputs.shape[classes]
-        key = ("vector", tuple(shape), self.outputs.dtype, self.outputs.device)
-        if key not in self.memory:
-            self.memory[key] = _noise(shape, self.outputs)
-        return self.memory[key]
+    def _weight_of_hard(self) -> Tensor:
+        """w from the slope w (p - e_y), at its largest entry, which is not the label's."""
+        largest, place = self.slope.detach().to(self.dtype).max(self.classes, keepdim=True)
+        return largest / self.probabilities.gather(self.classes, place)
+
+    def _weight(self) -> Tensor:
+        """w from a product with H."""
+        shape = [size if dim == self.classes else 1 for dim, size in enumerate(self.outputs.shape)]
+        noise = _noise(tuple(shape), self.outputs.dtype, self.outputs.device)
+        vector = self._centred(noise.expand_as(self.outputs))
+        curved = (self._product(vector) * vector).sum(self.classes, keepdim=True)
+        return curved / (self._softmax_product(vector) * vector).sum(self.classes, keepdim=True)
+
+    def _centred(self, vector: Tensor) -> Tensor:
+        """The vector less its entry at each prediction's likeliest class, which changes no product with H.
+
+        Where a prediction is nearly certain, what matters would otherwise be lost to cancellation.
+        """
+        if self.classes is None:
+            return vector
+        return vector - vector.gather(self.classes, self.outputs.argmax(self.classes, keepdim=True))
 
     def _softmax_product(self, vector: Tensor) -> Tensor:
         p = self.probabilities
@@ -133,16 +172,19 @@ class OutputHessian:
 
     def _product(self, vector: Tensor) -> Tensor:
         if not self.slope.requires_grad:  # the loss is linear in the outputs
-            return torch.zeros_like(vector)
-        (product,) = torch.autograd.grad(self.slope, self.outputs, vector, retain_graph=True, materialize_grads=True)
-        return product
+            return torch.zeros_like(vector, dtype=self.dtype)
+        (product,) = torch.autograd.grad(
+            self.slope, self.outputs, vector.to(self.slope.dtype), retain_graph=True, materialize_grads=True
+        )
+        return product.to(self.dtype)
 
 
-def _noise(shape: Sequence[int], like: Tensor) -> Tensor:
+def tolerance(tensor: Tensor) -> float:
+    """Relative difference up to which two ways to compute such a tensor agree."""
+    return max(TOLERANCE, 16 * torch.finfo(tensor.dtype).eps)
+
+
+@lru_cache(maxsize=16)
+def _noise(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The same normal numbers every time: recognising a loss leaves every random stream as it was."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
-
-
-def _close(product: Tensor, predicted: Tensor) -> bool:
-    """Waits for the device. A product that is not finite says nothing: it passes, and what follows is not finite."""
-    return not bool((product - predicted).norm() > TOLERANCE * product.norm())
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)

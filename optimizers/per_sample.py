@@ -11,20 +11,21 @@ from torch.autograd.graph import GradientEdge
 
 from optimizers.estimator import Refresh
 from optimizers.layers import Recorder, Use, by_sample
-
-TOLERANCE = 1e-3
-"""Relative difference between a layer's gradient and autograd's up to which the layer counts as understood."""
+from optimizers.output_hessian import tolerance
 
 ROUNDING = 1e-5
-"""The same, relative to the largest that the gradient could be: it may vanish by cancellation."""
+"""What may differ by rounding, relative to the largest that a gradient could be: it may vanish by cancellation."""
+
+LOOKS = 8
+"""Samples that a first look tries, where the vector of one reaches nothing: its units may all be off."""
 
 
 class PerSample:
     """Adds up per-sample squares of gradients; a parameter that no layer explains gets the batch's square instead.
 
-    The first refresh propagates one vector back from the last sample alone. A layer is understood where its own
-    gradient is autograd's, and where the vector reaches no row of another sample; that also tells whether rows are
-    ordered by sample or by position. What was found is kept in ``refresh.memory``.
+    The first refresh propagates one vector back from one sample alone. A layer is understood where its own gradient is
+    autograd's, and where the vector reaches no row of another sample; that also tells whether rows are ordered by
+    sample or by position. What was found is kept in ``refresh.memory``.
 
     Attributes:
         entries: entries of the layers' outputs: what one vector's propagation holds.
@@ -34,20 +35,21 @@ class PerSample:
         self.outputs: Tensor = refresh.outputs
         self.samples = len(self.outputs)
         record: Recorder = refresh.record
-        batch_first: dict[int, bool | None] = refresh.memory.setdefault("batch_first", {})
-        new = {i: p for i, p in enumerate(refresh.params) if id(p) not in batch_first}
-        if new:
-            found = self._look(new, record)
-            batch_first |= found
-            _say(name, [refresh.params[i] for i in new if found.get(id(new[i]), True) is None])
+        known: dict[int, bool | None] = refresh.memory.setdefault("rows by sample", {})
+        new = {i: p for i, p in zip(refresh.indices, refresh.params, strict=True) if i not in known}
+        found = self._look(new, record) if new else {}
+        # One sample alone says nothing of the order.
+        known |= {i: order for i, order in found.items() if order is None or self.samples > 1}
+        _say(name, [new[i] for i, order in found.items() if order is None])
+
         self.uses: dict[int, tuple[Use, bool]] = {}
         self.others: dict[int, Tensor] = {}
-        for i, param in enumerate(refresh.params):
-            uses, order = record.uses[id(param)], batch_first.get(id(param))
+        for place, (i, param) in enumerate(zip(refresh.indices, refresh.params, strict=True)):
+            uses, order = record.uses[id(param)], known.get(i, found.get(i))
             if order is None or len(uses) != 1:
-                self.others[i] = param
+                self.others[place] = param
             else:
-                self.uses[i] = uses[0], order
+                self.uses[place] = uses[0], order
                 uses[0].arrange(self.samples, order)
         self.edges = {use.edge: use.entries for use, _ in self.uses.values()}
         self.entries = sum(self.edges.values())
@@ -74,37 +76,39 @@ class PerSample:
         return [None if grad is None else grad[None] for grad in grads]
 
     def _look(self, params: dict[int, Tensor], record: Recorder) -> dict[int, bool | None]:
-        """Per ``id(parameter)``: whether its rows are ordered by sample, ``None`` if it is not understood.
+        """Per parameter: whether its rows are ordered by sample; ``None`` if it is not understood.
 
-        A parameter that the vector does not reach is left out, to be looked at again. Waits for the device.
+        A parameter that no vector reaches is left out, to be looked at again. Waits for the device.
         """
-        probe = torch.zeros_like(self.outputs)
-        probe[-1] = torch.randn(self.outputs.shape[1:], generator=torch.Generator().manual_seed(0)).to(probe)
-        found: dict[int, bool | None] = {}
-        for param in params.values():
-            uses = record.uses[id(param)]
-            if len(uses) != 1:
-                found[id(param)] = None
-                continue
-            grad, rows = self._backward([param, uses[0].edge], probe[None])
-            if grad is None or rows is None or not bool(rows.any()):
-                continue
-            found[id(param)] = self._order(uses[0], grad[0], uses[0].rows(rows), record.coupled)
+        found: dict[int, bool | None] = {i: None for i, p in params.items() if len(record.uses[id(p)]) != 1}
+        noise = torch.randn(self.outputs.shape[1:], generator=torch.Generator().manual_seed(0))
+        for sample in range(self.samples - 1, max(-1, self.samples - 1 - LOOKS), -1):
+            left = {i: (p, record.uses[id(p)][0]) for i, p in params.items() if i not in found}
+            if not left:
+                break
+            probe = torch.zeros_like(self.outputs)
+            probe[sample] = noise.to(probe)
+            grads = iter(self._backward([x for p, use in left.values() for x in (p, use.edge)], probe[None]))
+            for i, (_, use) in left.items():
+                grad, rows = next(grads), next(grads)
+                if grad is not None and rows is not None and bool(rows.any()):
+                    found[i] = self._order(use, grad[0], rows, sample, record.coupled)
         return found
 
-    def _order(self, use: Use, grad: Tensor, rows: Tensor, coupled: bool) -> bool | None:
+    def _order(self, use: Use, grad: Tensor, output_grad: Tensor, sample: int, coupled: bool) -> bool | None:
+        rows = use.rows(output_grad)
         if rows.shape[1] % self.samples:
             return None
         use.arrange(self.samples, batch_first=True)
         own = use.total(by_sample(rows[0], self.samples, batch_first=True))
-        if (own - grad).norm() > TOLERANCE * grad.norm() + ROUNDING * rows.norm() * use.size():
+        relative = tolerance(output_grad)
+        rounding = max(ROUNDING, torch.finfo(output_grad.dtype).eps)
+        if (own - grad).norm() > relative * grad.norm() + rounding * rows.norm() * use.size():
             return None
-        mass = rows[0].square().sum(-1)
-        shares = {order: by_sample(mass, self.samples, order)[-1].sum() for order in (True, False)}
+        mass = rows[0].double().square().sum(-1)
+        shares = {order: by_sample(mass, self.samples, order)[sample].sum() for order in (True, False)}
         order = bool(shares[True] >= shares[False])
-        if coupled or shares[order] > (1 - ROUNDING) * mass.sum():
-            return order
-        return None
+        return order if coupled or shares[order] > (1 - ROUNDING) * mass.sum() else None
 
 
 def _say(name: str, params: list[Tensor]) -> None:

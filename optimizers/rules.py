@@ -39,4 +39,6 @@ def unbias(beta: float | Tensor, step: Tensor) -> Tensor:
 def decayed(param: Tensor, hp: Hyperparameters) -> Tensor:
     """Decoupled weight decay: ``param (1 - lr weight_decay)``."""
     decay = hp["weight_decay"]
-    return param if isinstance(decay, float) and decay == 0.0 else param * (1 - hp["lr"] * decay)
+    if isinstance(decay, float) and decay == 0.0:
+        return param
+    return param - param * (hp["lr"] * decay)  # 1 - lr weight_decay would be rounded alike at every step

@@ -60,7 +60,7 @@ class TensorList(Sequence[Tensor]):
         return -self + other
 
     def __rtruediv__(self, other: Any) -> TensorList:
-        return _apply("div", torch.div, (other, self), {})
+        return self.reciprocal() * other  # as PyTorch divides a number by a tensor
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -81,6 +81,7 @@ FOREACH: dict[str, Callable[..., Any]] = {
     "lerp": torch._foreach_lerp,
     "mul": torch._foreach_mul,
     "neg": torch._foreach_neg,
+    "reciprocal": torch._foreach_reciprocal,
     "norm": lambda tensors, p, dtype: torch._foreach_norm(tensors, p, dtype=dtype),
     "sign": torch._foreach_sign,
     "sqrt": torch._foreach_sqrt,

@@ -1,6 +1,6 @@
 """Estimators against Hessians known by hand, from torch.func, or from the Gauss-Newton formula."""
 
-import math
+import warnings
 
 import pytest
 import torch
@@ -8,16 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.curvature import ESTIMATORS, Exact, Hutchinson, NoCurvature, find_estimator, hessian_vector_product
-from optimizers.estimator import Refresh
+from optimizers.curvature import (
+    ESTIMATORS,
+    Exact,
+    HessianVector,
+    Hutchinson,
+    NoCurvature,
+    Secant,
+    find_estimator,
+    hessian_rows,
+    hessian_vector_product,
+)
+from tests.optimizers.networks import Keep, Once, problem
 
 
-def estimate(estimator, loss_function, params, generator=None):
-    """One call, as CurvatureOptimizer makes it."""
-    loss = loss_function()
-    grads = torch.autograd.grad(loss, params, create_graph=estimator.double_backward, retain_graph=True)
-    return estimator(loss, None, params, grads, generator or torch.Generator().manual_seed(0))
+def estimate(estimator, loss_function, params, generator=None, **given):
+    return Once(estimator, loss_function, params, generator=generator or torch.Generator().manual_seed(0), **given)()
 
 
 def parameter(*values):
@@ -181,7 +189,10 @@ def test_hutchinson_error_falls_with_the_root_of_the_samples(probe):
     assert error(4) / error(400) == pytest.approx(10, rel=0.4)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+DIFFERENTIATING = ["hutchinson", "exact", "hvp"]
+
+
+@pytest.mark.parametrize("estimator", [*DIFFERENTIATING, "none"])
 def test_a_loss_linear_in_a_parameter_has_zero_curvature_there(estimator):
     linear, bent = parameter(1.0, 2.0), parameter(3.0)
     found = estimate(find_estimator(estimator), lambda: 3 * linear.sum() + bent.pow(2).sum(), [linear, bent])
@@ -193,8 +204,16 @@ def test_a_loss_linear_in_a_parameter_has_zero_curvature_there(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_estimates_have_the_parameters_shapes_and_dtypes(estimator):
     params = [nn.Parameter(torch.ones(3, 2).t()), nn.Parameter(torch.tensor(2.0))]
-    found = estimate(find_estimator(estimator), lambda: (params[0].pow(3) * params[1]).sum(), params)
-    assert [(h.shape, h.dtype) for h in found] == [(p.shape, p.dtype) for p in params]
+
+    def closure():
+        outputs = (params[0].pow(3) * params[1]).sum(0)
+        return outputs.square().sum(), outputs
+
+    optimizer = Keep(params, estimator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no layer uses these parameters
+        optimizer.step(closure)
+    assert [(h.shape, h.dtype) for h in optimizer.curvatures] == [(p.shape, p.dtype) for p in params]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("hutchinson", Hutchinson), ("exact", Exact), ("none", NoCurvature)])
@@ -220,13 +239,123 @@ def test_hutchinson_refuses_arguments_out_of_range(arguments):
 
 
 def test_nominal_costs_are_two_gradients_per_hessian_vector_product():
-    params = [torch.ones(3, 2), torch.ones(())]
-    assert Hutchinson(samples=5).cost(params) == 10
-    assert Exact().cost(params) == 14
-    assert math.isclose(NoCurvature().cost(params), 0)
+    params = [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(()))]
+
+    def cost(estimator):
+        return estimator.cost(Once(estimator, lambda: params[0].sum() + params[1], params).refresh)
+
+    assert cost(Hutchinson(samples=5)) == 10
+    assert cost(Exact()) == 14
+    assert cost(HessianVector()) == 2
+    assert cost(Secant()) == cost(NoCurvature()) == 0
 
 
 @pytest.mark.parametrize("wrong", [None, Hutchinson, 3])
 def test_what_is_neither_a_name_nor_an_estimator_is_refused(wrong):
-    with pytest.raises(ValueError, match="estimator must be one of hutchinson, exact, none, or an Estimator"):
+    with pytest.raises(ValueError, match=r"estimator must be one of hutchinson, .*, none, or an Estimator"):
         find_estimator(wrong)
+
+
+@pytest.mark.parametrize("probe", ["gaussian", "rademacher"])
+def test_a_mapping_gives_the_arguments(probe):
+    found = find_estimator({"name": "hutchinson", "samples": 2, "probe": probe})
+    assert (type(found), found.samples, found.probe) == (Hutchinson, 2, probe)
+
+
+def test_gaussian_probes_by_a_mapping_in_an_optimizer():
+    """A Gaussian probe of a diagonal Hessian 2 I gives 2 v^2: two Rademacher probes would give 2."""
+    param = parameter(*[0.5] * 4000)
+    optimizer = Keep([param], {"name": "hutchinson", "probe": "gaussian"})
+    optimizer.step(lambda: param.square().sum())
+    found = optimizer.curvatures[0]
+    assert found.mean() == pytest.approx(2, abs=0.2) and found.var() == pytest.approx(8, rel=0.25)
+
+
+@pytest.mark.parametrize("arguments", [{"probes": 3}, {"samples": 2, "sign": 1}])
+def test_an_unknown_argument_is_refused(arguments):
+    with pytest.raises(ValueError, match=r"estimator hutchinson: .*unexpected keyword"):
+        find_estimator({"name": "hutchinson", **arguments})
+
+
+class Momentum(Keep):
+    """Keeps a momentum, as the clipped rules do."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, "hvp", **options)
+        self.param_groups[0] |= {"betas": (0.75, 0.9), "rho": 0.5}
+
+    @staticmethod
+    def update(param, grad, curvature, state, hp):
+        momentum = state.get("momentum", torch.zeros_like(grad)).lerp(grad, 1 - hp["betas"][0])
+        return param - hp["lr"] * grad, {"momentum": momentum, "curvature": curvature}
+
+
+def test_hvp_multiplies_the_hessian_with_the_sign_of_the_momentum_with_this_steps_gradient_in_it():
+    H = draw((5, 5)) + draw((5, 5)).T
+    param = nn.Parameter(draw((5,), 1))
+    optimizer = Momentum([param], lr=0.3)
+    momentum, directions = torch.zeros(5).double(), set()
+    for _ in range(12):
+        grad = H @ param.detach()
+        direction = -0.5 * (0.75 * momentum + 0.25 * grad).sign()
+        # With last step's momentum, or with the gradient alone, the product would be another one.
+        directions |= {torch.equal(direction, -0.5 * m.sign()) for m in (momentum, grad)}
+        momentum = 0.75 * momentum + 0.25 * grad
+        optimizer.step(lambda: 0.5 * param @ H @ param)
+        torch.testing.assert_close(optimizer.curvatures[0], H @ direction)
+    assert directions == {True, False}
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_secant_is_the_squared_difference_of_consecutive_gradients(period):
+    param, curvatures, gradients = parameter(1.0, -2.0), [], []
+    optimizer = Keep([param], "secant", lr=1e-4, update_period=period)
+    for _ in range(7):
+        x, y = param.tolist()
+        gradients.append(torch.tensor([-2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)]).double())
+        optimizer.step(lambda: rosenbrock(param[0], param[1]) * 1.0)
+        curvatures.append(optimizer.curvatures[0])
+    torch.testing.assert_close(curvatures[0], torch.zeros(2).double())
+    for step in range(period, 7, period):
+        torch.testing.assert_close(
+            curvatures[step], (gradients[step] - gradients[step - 1]).square(), rtol=1e-5, atol=0
+        )
+
+
+NETWORKS = ["linear", "relu", "convolution", "batch norm", "attention"]
+
+
+def hessian_blocks(given):
+    """By torch.func, all at once."""
+    params = {name: p.detach() for name, p in given.model.named_parameters()}
+    buffers = {name: b.clone() for name, b in given.model.named_buffers()}
+
+    def loss(values):
+        return given.loss(
+            functional_call(given.model, (values, {n: b.clone() for n, b in buffers.items()}), (given.x,))
+        )
+
+    with sdpa_kernel(SDPBackend.MATH):
+        blocks = jacrev(jacrev(loss))(params)
+    return [blocks[name][name].reshape(p.numel(), p.numel()) for name, p in params.items()]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rows_of_the_hessian_and_its_exact_diagonal_on_every_kind_of_network(name):
+    given = problem(name)
+    expected = hessian_blocks(given)
+    once = Once(Exact(), given, given.params)
+    torch.testing.assert_close(
+        once(), [H.diagonal().reshape(p.shape) for H, p in zip(expected, given.params, strict=True)]
+    )
+    for param, grad, H in zip(given.params, once.refresh.grads, expected, strict=True):
+        start, stop = len(H) // 3, len(H) // 3 + 2
+        torch.testing.assert_close(hessian_rows(param, grad, start, min(stop, len(H))), H[start:stop])
+        torch.testing.assert_close(hessian_rows(param, grad, 0, len(H)), H)
+
+
+def test_the_exact_diagonal_does_not_depend_on_how_many_rows_come_at_once(monkeypatch):
+    given = problem("convolution")
+    expected = Once(Exact(), given, given.params)()
+    monkeypatch.setattr("optimizers.curvature.ROWS_AT_ONCE", 7)
+    torch.testing.assert_close(Once(Exact(), given, given.params)(), expected)

@@ -1,0 +1,171 @@
+"""Arithmetic on a TensorList is, to the bit, the same arithmetic on each of its tensors."""
+
+import operator
+
+import pytest
+import torch
+
+from optimizers.tensor_list import FOREACH, TensorList
+
+SHAPES = {"matrices": [(3, 4), (2, 5), (70,)], "with 0-dim": [(), (3,), (2, 1, 2)], "0-dim": [(), ()], "one": [(4,)]}
+each_shapes = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+
+
+def draw(shapes, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    return [t.t() if t.ndim == 2 else t for t in tensors]
+
+
+def positive(tensors):
+    return [t.abs() + 0.1 for t in tensors]
+
+
+def assert_same(found, expected):
+    assert isinstance(found, TensorList) and len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        assert torch.equal(ours, theirs)
+
+
+OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv]
+each_operator = pytest.mark.parametrize("act", OPERATORS, ids=lambda act: act.__name__)
+
+
+@each_dtype
+@each_shapes
+@each_operator
+def test_operators_between_lists(act, shapes, dtype):
+    first, second = draw(shapes, 0, dtype), positive(draw(shapes, 1, dtype))
+    assert_same(act(TensorList(first), TensorList(second)), [act(a, b) for a, b in zip(first, second, strict=True)])
+
+
+OTHERS = {
+    "number": 0.3,
+    "whole number": 3,
+    "0-dim": torch.tensor(0.3),
+    "0-dim float64": torch.tensor(0.3, dtype=torch.float64),
+}
+
+
+@each_dtype
+@each_shapes
+@each_operator
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_operators_with_one_operand_for_all(act, other, shapes, dtype):
+    if isinstance(other, torch.Tensor) and () in shapes:
+        other = other.to(dtype)  # of two tensors without dimensions the wider dtype would win
+    tensors = positive(draw(shapes, 0, dtype))
+    assert_same(act(TensorList(tensors), other), [act(t, other) for t in tensors])
+    assert_same(act(other, TensorList(tensors)), [act(other, t) for t in tensors])
+
+
+@each_dtype
+@each_shapes
+def test_negation(shapes, dtype):
+    tensors = draw(shapes, 0, dtype)
+    assert_same(-TensorList(tensors), [-t for t in tensors])
+
+
+METHODS = {
+    "abs": lambda x: x.abs(),
+    "sign": lambda x: x.sign(),
+    "sqrt": lambda x: x.abs().sqrt(),
+    "square": lambda x: x.square(),
+    "neg": lambda x: x.neg(),
+    "expm1": lambda x: x.expm1(),
+    "torch.expm1": lambda x: torch.expm1(x),
+    "torch.abs": lambda x: torch.abs(x),
+    "torch.zeros_like": lambda x: torch.zeros_like(x),
+    "torch.nan_to_num": lambda x: torch.nan_to_num(x, 0.0, 0.0, 0.0),
+    "amin": lambda x: x.amin(),
+    "norm": lambda x: x.norm(p=1, dtype=torch.float64),
+    "clamp min": lambda x: x.clamp(min=-0.2),
+    "clamp max": lambda x: x.clamp(max=0.2),
+    "clamp both": lambda x: x.clamp(min=-0.2, max=0.2),
+    "clamp by position": lambda x: x.clamp(-0.2, 0.2),
+    "clamp reversed": lambda x: x.clamp(min=0.2, max=-0.2),
+    "clamp by tensors": lambda x: x.clamp(min=torch.tensor(-0.2, dtype=x.dtype), max=torch.tensor(0.2, dtype=x.dtype)),
+    "lerp number": lambda x: x.lerp(x.square(), 0.3),
+    "lerp tensor": lambda x: x.lerp(x.square(), torch.tensor(0.3, dtype=x.dtype)),
+    "where": lambda x: torch.where(x > 0, x, -x) if isinstance(x, torch.Tensor) else abs_by_where(x),
+    "add alpha": lambda x: x.add(x.square(), alpha=2.0),
+    "reshape": lambda x: x.reshape(-1),
+    "chain": lambda x: (1 - 0.5 * x.square()) / (x.abs().sqrt() + 1e-3) - 2 / (x.abs() + 1),
+}
+
+
+def abs_by_where(x):
+    return torch.where(x.gt(0), x, -x)
+
+
+@each_dtype
+@each_shapes
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_methods_and_functions(method, shapes, dtype):
+    tensors = draw(shapes, 0, dtype)
+    assert_same(method(TensorList(tensors)), [method(t) for t in tensors])
+
+
+@pytest.mark.parametrize("shapes", [SHAPES["matrices"], SHAPES["with 0-dim"]])
+def test_an_operand_may_be_a_list_of_0_dim_tensors(shapes):
+    tensors, factors = draw(shapes), [torch.tensor(1.0 + i) for i in range(len(shapes))]
+    for act in OPERATORS:
+        expected = [act(t, f) for t, f in zip(tensors, factors, strict=True)]
+        assert_same(act(TensorList(tensors), TensorList(factors)), expected)
+        expected = [act(f, t) for t, f in zip(tensors, factors, strict=True)]
+        assert_same(act(TensorList(factors), TensorList(tensors)), expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -0.0, 0.0])
+@pytest.mark.parametrize("name", ["clamp min", "clamp max", "clamp both", "sign", "abs", "sqrt", "torch.nan_to_num"])
+def test_special_values(name, value):
+    tensors = [torch.tensor([value, 1.0]), torch.tensor(value)]
+    found, expected = METHODS[name](TensorList(tensors)), [METHODS[name](t) for t in tensors]
+    torch.testing.assert_close(list(found), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@each_shapes
+def test_nothing_changes_its_operands(shapes):
+    tensors = draw(shapes)
+    before = [t.clone() for t in tensors]
+    for method in METHODS.values():
+        method(TensorList(tensors))
+    for act in OPERATORS:
+        act(TensorList(tensors), TensorList(positive(tensors)))
+        act(TensorList(tensors), 2.0)
+    assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
+
+
+def test_what_has_a_foreach_kernel_takes_it(monkeypatch):
+    calls = []
+    for name, kernel in FOREACH.items():
+        monkeypatch.setitem(
+            FOREACH, name, lambda *args, name=name, kernel=kernel, **kw: calls.append(name) or kernel(*args, **kw)
+        )
+    x = TensorList(draw(SHAPES["with 0-dim"]))
+    -((x.abs() + 1).sqrt() / 2 * x.sign() - x.square()).clamp(min=0.0).lerp(x, 0.1).expm1()
+    x.norm(p=1, dtype=torch.float32)
+    expected = ["abs", "add", "sqrt", "div", "sign", "mul", "square", "sub", "clamp", "lerp", "expm1", "neg", "norm"]
+    assert calls == expected
+
+
+def test_it_is_a_sequence_of_its_tensors():
+    tensors = draw(SHAPES["matrices"])
+    together = TensorList(tensors)
+    assert (
+        len(together) == 3 and together[1] is tensors[1] and all(a is b for a, b in zip(together, tensors, strict=True))
+    )
+    assert together.dtype == torch.float32 and together.device == torch.device("cpu")
+    assert_same(TensorList(iter(tensors)), tensors)
+
+
+def test_a_name_that_tensors_do_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_method"):
+        TensorList(draw(SHAPES["one"])).no_such_method()
+
+
+def test_lists_of_unequal_length_are_refused():
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
+        TensorList(draw([(2,), (3,)])) + TensorList(draw([(2,)]))
