@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.base import CurvatureOptimizer
-from optimizers.rules import check, decayed, new_step, unbias, valid_betas
+from optimizers.rules import check, new_step, plus_product, unbiased_step, valid_betas
 
 
 class AdaHessian(CurvatureOptimizer):
@@ -69,9 +69,8 @@ class AdaHessian(CurvatureOptimizer):
         step = state["step"] + 1
         hessian = state["hessian"] if curvature is None else curvature
         momentum = state["momentum"].lerp(grad, 1 - beta1)
-        hessian_sq = state["hessian_sq"].lerp(hessian.square(), 1 - beta2)
-        root = (hessian_sq / unbias(beta2, step)).sqrt() + hp["eps"]
-        new_param = decayed(param, hp) - (hp["lr"] / unbias(beta1, step)) * momentum / root
+        hessian_sq = plus_product(state["hessian_sq"] * beta2, 1 - beta2, hessian, hessian)
+        new_param = unbiased_step(param, momentum, hessian_sq, step, hp)
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "hessian_sq": hessian_sq}
 
 

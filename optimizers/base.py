@@ -38,7 +38,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         estimator: a name in ``optimizers.curvature.ESTIMATORS``, ``{"name": ..., **arguments}``, or an ``Estimator``.
         update_period: steps from one curvature estimate to the next, at least 1.
         maximize: ascend instead of descend; estimators then see the negated loss.
-        foreach: run the rule on lists of tensors; ``None``: where the parameters are on a GPU.
+        foreach: run the rule on lists of tensors; ``None``: where it pays.
         compile: run the rule over all tensors as one graph of ``torch.compile``; the first steps then compile it.
 
     Raises:
@@ -149,12 +149,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         with torch.enable_grad(), self.estimator.watch(params) if refresh else nullcontext() as record:
             returned = closure()
         loss, outputs = returned if isinstance(returned, tuple) else (returned, None)
+        del returned
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise RuntimeError(
                 "the closure must return the loss, a tensor with its graph (and must not call backward), "
                 f"but returned {'a tensor without one' if isinstance(loss, Tensor) else type(loss).__name__}"
             )
-        return loss, outputs, record
+        return loss, outputs if refresh else None, record
 
     def _gradients(self, minimised: Tensor, params: list[Tensor], refresh: bool) -> list[Tensor | None]:
         """The gradients of what is minimised, on a refresh with a graph if need be; sets ``p.grad``, without one."""
@@ -164,7 +165,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         needed = [p for p in params if p.requires_grad]
         if not needed:
             return [None] * len(params)
-        self.zero_grad()
+        for param in params:
+            param.grad = None
         with torch.enable_grad():
             if refresh and self.estimator.double_backward:
                 found = iter(torch.autograd.grad(minimised, needed, create_graph=True, allow_unused=True))
@@ -245,14 +247,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             params, some_grads, some_curvatures = zip(*given, strict=True)
             hp = {name: value for name, value in group.items() if name != "params"}
             states = [self.state[p] for p in params]
-            new_params, new_states = self._run(params[0])(self.update, params, some_grads, some_curvatures, states, hp)
+            new_params, new_states = self._run()(self.update, params, some_grads, some_curvatures, states, hp)
             torch._foreach_copy_(params, list(new_params))
             self.state.update(zip(params, new_states, strict=True))
 
-    def _run(self, param: Tensor) -> Callable[..., apply.Applied]:
+    def _run(self) -> Callable[..., apply.Applied]:
         if self.compile:
             return apply.compiled
-        return apply.as_lists if self.foreach or (self.foreach is None and param.is_cuda) else apply.one_by_one
+        return {True: apply.as_lists, False: apply.one_by_one, None: apply.where_it_pays}[self.foreach]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in PyTorch.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.base import CurvatureOptimizer
-from optimizers.rules import check, decayed, valid_betas
+from optimizers.rules import check, decayed, plus, valid_betas
 
 
 class ClippedOptimizer(CurvatureOptimizer):
@@ -54,7 +54,7 @@ class ClippedOptimizer(CurvatureOptimizer):
 
     @property
     def clipped_fraction(self) -> Tensor:
-        """Of all entries, the fraction that the last step clipped: a 0-dim tensor on the parameters' device.
+        """Of all entries, the fraction that the last refresh step clipped: a 0-dim tensor on the parameters' device.
 
         NaN before the first step. To read its number is to wait for the device: do so at evaluations.
         """
@@ -78,13 +78,22 @@ def clipped_step(
 ) -> tuple[Tensor, State]:
     """``m = b1 m + (1 - b1) g``; the parameter moves by ``-lr clip(m / denominator, -rho, rho)`` after its decay.
 
-    State: ``momentum``, ``hessian`` (the parameter's shape), ``clipped_fraction`` (0-dim).
+    State: ``momentum``, ``hessian`` (the parameter's shape), ``clipped_fraction`` (0-dim), counted where ``hessian`` is
+    new.
     """
     momentum = (state["momentum"] if state else torch.zeros_like(param)).lerp(grad, 1 - hp["betas"][0])
     ratio = momentum / denominator
     step = ratio.clamp(min=-hp["rho"], max=hp["rho"])
-    # Their number, by operations that have foreach kernels; half precision could not count it.
-    clipped = (ratio - step).sign().norm(p=1, dtype=torch.promote_types(param.dtype, torch.float32))
-    fraction = (clipped / param.numel()).to(param.dtype)  # to which load_state_dict would bring it
+    refreshed = not state or hessian is not state["hessian"]
+    fraction = share(ratio - step) if refreshed else state["clipped_fraction"]
     new_state = {"momentum": momentum, "hessian": hessian, "clipped_fraction": fraction}
-    return decayed(param, hp) - step * hp["lr"], new_state
+    return plus(decayed(param, hp), -hp["lr"], step), new_state
+
+
+def share(tensor: Tensor) -> Tensor:
+    """The fraction of entries that are not zero, by operations that have foreach kernels; half precision cannot count.
+
+    In the dtype of the tensor, to which ``load_state_dict`` would bring it.
+    """
+    count = tensor.sign().norm(p=1, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return (count / tensor.numel()).to(tensor.dtype)

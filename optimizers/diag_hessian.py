@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.base import CurvatureOptimizer
-from optimizers.rules import check, decayed, new_step, unbias, valid_betas
+from optimizers.rules import check, new_step, plus_product, plus_quotient, unbiased_step, valid_betas
 
 
 class DiagHessian(CurvatureOptimizer):
@@ -86,14 +86,12 @@ class DiagHessian(CurvatureOptimizer):
 
         slope = square * diff ** (square - 1)
         bend = square * (square - 1) * diff ** (square - 2)
-        c = torch.nan_to_num(bend * grad.square() + slope * hessian, 0.0, 0.0, 0.0)
-        shift = (-c.amin()).clamp(min=0.0) + hp["damping"]
-        u = slope * grad / (c + shift)
+        c = torch.nan_to_num(plus_product(slope * hessian, bend, grad, grad), 0.0, 0.0, 0.0)
+        shift = hp["damping"] - c.amin().clamp(max=0.0)
 
-        momentum = state["momentum"].lerp(u, 1 - beta1)
-        curvature_sq = state["curvature_sq"].lerp(c.square(), 1 - beta2)
-        root = (curvature_sq / unbias(beta2, step)).sqrt() + hp["eps"]
-        new_param = decayed(param, hp) - (hp["lr"] / unbias(beta1, step)) * momentum / root
+        momentum = plus_quotient(state["momentum"] * beta1, (1 - beta1) * slope, grad, c + shift)
+        curvature_sq = plus_product(state["curvature_sq"] * beta2, 1 - beta2, c, c)
+        new_param = unbiased_step(param, momentum, curvature_sq, step, hp)
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "curvature_sq": curvature_sq}
 
 

@@ -42,3 +42,28 @@ def decayed(param: Tensor, hp: Hyperparameters) -> Tensor:
     if isinstance(decay, float) and decay == 0.0:
         return param
     return param - param * (hp["lr"] * decay)  # 1 - lr weight_decay would be rounded alike at every step
+
+
+# One kernel where the scale is a number; PyTorch's own do not take a tensor there.
+
+
+def plus(a: Tensor, scale: float | Tensor, b: Tensor) -> Tensor:
+    """``a + scale b``"""
+    return a + scale * b if isinstance(scale, Tensor) else a.add(b, alpha=scale)
+
+
+def plus_product(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """``a + scale b c``"""
+    return a + scale * b * c if isinstance(scale, Tensor) else a.addcmul(b, c, value=scale)
+
+
+def plus_quotient(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """``a + scale b / c``"""
+    return a + scale * b / c if isinstance(scale, Tensor) else a.addcdiv(b, c, value=scale)
+
+
+def unbiased_step(param: Tensor, momentum: Tensor, square: Tensor, step: Tensor, hp: Hyperparameters) -> Tensor:
+    """Adam's step, ``param - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`` after its weight decay."""
+    beta1, beta2 = hp["betas"]
+    root = square.sqrt() / unbias(beta2, step).sqrt() + hp["eps"]
+    return plus_quotient(decayed(param, hp), -1.0, momentum * (hp["lr"] / unbias(beta1, step)), root)

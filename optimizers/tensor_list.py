@@ -75,6 +75,8 @@ def _clamp(tensors: list[Tensor], min: float | None = None, max: float | None = 
 FOREACH: dict[str, Callable[..., Any]] = {
     "abs": torch._foreach_abs,
     "add": torch._foreach_add,
+    "addcdiv": torch._foreach_addcdiv,
+    "addcmul": torch._foreach_addcmul,
     "clamp": _clamp,
     "div": torch._foreach_div,
     "expm1": torch._foreach_expm1,
@@ -88,7 +90,7 @@ FOREACH: dict[str, Callable[..., Any]] = {
     "square": lambda tensors: torch._foreach_mul(tensors, tensors),
     "sub": torch._foreach_sub,
 }
-TAKES_A_TENSOR_FOR_ALL = ("add", "div", "mul")
+TAKES_A_TENSOR_FOR_ALL = ("div", "mul")
 
 
 def _apply(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> TensorList:
