@@ -76,7 +76,7 @@ def where_it_pays(
     states: Sequence[State],
     hp: Hyperparameters,
 ) -> Applied:
-    """As lists on a GPU. On a CPU they save time per call too, but large tensors would leave the cache between calls."""
+    """As lists on a GPU. On a CPU they save time per call, but large tensors would leave the cache between calls."""
     limits = {} if params[0].is_cuda else {"fewest": 8, "largest": 2**16}
     return as_lists(rule, params, grads, curvatures, states, hp, **limits)
 

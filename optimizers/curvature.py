@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.estimator import HESSIAN_VECTOR_COST, Estimator, Refresh, randint_signs
+from optimizers.estimator import HESSIAN_VECTOR_COST, Estimator, Refresh, random_signs
 from optimizers.gauss_newton import GGNMC, GNB, GGNExact
 
 ROWS_AT_ONCE = 64
@@ -40,19 +40,19 @@ class Hutchinson(Estimator):
         self.probe = probe
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
-        total = [torch.zeros_like(p) for p in refresh.params]
+        total: list[Tensor] = []
         for left in reversed(range(self.samples)):
-            probes = [self.draw(p, refresh.generator) for p in refresh.params]
+            probes = self.draw(refresh.params, refresh.generator)
             products = hessian_vector_product(refresh.grads, refresh.params, probes, retain_graph=left > 0)
-            for t, v, hv in zip(total, probes, products, strict=True):
-                t.addcmul_(v, hv, value=1.0 / self.samples)
-        return total
+            terms = [v * hv for v, hv in zip(probes, products, strict=True)]
+            total = [t + term for t, term in zip(total, terms, strict=True)] if total else terms
+        return total if self.samples == 1 else [t / self.samples for t in total]
 
-    def draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """One probe, of the shape, dtype and device of ``like``."""
+    def draw(self, like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+        """One probe, of the shapes, dtypes and device of ``like``."""
         if self.probe == "gaussian":
-            return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
-        return randint_signs(like, generator)
+            return [torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generator) for p in like]
+        return random_signs(like, generator)
 
     def cost(self, refresh: Refresh) -> float:
         return HESSIAN_VECTOR_COST * self.samples

@@ -18,6 +18,9 @@ HESSIAN_VECTOR_COST = 2.0
 BACKWARD_COST = 2 / 3
 """Nominal cost of a backward pass in gradients: a gradient is a forward pass and a backward pass of twice its work."""
 
+WORD = 63
+"""Random bits of a non-negative 64-bit integer."""
+
 
 @dataclass(frozen=True)
 class Refresh:
@@ -72,7 +75,11 @@ class Estimator(ABC):
         return sdpa_kernel(SDPBackend.MATH) if self.double_backward else nullcontext()
 
 
-def randint_signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Entries -1 or 1 with equal probability, of the shape, dtype and device of ``like``."""
-    # The high end of randint is exclusive: (0, 2) draws 0 and 1.
-    return torch.randint(0, 2, like.shape, dtype=like.dtype, device=like.device, generator=generator) * 2 - 1
+def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
+    sizes = [tensor.numel() for tensor in like]
+    words = torch.empty(-(-sum(sizes) // WORD), 1, dtype=torch.int64, device=generator.device)
+    words.random_(generator=generator)
+    bits = (words >> torch.arange(WORD, device=words.device)) & 1
+    signs = bits.flatten()[: sum(sizes)].to(like[0].dtype).mul_(2).sub_(1)
+    return [s.view(t.shape).to(t.dtype) for s, t in zip(signs.split(sizes), like, strict=True)]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.estimator import BACKWARD_COST, Estimator, Refresh, randint_signs
+from optimizers.estimator import BACKWARD_COST, Estimator, Refresh, random_signs
 from optimizers.layers import Recorder
 from optimizers.output_hessian import OutputHessian
 from optimizers.per_sample import PerSample
@@ -129,7 +129,7 @@ class GGNExact(_Layerwise):
             columns = head.columns(start, min(start + at_once, head.factors))
             # A sign per sample is lost in each sample's squares, and makes the batch's square GNB's estimate.
             one_per_sample = columns[(..., *[slice(1)] * (columns.ndim - 2))]
-            yield columns * randint_signs(one_per_sample, generator)
+            yield columns * random_signs([one_per_sample], generator)[0]
 
     @contextmanager
     def watch(self, params: Sequence[Tensor]) -> Iterator[Recorder]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.estimator import Refresh, randint_signs
+from optimizers.estimator import Refresh, random_signs
 
 TOLERANCE = 1e-3
 """Relative difference up to which two ways to compute one thing agree, in single or double precision."""
@@ -62,7 +62,7 @@ class OutputHessian:
 
     def signs(self, generator: torch.Generator) -> Tensor:
         """A random vector with mean zero and covariance H, of the outputs' shape: S times random signs."""
-        signs = randint_signs(self.root.expand_as(self.outputs), generator)
+        (signs,) = random_signs([self.root.expand_as(self.outputs)], generator)
         if self.classes is None:
             return (self.root * signs).to(self.outputs.dtype)
         columns = self.probabilities.sqrt() * signs

@@ -21,6 +21,7 @@ from optimizers.curvature import (
     hessian_rows,
     hessian_vector_product,
 )
+from optimizers.estimator import WORD, random_signs
 from tests.optimizers.networks import Keep, Once, problem
 
 
@@ -76,13 +77,13 @@ def test_rosenbrock_has_two_rademacher_samples_and_both_occur(make):
 
 
 def test_rademacher_probes_are_plus_and_minus_one_alike():
-    probe = Hutchinson().draw(torch.empty(100, 100), torch.Generator().manual_seed(0))
+    probe = Hutchinson().draw([torch.empty(100, 100)], torch.Generator().manual_seed(0))[0]
     assert set(probe.unique().tolist()) == {-1.0, 1.0}
     assert abs(probe.mean()) < 0.04  # four standard deviations
 
 
 def test_gaussian_probes_are_standard_normal():
-    probe = Hutchinson(probe="gaussian").draw(torch.empty(100, 100), torch.Generator().manual_seed(0))
+    probe = Hutchinson(probe="gaussian").draw([torch.empty(100, 100)], torch.Generator().manual_seed(0))[0]
     assert abs(probe.mean()) < 0.04 and abs(probe.var() - 1) < 0.06
 
 
@@ -90,7 +91,7 @@ def test_gaussian_probes_are_standard_normal():
 @pytest.mark.parametrize("like", [torch.ones(3, 2).t(), torch.tensor(1.0), torch.ones(4, dtype=torch.float64)])
 def test_probes_come_from_the_generator_in_the_parameters_shape_and_type(probe, like):
     estimator, generator = Hutchinson(probe=probe), torch.Generator()
-    first, second = (estimator.draw(like, generator.manual_seed(4)) for _ in range(2))
+    first, second = (estimator.draw([like], generator.manual_seed(4))[0] for _ in range(2))
     assert torch.equal(first, second)
     assert (first.shape, first.dtype) == (like.shape, like.dtype)
 
@@ -359,3 +360,17 @@ def test_the_exact_diagonal_does_not_depend_on_how_many_rows_come_at_once(monkey
     expected = Once(Exact(), given, given.params)()
     monkeypatch.setattr("optimizers.curvature.ROWS_AT_ONCE", 7)
     torch.testing.assert_close(Once(Exact(), given, given.params)(), expected)
+
+
+def test_random_signs_of_several_tensors_are_independent_and_fair():
+    like = [torch.empty(40, 50), torch.empty((), dtype=torch.float64), torch.empty(0, 3), torch.empty(7)]
+    draws = [random_signs(like, generator) for generator in [torch.Generator().manual_seed(5)] for _ in range(200)]
+    assert [(s.shape, s.dtype) for s in draws[0]] == [(t.shape, t.dtype) for t in like]
+    flat = torch.stack([torch.cat([s.double().reshape(-1) for s in signs]) for signs in draws])
+    assert flat.abs().eq(1).all()
+    n, entries = flat.shape
+    assert abs(flat.mean()) < 4 / (n * entries) ** 0.5
+    assert flat.mean(dim=0).abs().max() < 5 / n**0.5
+    neighbours = (flat[:, 1:] * flat[:, :-1]).mean()
+    word_apart = (flat[:, WORD:] * flat[:, :-WORD]).mean()
+    assert max(abs(neighbours), abs(word_apart)) < 4 / (n * entries) ** 0.5
