@@ -10,21 +10,22 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.base import CurvatureOptimizer
-from optimizers.rules import check, new_step, plus_product, unbiased_step, valid_betas
+from optimizers.rules import check, decayed, new_count, plus_product, plus_quotient, unbias, valid_betas
 
 
 class AdaHessian(CurvatureOptimizer):
     r"""Adam's step, with the Hessian's diagonal in place of the gradient in the second moment.
 
-    With the gradient :math:`g` and the Hessian's diagonal :math:`h`, held between refreshes:
+    With the gradient :math:`g`, the Hessian's diagonal :math:`h`, and r refreshes in t steps:
 
     .. math::
-        m &= \beta_1 m + (1 - \beta_1) g, \qquad v = \beta_2 v + (1 - \beta_2) h^2 \\
+        m &= \beta_1 m + (1 - \beta_1) g \\
+        v &= \beta_2 v + (1 - \beta_2) h^2 \quad\text{(every update\_period steps)} \\
         \theta &\leftarrow (1 - \text{lr} \cdot \text{weight\_decay})\, \theta - \text{lr} \;
-            \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+            \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^r)} + \epsilon}
 
-    With h = g it is AdamW. The paper also averages h over a convolution's kernel; that is left out here, where every
-    rule works entry by entry.
+    With h = g it is AdamW. A parameter without curvature so far stays where it is. The paper also averages h over a
+    convolution's kernel; that is left out here, where every rule works entry by entry.
 
     Source: Yao, Gholami, Shen, Mustafa, Keutzer, Mahoney, "AdaHessian: an adaptive second order optimizer for machine
     learning", 2021 (arXiv 2006.00719), equations 10 and 11 with k = 1.
@@ -63,16 +64,21 @@ class AdaHessian(CurvatureOptimizer):
     def update(
         param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
     ) -> tuple[Tensor, State]:
-        """State: ``step`` (0-dim), ``hessian``, ``momentum``, ``hessian_sq`` (the parameter's shape)."""
+        """State: ``step``, ``refreshes`` (0-dim), ``momentum``, ``hessian_sq``, ``root`` (the parameter's shape)."""
         beta1, beta2 = hp["betas"]
-        state = state or initial_state(param)
-        step = state["step"] + 1
-        hessian = state["hessian"] if curvature is None else curvature
-        momentum = state["momentum"].lerp(grad, 1 - beta1)
-        hessian_sq = plus_product(state["hessian_sq"] * beta2, 1 - beta2, hessian, hessian)
-        new_param = unbiased_step(param, momentum, hessian_sq, step, hp)
-        return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "hessian_sq": hessian_sq}
+        state = {**(state or initial_state(param))}
+        if curvature is not None:
+            state["refreshes"] = state["refreshes"] + 1
+            state["hessian_sq"] = plus_product(state["hessian_sq"] * beta2, 1 - beta2, curvature, curvature)
+            state["root"] = state["hessian_sq"].sqrt() / unbias(beta2, state["refreshes"]).sqrt() + hp["eps"]
+        state["step"] = state["step"] + 1
+        state["momentum"] = state["momentum"].lerp(grad, 1 - beta1)
+        scaled = state["momentum"] * (hp["lr"] / unbias(beta1, state["step"]))
+        return plus_quotient(decayed(param, hp), -1.0, scaled, state["root"]), state
 
 
 def initial_state(param: Tensor) -> State:
-    return {"step": new_step(param)} | {k: torch.zeros_like(param) for k in ("hessian", "momentum", "hessian_sq")}
+    """The root is infinite: no step before there is a curvature to divide by."""
+    counts = {"step": new_count(param), "refreshes": new_count(param)}
+    momentum, hessian_sq = torch.zeros_like(param), torch.zeros_like(param)
+    return {**counts, "momentum": momentum, "hessian_sq": hessian_sq, "root": torch.full_like(param, torch.inf)}

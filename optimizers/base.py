@@ -297,6 +297,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._seed = own["seed"]
         self._generator = None
         params = [p for group in self.param_groups for p in group["params"]]
+        indices = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for i, param in zip(indices, params, strict=True):
+            # PyTorch casts them to the parameter's dtype: a count would stop growing in half precision.
+            scalars = {k: v for k, v in state_dict["state"].get(i, {}).items() if torch.is_tensor(v) and v.ndim == 0}
+            self.state[param].update({k: v.to(param.device, copy=True) for k, v in scalars.items()})
         self._previous = {i: grad.to(params[i], copy=True) for i, grad in own["previous"].items()}
         self._memory = deepcopy(own["memory"])
         if own["generator"] is not None:

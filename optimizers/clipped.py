@@ -58,7 +58,7 @@ class ClippedOptimizer(CurvatureOptimizer):
 
         NaN before the first step. To read its number is to wait for the device: do so at evaluations.
         """
-        clipped = [(p.numel(), s["clipped_fraction"].float()) for p, s in self.state.items() if "clipped_fraction" in s]
+        clipped = [(p.numel(), s["clipped_fraction"]) for p, s in self.state.items() if "clipped_fraction" in s]
         if not clipped:
             return torch.tensor(torch.nan)
         return sum(numel * fraction for numel, fraction in clipped) / sum(numel for numel, _ in clipped)
@@ -91,9 +91,5 @@ def clipped_step(
 
 
 def share(tensor: Tensor) -> Tensor:
-    """The fraction of entries that are not zero, by operations that have foreach kernels; half precision cannot count.
-
-    In the dtype of the tensor, to which ``load_state_dict`` would bring it.
-    """
-    count = tensor.sign().norm(p=1, dtype=torch.promote_types(tensor.dtype, torch.float32))
-    return (count / tensor.numel()).to(tensor.dtype)
+    """The fraction of entries that are not zero, by operations that have foreach kernels, counted in single precision."""
+    return tensor.sign().norm(p=1, dtype=torch.promote_types(tensor.dtype, torch.float32)) / tensor.numel()

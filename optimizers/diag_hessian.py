@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.base import CurvatureOptimizer
-from optimizers.rules import check, new_step, plus_product, plus_quotient, unbiased_step, valid_betas
+from optimizers.rules import check, decayed, new_count, plus_product, plus_quotient, unbias, valid_betas
 
 
 class DiagHessian(CurvatureOptimizer):
@@ -91,9 +91,11 @@ class DiagHessian(CurvatureOptimizer):
 
         momentum = plus_quotient(state["momentum"] * beta1, (1 - beta1) * slope, grad, c + shift)
         curvature_sq = plus_product(state["curvature_sq"] * beta2, 1 - beta2, c, c)
-        new_param = unbiased_step(param, momentum, curvature_sq, step, hp)
+        root = curvature_sq.sqrt() / unbias(beta2, step).sqrt() + hp["eps"]
+        scaled = momentum * (hp["lr"] / unbias(beta1, step))
+        new_param = plus_quotient(decayed(param, hp), -1.0, scaled, root)
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "curvature_sq": curvature_sq}
 
 
 def initial_state(param: Tensor) -> State:
-    return {"step": new_step(param)} | {k: torch.zeros_like(param) for k in ("hessian", "momentum", "curvature_sq")}
+    return {"step": new_count(param)} | {k: torch.zeros_like(param) for k in ("hessian", "momentum", "curvature_sq")}

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,9 +18,6 @@ HESSIAN_VECTOR_COST = 2.0
 
 BACKWARD_COST = 2 / 3
 """Nominal cost of a backward pass in gradients: a gradient is a forward pass and a backward pass of twice its work."""
-
-WORD = 63
-"""Random bits of a non-negative 64-bit integer."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,15 @@ class Estimator(ABC):
 def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
     sizes = [tensor.numel() for tensor in like]
-    words = torch.empty(-(-sum(sizes) // WORD), 1, dtype=torch.int64, device=generator.device)
-    words.random_(generator=generator)
-    bits = (words >> torch.arange(WORD, device=words.device)) & 1
-    signs = bits.flatten()[: sum(sizes)].to(like[0].dtype).mul_(2).sub_(1)
-    return [s.view(t.shape).to(t.dtype) for s, t in zip(signs.split(sizes), like, strict=True)]
+    words = torch.empty(-(-sum(sizes) // 64), dtype=torch.int64, device=generator.device)
+    words.random_(-(2**63), None, generator=generator)
+    eights = _signs_of_bytes(like[0].dtype, words.device).index_select(0, words.view(torch.uint8).int())
+    signs = eights.flatten()[: sum(sizes)].split(sizes)
+    return [s.view(t.shape).to(t.dtype) for s, t in zip(signs, like, strict=True)]
+
+
+@lru_cache(maxsize=8)
+def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The bits of every byte as signs, ``(256, 8)``."""
+    bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
+    return (2 * bits - 1).to(dtype)

@@ -25,8 +25,8 @@ def valid_betas(betas: tuple[float, float]) -> bool:
     return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
 
 
-def new_step(param: Tensor) -> Tensor:
-    """A step count of zero, in at least single precision: in half precision it would stop at 256 or 2048."""
+def new_count(param: Tensor) -> Tensor:
+    """A count of zero, in at least single precision: in half precision it would stop at 256 or 2048."""
     return torch.zeros((), dtype=torch.promote_types(param.dtype, torch.float32), device=param.device)
 
 
@@ -60,10 +60,3 @@ def plus_product(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tens
 def plus_quotient(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tensor:
     """``a + scale b / c``"""
     return a + scale * b / c if isinstance(scale, Tensor) else a.addcdiv(b, c, value=scale)
-
-
-def unbiased_step(param: Tensor, momentum: Tensor, square: Tensor, step: Tensor, hp: Hyperparameters) -> Tensor:
-    """Adam's step, ``param - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`` after its weight decay."""
-    beta1, beta2 = hp["betas"]
-    root = square.sqrt() / unbias(beta2, step).sqrt() + hp["eps"]
-    return plus_quotient(decayed(param, hp), -1.0, momentum * (hp["lr"] / unbias(beta1, step)), root)

@@ -39,9 +39,10 @@ def clipped(theta, g, denominator, s, hp):
 
 
 def adahessian(theta, g, h, s, hp):
+    b2 = hp["betas"][1]
     if h is not None:
-        s.H = h
-    return adam(theta, g, s.H, s, hp)
+        s.r, s.v = s.r + 1, b2 * s.v + (1 - b2) * h**2
+    return adam(theta, g, s.v / (1 - b2**s.r), s, hp)
 
 
 def diag_hessian(theta, g, h, s, hp):
@@ -52,14 +53,15 @@ def diag_hessian(theta, g, h, s, hp):
     c = phi2 * g**2 + phi1 * s.H
     c = np.where(np.isfinite(c), c, 0.0)
     lam = max(0.0, -c.min()) + hp["damping"]
-    return adam(theta, phi1 * g / (c + lam), c, s, hp)
-
-
-def adam(theta, u, c, s, hp):
-    (b1, b2), s.t = hp["betas"], s.t + 1
-    s.m = b1 * s.m + (1 - b1) * u
+    b2 = hp["betas"][1]
     s.v = b2 * s.v + (1 - b2) * c**2
-    root = np.sqrt(s.v / (1 - b2**s.t)) + hp["eps"]
+    return adam(theta, phi1 * g / (c + lam), s.v / (1 - b2 ** (s.t + 1)), s, hp)
+
+
+def adam(theta, u, unbiased_square, s, hp):
+    b1, s.t = hp["betas"][0], s.t + 1
+    s.m = b1 * s.m + (1 - b1) * u
+    root = np.sqrt(unbiased_square) + hp["eps"]
     return theta * (1 - hp["lr"] * hp["weight_decay"]) - hp["lr"] * (s.m / (1 - b1**s.t)) / root
 
 
@@ -139,7 +141,7 @@ class Lockstep:
         self.optimizer = rule(groups, **options)
         self.starts = [p.detach().double().numpy().copy() for p in self.used]
         self.thetas = list(self.starts)
-        self.states = [SimpleNamespace(m=0.0, H=np.zeros_like(t), v=0.0, t=0) for t in self.thetas]
+        self.states = [SimpleNamespace(m=0.0, H=np.zeros_like(t), v=0.0, t=0, r=0) for t in self.thetas]
 
     def draw(self):
         """A step's gradients and curvatures, in the parameters' dtype."""
