@@ -91,5 +91,5 @@ def clipped_step(
 
 
 def share(tensor: Tensor) -> Tensor:
-    """The fraction of entries that are not zero, by operations that have foreach kernels, counted in single precision."""
+    """The fraction of entries that are not zero, by operations with foreach kernels, counted in single precision."""
     return tensor.sign().norm(p=1, dtype=torch.promote_types(tensor.dtype, torch.float32)) / tensor.numel()

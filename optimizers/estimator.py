@@ -19,6 +19,9 @@ HESSIAN_VECTOR_COST = 2.0
 BACKWARD_COST = 2 / 3
 """Nominal cost of a backward pass in gradients: a gradient is a forward pass and a backward pass of twice its work."""
 
+FEW = 2**13
+"""Signs that randint draws sooner than they are looked up."""
+
 
 @dataclass(frozen=True)
 class Refresh:
@@ -76,11 +79,16 @@ class Estimator(ABC):
 def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
     sizes = [tensor.numel() for tensor in like]
-    words = torch.empty(-(-sum(sizes) // 64), dtype=torch.int64, device=generator.device)
-    words.random_(-(2**63), None, generator=generator)
-    eights = _signs_of_bytes(like[0].dtype, words.device).index_select(0, words.view(torch.uint8).int())
-    signs = eights.flatten()[: sum(sizes)].split(sizes)
+    signs = _flat_signs(sum(sizes), like[0].dtype, generator).split(sizes)
     return [s.view(t.shape).to(t.dtype) for s, t in zip(signs, like, strict=True)]
+
+
+def _flat_signs(count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if count <= FEW:  # the high end of randint is exclusive: (0, 2) draws 0 and 1
+        return torch.randint(0, 2, (count,), dtype=dtype, device=generator.device, generator=generator).mul_(2).sub_(1)
+    words = torch.empty(-(-count // 64), dtype=torch.int64, device=generator.device)
+    words.random_(-(2**63), None, generator=generator)
+    return _signs_of_bytes(dtype, words.device).index_select(0, words.view(torch.uint8).int()).flatten()[:count]
 
 
 @lru_cache(maxsize=8)

@@ -71,9 +71,10 @@ class _Layerwise(Estimator):
         head = OutputHessian(refresh)
         per_sample = PerSample(refresh, type(self).__name__)
         at_once = max(1, COLUMN_ENTRIES // max(1, per_sample.entries))
-        total = [torch.zeros_like(p) for p in refresh.params]
-        for vectors in self.vectors(head, refresh.generator, at_once):
-            per_sample.add_squares(total, vectors)
+        batches = self.vectors(head, refresh.generator, at_once)
+        total = per_sample.squares(next(batches))
+        for vectors in batches:
+            total = [t + s for t, s in zip(total, per_sample.squares(vectors), strict=True)]
         return total
 
 

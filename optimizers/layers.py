@@ -26,14 +26,16 @@ class Use(ABC):
     Args:
         param: the parameter.
         output: the layer's output.
+        edge: its place in the graph, to propagate to; an operation in place may move the tensor itself on.
         features: what the output's gradient is multiplied with, ``(rows, ...)``, if anything.
         channels: the output's dimension that the parameter belongs to; the others are rows.
     """
 
-    def __init__(self, param: Tensor, output: Tensor, features: Tensor | None = None, channels: int = -1) -> None:
+    def __init__(
+        self, param: Tensor, output: Tensor, edge: GradientEdge, features: Tensor | None = None, channels: int = -1
+    ) -> None:
         self.param = param
-        # The place in the graph and not the tensor: an operation in place would move the tensor on.
-        self.edge: GradientEdge = get_gradient_edge(output)
+        self.edge = edge
         self.entries = output.numel()
         self.width = output.shape[channels]
         self.channels = channels % output.ndim
@@ -149,8 +151,10 @@ class Outer(Use):
 class Patches(Outer):
     """The weight of a convolution, a linear map on patches of its input, ``(samples, channels, height, width)``."""
 
-    def __init__(self, param: Tensor, output: Tensor, image: Tensor, groups: int, **geometry: Any) -> None:
-        super().__init__(param, output, channels=1)
+    def __init__(
+        self, param: Tensor, output: Tensor, edge: GradientEdge, image: Tensor, groups: int, **geometry: Any
+    ) -> None:
+        super().__init__(param, output, edge, channels=1)
         self.image = image
         self.groups = groups
         self.geometry = geometry
@@ -181,9 +185,14 @@ class Recorder(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return self._attention(func, args, kwargs)
         output = func(*args, **kwargs)
-        if func in READERS and output.requires_grad:
-            READERS[func](self, output, *args, **kwargs)
+        if func in READERS:
+            self._read(READERS[func], output, args, kwargs)
         return output
+
+    def _read(self, reader: Callable[..., None], output: Tensor, args: Any, kwargs: Any) -> None:
+        if output.requires_grad:
+            self._edge = get_gradient_edge(output)
+            reader(self, output, *args, **kwargs)
 
     def _attention(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Its projections are calls inside of it, which a mode does not see."""
@@ -191,8 +200,7 @@ class Recorder(TorchFunctionMode):
 
         def recorded(*inputs: Any) -> Tensor:
             output = linear(*inputs)
-            if output.requires_grad:
-                self._linear(output, *inputs)
+            self._read(Recorder._linear, output, inputs, {})
             return output
 
         F.linear = recorded  # type: ignore[assignment]
@@ -201,9 +209,9 @@ class Recorder(TorchFunctionMode):
         finally:
             F.linear = linear
 
-    def _note(self, use: type[Use], param: Tensor | None, *args: Any, **kwargs: Any) -> None:
+    def _note(self, use: type[Use], param: Tensor | None, output: Tensor, *args: Any, **kwargs: Any) -> None:
         if id(param) in self.uses:
-            self.uses[id(param)].append(use(param, *args, **kwargs))
+            self.uses[id(param)].append(use(param, output, self._edge, *args, **kwargs))
 
     def _linear(self, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
         rows = input.detach().reshape(-1, input.shape[-1]).to(weight.dtype)

@@ -21,7 +21,7 @@ LOOKS = 8
 
 
 class PerSample:
-    """Adds up per-sample squares of gradients; a parameter that no layer explains gets the batch's square instead.
+    """Sums of per-sample squares of gradients; a parameter that no layer explains gets the batch's square instead.
 
     The first refresh propagates one vector back from one sample alone. A layer is understood where its own gradient is
     autograd's, and where the vector reaches no row of another sample; that also tells whether rows are ordered by
@@ -33,6 +33,7 @@ class PerSample:
 
     def __init__(self, refresh: Refresh, name: str) -> None:
         self.outputs: Tensor = refresh.outputs
+        self.params = refresh.params
         self.samples = len(self.outputs)
         record: Recorder = refresh.record
         known: dict[int, bool | None] = refresh.memory.setdefault("rows by sample", {})
@@ -54,18 +55,24 @@ class PerSample:
         self.edges = {use.edge: use.entries for use, _ in self.uses.values()}
         self.entries = sum(self.edges.values())
 
-    def add_squares(self, total: list[Tensor], vectors: Tensor) -> None:
-        """Propagate vectors on the outputs, ``(vectors, *outputs.shape)``; add to ``total``, one per parameter."""
-        edges, others = list(self.edges), list(self.others.values())
-        grads = dict(zip([*edges, *self.others], self._backward([*edges, *others], vectors), strict=True))
-        for i, (use, batch_first) in self.uses.items():
-            grad = grads[use.edge]
-            if grad is not None:
-                total[i] += use.squares(by_sample(use.rows(grad), self.samples, batch_first, dim=1))
-        for i in self.others:
-            grad = grads[i]
-            if grad is not None:
-                total[i] += grad.square().sum(0)
+    def squares(self, vectors: Tensor) -> list[Tensor]:
+        """Propagate vectors on the outputs, ``(vectors, *outputs.shape)``: a sum of squares per parameter."""
+        found = self._backward([*self.edges, *self.others.values()], vectors)
+        grads = dict(zip([*self.edges, *self.others], found, strict=True))
+        rows: dict[GradientEdge, Tensor] = {}
+        squares = []
+        for place, param in enumerate(self.params):
+            use, batch_first = self.uses.get(place, (None, False))
+            grad = grads[place if use is None else use.edge]
+            if grad is None:
+                squares.append(torch.zeros_like(param))
+            elif use is None:
+                squares.append(grad.square().sum(0))
+            else:
+                if use.edge not in rows:
+                    rows[use.edge] = by_sample(use.rows(grad), self.samples, batch_first, dim=1)
+                squares.append(use.squares(rows[use.edge]))
+        return squares
 
     def _backward(self, inputs: Sequence[Tensor | GradientEdge], vectors: Tensor) -> list[Tensor | None]:
         if len(vectors) > 1:
