@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import networks
 from benchmarks.networks import Problem, setting
-from benchmarks.step_rows import JUDGED, LR, PERIOD, Entry, Step, entries
+from benchmarks.step_rows import EVERY, JUDGED, LR, PERIOD, Entry, Step, entries
 
 LIMIT = 1.3  # times Adam's step, at PERIOD
 BETWEEN = 4  # blocks from one of Adam's to the next
@@ -126,16 +126,28 @@ def measure(title: str, bench: Bench, rounds: int, compiled: bool) -> list[Entry
 
 def failures(title: str, rows: list[Entry]) -> list[str]:
     """What is too slow, a sentence each."""
-    found = []
-    for row in (row for row in rows if row.judged):
-        if row.ratio > LIMIT:
-            found.append(f"{title}: {row}: {row.ratio:.2f} times Adam")
-        for other in rows:
-            if row.same and other.optimizer == f"pytorch_optimizer {row.same}" and other.period == row.period:
-                ratio = statistics.median(a / b for a, b in zip(row.ratios, other.ratios, strict=True))
-                if ratio >= 1:
-                    found.append(f"{title}: {row}: {ratio:.2f} times {other.optimizer} ({other.estimator})")
+    found = [f"{title}: {row}: {row.ratio:.2f} times Adam" for row in rows if row.judged and row.ratio > LIMIT]
+    for row, other, ratio in against_peers(rows):
+        if row.judged and other.estimator == EVERY and ratio >= 1:
+            found.append(f"{title}: {row}: {ratio:.2f} times {other.optimizer} ({other.estimator})")
     return found
+
+
+def against_peers(rows: list[Entry]) -> list[tuple[Entry, Entry, float]]:
+    """Each rule with the peer that does the same, and its time over the peer's."""
+    return [
+        (row, other, statistics.median(a / b for a, b in zip(row.ratios, other.ratios, strict=True)))
+        for row in rows
+        for other in rows
+        if row.same and other.optimizer == f"pytorch_optimizer {row.same}" and other.period == row.period
+    ]
+
+
+def peers_table(rows: list[Entry]) -> list[str]:
+    lines = ["", "| rule | peer | time over the peer's |", "| --- | --- | ---: |"]
+    for row, other, ratio in against_peers(rows):
+        lines.append(f"| {row} | {other.optimizer}, {other.estimator} | {ratio:.2f} |")
+    return lines
 
 
 def table(rows: list[Entry]) -> list[str]:
@@ -183,7 +195,7 @@ def verdict(measured: list[str], bad: list[str]) -> list[str]:
         return ["Neither of the larger networks was measured: nothing is judged."]
     claim = (
         f"at update_period {PERIOD}, on {' and '.join(judged)}, every rule with hutchinson or gnb takes at most "
-        f"{LIMIT} times Adam's step, and less time than the peer that does the same, used either way"
+        f"{LIMIT} times Adam's step, and less time than the peer that does the same, used as documented"
     )
     return [f"Met: {claim}."] if not bad else [f"NOT MET: {claim}. These do not:", "", *(f"- {line}" for line in bad)]
 
@@ -224,7 +236,7 @@ def main() -> int:
         problem = make()
         rows = measure(title, Bench(problem, args.device, block), args.rounds, args.compile)
         bad += failures(title, rows)
-        section = ["", f"## {problem.title[0].upper()}{problem.title[1:]}", "", *table(rows)]
+        section = ["", f"## {problem.title[0].upper()}{problem.title[1:]}", "", *table(rows), *peers_table(rows)]
         print("\n".join(section), flush=True)
         text += section
     section = ["", "## Verdict", "", *verdict(args.networks, bad)]
