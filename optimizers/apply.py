@@ -1,7 +1,6 @@
-"""Three ways to run a pure rule over many tensors: one by one, as lists with foreach kernels, or compiled.
+"""Ways to run a pure rule over many tensors: one by one, as lists with foreach kernels, or compiled.
 
-Each takes the rule, then parameters, gradients, curvatures and states, all of them lists in the same order, and the
-hyperparameters; and returns the new parameters and the new states.
+Each takes the rule, its members and the hyperparameters, and returns the new parameter and state of every member.
 """
 
 from __future__ import annotations
@@ -20,80 +19,44 @@ from optimizers.tensor_list import TensorList
 State = dict[str, Tensor]
 Hyperparameters = dict[str, Any]
 Rule = Callable[[Any, Any, Any, Any, Hyperparameters], tuple[Any, Any]]
-Applied = tuple[Sequence[Tensor], list[State]]
+Member = tuple[Tensor, Tensor, Tensor | None, State]
+"""A parameter, its gradient, its curvature and its state."""
+Applied = list[tuple[Tensor, State]]
 
 
-def one_by_one(
-    rule: Rule,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    curvatures: Sequence[Tensor | None],
-    states: Sequence[State],
-    hp: Hyperparameters,
-) -> Applied:
+def one_by_one(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     """A call per tensor."""
-    results = [rule(p, g, c, s, hp) for p, g, c, s in zip(params, grads, curvatures, states, strict=True)]
-    return [param for param, _ in results], [state for _, state in results]
+    return [rule(*member, hp) for member in members]
 
 
 def as_lists(
-    rule: Rule,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    curvatures: Sequence[Tensor | None],
-    states: Sequence[State],
-    hp: Hyperparameters,
-    *,
-    fewest: int = 2,
-    largest: float = math.inf,
+    rule: Rule, members: Sequence[Member], hp: Hyperparameters, *, fewest: int = 2, largest: float = math.inf
 ) -> Applied:
     """A call per list of tensors that are alike, at least ``fewest`` and none with more than ``largest`` entries."""
     alike: dict[Any, list[int]] = {}
-    for i, (param, curvature, state) in enumerate(zip(params, curvatures, states, strict=True)):
+    for i, (param, _, curvature, state) in enumerate(members):
         key = (param.dtype, param.device, curvature is None, tuple(state)) if param.numel() <= largest else i
         alike.setdefault(key, []).append(i)
-    new_params, new_states = list(params), list(states)
+    applied: dict[int, tuple[Tensor, State]] = {}
     for rows in alike.values():
-        apply = _as_list if len(rows) >= fewest else one_by_one
-        some_params, some_states = apply(
-            rule,
-            [params[i] for i in rows],
-            [grads[i] for i in rows],
-            [curvatures[i] for i in rows],
-            [states[i] for i in rows],
-            hp,
-        )
-        for i, param, state in zip(rows, some_params, some_states, strict=True):
-            new_params[i], new_states[i] = param, state
-    return new_params, new_states
+        run = _as_list if len(rows) >= fewest else one_by_one
+        applied |= zip(rows, run(rule, [members[i] for i in rows], hp), strict=True)
+    return [applied[i] for i in range(len(members))]
 
 
-def where_it_pays(
-    rule: Rule,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    curvatures: Sequence[Tensor | None],
-    states: Sequence[State],
-    hp: Hyperparameters,
-) -> Applied:
+def where_it_pays(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     """As lists on a GPU. On a CPU they save time per call, but large tensors would leave the cache between calls."""
-    limits = {} if params[0].is_cuda else {"fewest": 8, "largest": 2**16}
-    return as_lists(rule, params, grads, curvatures, states, hp, **limits)
+    on_gpu = members[0][0].is_cuda
+    return as_lists(rule, members, hp) if on_gpu else as_lists(rule, members, hp, fewest=8, largest=2**16)
 
 
-def _as_list(
-    rule: Rule,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    curvatures: Sequence[Tensor | None],
-    states: Sequence[State],
-    hp: Hyperparameters,
-) -> Applied:
+def _as_list(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
+    params, grads, curvatures, states = zip(*members, strict=True)
     curvature = None if curvatures[0] is None else TensorList(curvatures)
     state = {name: _together([s[name] for s in states]) for name in states[0]}
     new, new_state = rule(TensorList(params), TensorList(grads), curvature, state, hp)
-    each = range(len(params))
-    return new, [{k: v[i] if isinstance(v, TensorList) else v for k, v in new_state.items()} for i in each]
+    each = [{k: v[i] if isinstance(v, TensorList) else v for k, v in new_state.items()} for i in range(len(members))]
+    return list(zip(new, each, strict=True))
 
 
 def _together(tensors: list[Tensor]) -> Tensor | TensorList:
@@ -101,20 +64,11 @@ def _together(tensors: list[Tensor]) -> Tensor | TensorList:
     return tensors[0] if all(t is tensors[0] for t in tensors) else TensorList(tensors)
 
 
-def compiled(
-    rule: Rule,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    curvatures: Sequence[Tensor | None],
-    states: Sequence[State],
-    hp: Hyperparameters,
-) -> Applied:
+def compiled(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     """All tensors in one compiled graph. The first step, which makes the state, is not worth a graph of its own."""
-    if not all(states):
-        return one_by_one(rule, params, grads, curvatures, states, hp)
-    return _compiled(rule)(
-        rule, params, grads, curvatures, states, {k: _as_tensor(v, params[0]) for k, v in hp.items()}
-    )
+    if not all(state for *_, state in members):
+        return one_by_one(rule, members, hp)
+    return _compiled(rule)(rule, list(members), {k: _as_tensor(v, members[0][0]) for k, v in hp.items()})
 
 
 @cache

@@ -241,15 +241,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         seen = iter(zip(grads, curvatures, strict=True))
         for group in self.param_groups:
             given = [(p, *next(seen)) for p in group["params"]]
-            given = [(p, g, c) for p, g, c in given if g is not None and p.numel()]
-            if not given:
+            members = [(p, g, c, self.state[p]) for p, g, c in given if g is not None and p.numel()]
+            if not members:
                 continue
-            params, some_grads, some_curvatures = zip(*given, strict=True)
             hp = {name: value for name, value in group.items() if name != "params"}
-            states = [self.state[p] for p in params]
-            new_params, new_states = self._run()(self.update, params, some_grads, some_curvatures, states, hp)
-            torch._foreach_copy_(params, list(new_params))
-            self.state.update(zip(params, new_states, strict=True))
+            applied = self._run()(self.update, members, hp)
+            params = [param for param, *_ in members]
+            torch._foreach_copy_(params, [param for param, _ in applied])
+            self.state.update(zip(params, (state for _, state in applied), strict=True))
 
     def _run(self) -> Callable[..., apply.Applied]:
         if self.compile:
