@@ -28,7 +28,7 @@ class AdaHessian(CurvatureOptimizer):
     convolution's kernel; that is left out here, where every rule works entry by entry.
 
     Source: Yao, Gholami, Shen, Mustafa, Keutzer, Mahoney, "AdaHessian: an adaptive second order optimizer for machine
-    learning", 2021 (arXiv 2006.00719), equations 10 and 11 with k = 1.
+    learning", 2021 (arXiv 2006.00719), with Hessian power 1.
 
     Args:
         params: parameters or parameter groups.
