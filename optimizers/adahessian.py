@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.base import CurvatureOptimizer
-from optimizers.rules import check, decayed, new_count, plus_product, plus_quotient, unbias, valid_betas
+from optimizers.rules import average, check, decayed, new_count, plus_product, plus_quotient, unbias, valid_betas
 
 
 class AdaHessian(CurvatureOptimizer):
@@ -72,7 +72,7 @@ class AdaHessian(CurvatureOptimizer):
             state["hessian_sq"] = plus_product(state["hessian_sq"] * beta2, 1 - beta2, curvature, curvature)
             state["root"] = state["hessian_sq"].sqrt() / unbias(beta2, state["refreshes"]).sqrt() + hp["eps"]
         state["step"] = state["step"] + 1
-        state["momentum"] = state["momentum"].lerp(grad, 1 - beta1)
+        state["momentum"] = average(state["momentum"], grad, beta1)
         scaled = state["momentum"] * (hp["lr"] / unbias(beta1, state["step"]))
         return plus_quotient(decayed(param, hp), -1.0, scaled, state["root"]), state
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -68,18 +68,23 @@ def compiled(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Appl
     """All tensors in one compiled graph. The first step, which makes the state, is not worth a graph of its own."""
     if not all(state for *_, state in members):
         return one_by_one(rule, members, hp)
-    return _compiled(rule)(rule, list(members), {k: _as_tensor(v, members[0][0]) for k, v in hp.items()})
+    kind = tuple((param.shape, param.dtype, param.device, c is None) for param, _, c, _ in members)
+    numbers = {k: _as_tensor(v, members[0][0]) for k, v in hp.items()}
+    applied = _compiled(rule, kind)(rule, list(members), numbers)
+    # A number as a tensor makes 0-dim results double, too.
+    old = (state for *_, state in members)
+    return [(p, {k: v.to(s[k].dtype) for k, v in new.items()}) for (p, new), s in zip(applied, old, strict=True)]
 
 
-@cache
-def _compiled(rule: Rule) -> Callable[..., Applied]:
-    # A code object of its own: PyTorch counts graphs by code object, and stops to compile at eight.
+@lru_cache(maxsize=256)
+def _compiled(rule: Rule, kind: Any) -> Callable[..., Applied]:
+    # A code object for each kind of members: PyTorch counts graphs by code object, and stops to compile at eight.
     code = one_by_one.__code__.replace(co_name=f"one_by_one_{rule.__qualname__}")
     return torch.compile(FunctionType(code, one_by_one.__globals__), dynamic=False)
 
 
 def _as_tensor(value: Any, like: Tensor) -> Any:
-    """Numbers as tensors: a new value of a hyperparameter is no new graph."""
+    """Numbers as tensors: a new value of a hyperparameter is no new graph. In double precision, as they were."""
     if isinstance(value, tuple):
         return tuple(_as_tensor(v, like) for v in value)
-    return torch.full((), value, dtype=like.dtype, device=like.device) if isinstance(value, float) else value
+    return torch.full((), value, dtype=torch.float64, device=like.device) if isinstance(value, float) else value

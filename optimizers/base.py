@@ -58,8 +58,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     ) -> None:
         if foreach and compile:
             raise ValueError("foreach and compile exclude each other")
-        if update_period < 1 or update_period != int(update_period):
-            raise ValueError(f"update_period must be a whole number of at least 1, got {update_period}")
+        if not isinstance(update_period, int | float) or update_period < 1 or update_period % 1 != 0:
+            raise ValueError(f"update_period must be a whole number of at least 1, got {update_period!r}")
         self.estimator = find_estimator(estimator)
         self.update_period = int(update_period)
         self.grad_equivalents = 0.0
@@ -83,7 +83,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             param: the parameter, any shape.
             grad: its gradient, same shape.
             curvature: its estimated Hessian diagonal, same shape; ``None`` on a step without refresh.
-            state: what the last call returned; empty at first. Tensors of the parameter's shape, or 0-dim.
+            state: what the last call returned; empty at first, where the curvature may be ``None`` too, for a parameter
+                first used between refreshes. Tensors of the parameter's shape, or 0-dim.
             hp: the parameter group's hyperparameters, numbers or 0-dim tensors.
 
         Returns:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.base import CurvatureOptimizer
-from optimizers.rules import check, decayed, plus, valid_betas
+from optimizers.rules import average, check, decayed, plus, valid_betas
 
 
 class ClippedOptimizer(CurvatureOptimizer):
@@ -52,16 +52,25 @@ class ClippedOptimizer(CurvatureOptimizer):
         defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, update_period=update_period, **options)
 
+    @staticmethod
+    def denominator(hessian: Tensor, hp: Hyperparameters) -> Tensor:
+        """What the rule divides the momentum by."""
+        raise NotImplementedError
+
     @property
     def clipped_fraction(self) -> Tensor:
-        """Of all entries, the fraction that the last refresh step clipped: a 0-dim tensor on the parameters' device.
+        """Of all entries, the fraction that the last step clipped: a 0-dim tensor on the parameters' device.
 
-        NaN before the first step. To read its number is to wait for the device: do so at evaluations.
+        NaN before the first step. Worked out from the state when it is asked for, and not at every step; to read its
+        number is to wait for the device.
         """
-        clipped = [(p.numel(), s["clipped_fraction"]) for p, s in self.state.items() if "clipped_fraction" in s]
-        if not clipped:
-            return torch.tensor(torch.nan)
-        return sum(numel * fraction for numel, fraction in clipped) / sum(numel for numel, _ in clipped)
+        clipped, entries = [], 0
+        for group in self.param_groups:
+            for state in (self.state[p] for p in group["params"] if "momentum" in self.state.get(p, ())):
+                ratio = state["momentum"] / self.denominator(state["hessian"], group)
+                clipped.append((ratio.abs() > group["rho"]).sum())
+                entries += ratio.numel()
+        return sum(clipped) / entries if entries else torch.tensor(torch.nan)
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {"clipped_fraction": self.clipped_fraction}
@@ -69,8 +78,8 @@ class ClippedOptimizer(CurvatureOptimizer):
 
 def curvature_average(param: Tensor, term: Tensor | None, state: State, hp: Hyperparameters) -> Tensor:
     """``H = b2 H + (1 - b2) term`` on a refresh; H as it was on any other step."""
-    average = state["hessian"] if state else torch.zeros_like(param)
-    return average if term is None else average.lerp(term, 1 - hp["betas"][1])
+    hessian = state["hessian"] if state else torch.zeros_like(param)
+    return hessian if term is None else average(hessian, term, hp["betas"][1])
 
 
 def clipped_step(
@@ -78,18 +87,8 @@ def clipped_step(
 ) -> tuple[Tensor, State]:
     """``m = b1 m + (1 - b1) g``; the parameter moves by ``-lr clip(m / denominator, -rho, rho)`` after its decay.
 
-    State: ``momentum``, ``hessian`` (the parameter's shape), ``clipped_fraction`` (0-dim), counted where ``hessian`` is
-    new.
+    State: ``momentum``, ``hessian``, of the parameter's shape.
     """
-    momentum = (state["momentum"] if state else torch.zeros_like(param)).lerp(grad, 1 - hp["betas"][0])
-    ratio = momentum / denominator
-    step = ratio.clamp(min=-hp["rho"], max=hp["rho"])
-    refreshed = not state or hessian is not state["hessian"]
-    fraction = share(ratio - step) if refreshed else state["clipped_fraction"]
-    new_state = {"momentum": momentum, "hessian": hessian, "clipped_fraction": fraction}
-    return plus(decayed(param, hp), -hp["lr"], step), new_state
-
-
-def share(tensor: Tensor) -> Tensor:
-    """The fraction of entries that are not zero, by operations with foreach kernels, counted in single precision."""
-    return tensor.sign().norm(p=1, dtype=torch.promote_types(tensor.dtype, torch.float32)) / tensor.numel()
+    momentum = average(state["momentum"] if state else torch.zeros_like(param), grad, hp["betas"][0])
+    step = (momentum / denominator).clamp(min=-hp["rho"], max=hp["rho"])
+    return plus(decayed(param, hp), -hp["lr"], step), {"momentum": momentum, "hessian": hessian}

@@ -61,7 +61,7 @@ class DiagHessian(CurvatureOptimizer):
         check(
             lr=(lr, lr >= 0),
             diff=(diff, diff > 0),
-            square=(square, square >= 1),
+            square=(square, square >= 1 and square * diff ** (square - 1) > 0),
             betas=(betas, valid_betas(betas)),
             eps=(eps, eps >= 0),
             damping=(damping, damping >= 0),

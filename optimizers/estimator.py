@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,8 +37,8 @@ class Refresh:
         directions: the vectors that the rule wants the Hessian multiplied with, one per parameter, of its shape.
         generator: the optimizer's own random stream, on the parameters' device.
         record: what ``Estimator.watch`` gave.
-        memory: the estimator's notes from one refresh to the next, part of the ``state_dict``: keys are text, values
-            numbers, text, ``None`` or mappings of such.
+        memory: the estimator's notes from one refresh to the next, part of the ``state_dict``: plain numbers,
+            text, ``None`` and mappings of such.
     """
 
     loss: Tensor
@@ -72,8 +72,14 @@ class Estimator(ABC):
 
     def watch(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """Surrounds the forward pass of a refresh; what it yields comes back as ``Refresh.record``."""
-        # Fused attention kernels have no double backward.
-        return sdpa_kernel(SDPBackend.MATH) if self.double_backward else nullcontext()
+        return twice_differentiable() if self.double_backward else nullcontext()
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Neither fused attention kernels nor compiled modules have a double backward."""
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:

@@ -89,7 +89,7 @@ class GGNMC(_Layerwise):
     have covariance H_n. A rare label makes a large square: signs err less for the last layer, and where predictions are
     uneven; where all labels are about as likely, labels can err less for the layers before.
 
-    Knows Linear (and the projections of MultiheadAttention), Conv2d, Embedding, LayerNorm and BatchNorm. Another
+    Knows Linear (and MultiheadAttention's in self-attention), Conv2d, Embedding, LayerNorm and BatchNorm. Another
     layer's parameter, or one that is used twice, gets ``GNB``'s estimate from the same vectors; a warning says so once.
     In training mode BatchNorm couples the samples of a batch: what a sample's loss owes to the other samples' inputs
     is left out, so for layers before a BatchNorm this is an approximation of the GGN.

@@ -118,6 +118,15 @@ def adapt_learning_rate(
         base_optimizer: dotted path of its class.
         beta, eps: the adaptation's.
         base: the base optimizer's own arguments.
+
+    Raises:
+        ValueError: there is no such class.
     """
     module, _, name = base_optimizer.rpartition(".")
-    return HessianLRAdaptation(getattr(import_module(module), name)(params, **base), beta, eps)
+    try:
+        found = getattr(import_module(module), name)
+    except (ValueError, ImportError, AttributeError):
+        raise ValueError(
+            f"base_optimizer {base_optimizer!r}: no such class; expected a dotted path such as torch.optim.Adam"
+        ) from None
+    return HessianLRAdaptation(found(params, **base), beta, eps)

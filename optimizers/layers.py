@@ -229,9 +229,14 @@ class Recorder(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> None:
-        if input.ndim == 4 and not isinstance(padding, str):
-            geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-            self._note(Patches, weight, output, input.detach(), groups, **geometry)
+        if input.ndim == 4:
+            image = input.detach()
+            if padding == "same":
+                dilations = dilation if isinstance(dilation, tuple | list) else (dilation, dilation)
+                around = [d * (size - 1) for d, size in zip(dilations, weight.shape[2:], strict=True)]
+                image = F.pad(image, [side for n in reversed(around) for side in (n // 2, n - n // 2)])
+            geometry = {"stride": stride, "padding": 0 if isinstance(padding, str) else padding, "dilation": dilation}
+            self._note(Patches, weight, output, image, groups, **geometry)
             self._note(Shift, bias, output, channels=1)
 
     def _embedding(

@@ -22,7 +22,12 @@ TOLERANCE = 1e-3
 UNKNOWN = (
     "Gauss-Newton estimators need a loss that is a sum over samples and a softmax cross-entropy (outputs of shape "
     "(samples, classes), (samples, classes, ...) or (samples, ..., classes)) or a sum over outputs, such as the "
-    "squared error or the binary cross-entropy; use hutchinson for any other"
+    "squared error or the binary cross-entropy, convex if minimized; use hutchinson for any other"
+)
+
+LINEAR = (
+    "the loss is linear in these outputs, so that their Gauss-Newton matrix is zero: return the logits, from before "
+    "log_softmax, or use hutchinson"
 )
 
 
@@ -46,7 +51,7 @@ class OutputHessian:
         self.outputs = outputs
         self.dtype = torch.promote_types(outputs.dtype, torch.float32)
         self.loss = refresh.loss
-        kind = f"loss {refresh.loss.grad_fn.name()} {outputs.ndim}"
+        kind = f"loss {outputs.ndim} {_way(refresh.loss, outputs)}"
         if kind not in refresh.memory:
             self._differentiate()
             structure = self._recognise()
@@ -116,10 +121,13 @@ class OutputHessian:
             vector = self._centred(noise)
             product = self._product(vector)
             size = float(product.norm())
+            if size == 0 and "LogSoftmax" not in _way(self.loss, self.outputs) and self.slope.any():
+                raise ValueError(LINEAR)
             if not 0 < size < math.inf:
                 return None
             if float((product - self._predicted(vector)).norm()) <= tolerance(self.outputs) * size:
-                return {"classes": classes, "hard": classes is not None and self._hard()}
+                one_label = classes is not None and _way(self.loss, self.outputs).count("Nll") == 1
+                return {"classes": classes, "hard": one_label and self._hard()}
         raise ValueError(UNKNOWN)
 
     def _hard(self) -> bool:
@@ -188,3 +196,16 @@ def tolerance(tensor: Tensor) -> float:
 def _noise(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The same normal numbers every time: recognising a loss leaves every random stream as it was."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+
+def _way(loss: Tensor, outputs: Tensor) -> str:
+    """The operations from the loss back to the outputs, the first few: another loss has another way."""
+    names: list[str] = []
+    nodes, seen = [loss.grad_fn], {outputs.grad_fn}
+    while nodes and len(names) < 32:
+        node = nodes.pop(0)
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.append(node.name().removesuffix("Backward0"))
+            nodes += [following for following, _ in node.next_functions]
+    return " ".join(names)

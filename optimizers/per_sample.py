@@ -98,7 +98,7 @@ class PerSample:
             grads = iter(self._backward([x for p, use in left.values() for x in (p, use.edge)], probe[None]))
             for i, (_, use) in left.items():
                 grad, rows = next(grads), next(grads)
-                if grad is not None and rows is not None and bool(rows.any()):
+                if grad is not None and rows is not None and bool(rows.any()) and bool(rows.isfinite().all()):
                     found[i] = self._order(use, grad[0], rows, sample, record.coupled)
         return found
 

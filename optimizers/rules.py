@@ -21,8 +21,8 @@ def check(**given: tuple[Any, bool]) -> None:
             raise ValueError(f"{name} is out of range: {value}")
 
 
-def valid_betas(betas: tuple[float, float]) -> bool:
-    return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+def valid_betas(betas: Any) -> bool:
+    return isinstance(betas, tuple | list) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
 
 
 def new_count(param: Tensor) -> Tensor:
@@ -42,6 +42,17 @@ def decayed(param: Tensor, hp: Hyperparameters) -> Tensor:
     if isinstance(decay, float) and decay == 0.0:
         return param
     return param - param * (hp["lr"] * decay)  # 1 - lr weight_decay would be rounded alike at every step
+
+
+def average(old: Tensor, new: Tensor, beta: float | Tensor) -> Tensor:
+    """``beta old + (1 - beta) new``"""
+    return old + (1 - beta) * (new - old) if isinstance(beta, Tensor) else old.lerp(new, 1 - beta)
+
+
+def floor(eps: float | Tensor, like: Tensor) -> float | Tensor:
+    """``eps``, but not so small that half precision takes it for zero."""
+    tiny = torch.finfo(like.dtype).tiny
+    return eps.clamp(min=tiny) if isinstance(eps, Tensor) else max(eps, tiny)
 
 
 # One kernel where the scale is a number; PyTorch's own do not take a tensor there.

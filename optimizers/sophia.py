@@ -6,6 +6,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.clipped import ClippedOptimizer, clipped_step, curvature_average
+from optimizers.rules import floor
 
 
 class Sophia(ClippedOptimizer):
@@ -28,9 +29,13 @@ class Sophia(ClippedOptimizer):
     """
 
     @staticmethod
+    def denominator(hessian: Tensor, hp: Hyperparameters) -> Tensor:
+        return hessian.clamp(min=floor(hp["eps"], hessian))
+
+    @staticmethod
     def update(
         param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
     ) -> tuple[Tensor, State]:
         """State: see ``clipped_step``."""
         hessian = curvature_average(param, curvature, state, hp)
-        return clipped_step(param, grad, hessian, hessian.clamp(min=hp["eps"]), state, hp)
+        return clipped_step(param, grad, hessian, Sophia.denominator(hessian, hp), state, hp)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.clipped import ClippedOptimizer, clipped_step, curvature_average
+from optimizers.rules import floor
 
 
 class SSDH(ClippedOptimizer):
@@ -24,10 +25,14 @@ class SSDH(ClippedOptimizer):
     """
 
     @staticmethod
+    def denominator(hessian: Tensor, hp: Hyperparameters) -> Tensor:
+        return hessian.sqrt() + floor(hp["eps"], hessian)
+
+    @staticmethod
     def update(
         param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
     ) -> tuple[Tensor, State]:
         """State: see ``clipped_step``."""
         term = None if curvature is None else curvature.square()
         hessian = curvature_average(param, term, state, hp)
-        return clipped_step(param, grad, hessian, hessian.sqrt() + hp["eps"], state, hp)
+        return clipped_step(param, grad, hessian, SSDH.denominator(hessian, hp), state, hp)

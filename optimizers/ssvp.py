@@ -9,6 +9,7 @@ from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.clipped import ClippedOptimizer, clipped_step, curvature_average
+from optimizers.rules import floor
 
 
 class SSVP(ClippedOptimizer):
@@ -32,10 +33,14 @@ class SSVP(ClippedOptimizer):
         super().__init__(params, *args, estimator=estimator, **options)
 
     @staticmethod
+    def denominator(hessian: Tensor, hp: Hyperparameters) -> Tensor:
+        return hessian.sqrt() + floor(hp["eps"], hessian)
+
+    @staticmethod
     def update(
         param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
     ) -> tuple[Tensor, State]:
         """State: see ``clipped_step``."""
         term = None if curvature is None else curvature.square()
         hessian = curvature_average(param, term, state, hp)
-        return clipped_step(param, grad, hessian, hessian.sqrt() + hp["eps"], state, hp)
+        return clipped_step(param, grad, hessian, SSVP.denominator(hessian, hp), state, hp)

@@ -35,7 +35,6 @@ LOSSES = {
     "squared errors, one output": ((4,), lambda o: F.mse_loss(o, draw(4), reduction="sum"), None),
     "binary cross-entropy": ((4, 3), lambda o: F.binary_cross_entropy_with_logits(o, draw(4, 3).sigmoid()), None),
     "Poisson": ((4, 2, 3), lambda o: F.poisson_nll_loss(o, draw(4, 2, 3).abs()), None),
-    "linear": ((4, 3), lambda o: (o * draw(4, 3)).sum(), None),
 }  # fmt: skip
 
 
@@ -166,3 +165,9 @@ def test_half_precision_outputs(name):
     columns = found.columns(0, 3).double()
     expected = full_hessian(outputs.double(), loss).diagonal()
     torch.testing.assert_close(columns.square().sum(0).flatten(), expected, rtol=0.06, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", [lambda o: (o * draw(4, 3)).sum(), lambda o: F.nll_loss(o, labels(4))])
+def test_a_loss_that_is_linear_in_the_outputs_is_refused_with_advice(loss):
+    with pytest.raises(ValueError, match=r"linear in these outputs.* return the logits"):
+        head(draw(4, 3, seed=4), loss)
