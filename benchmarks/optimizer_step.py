@@ -169,8 +169,8 @@ refresh, `gnb` takes a second backward pass. All optimizers of a table take turn
 the median over the rounds of a block's time over the mean of the blocks of Adam right before and after it, and lowest
 and highest are over the rounds. Adam's own row compares its blocks with each other: its spread is the noise of the
 measurement; whole runs on one machine differ by up to 0.03 as well: DiagHessian with hutchinson on the transformer
-came out at 1.28 to 1.31 times Adam at update_period 10. Every learning rate is {LR:g}, and the batch is always the same; everything else is
-each optimizer's default.
+came out at 1.28 to 1.31 times Adam at update_period 10. Every learning rate is {LR:g}, and the batch is always the
+same; everything else is each optimizer's default.
 
 pytorch_optimizer's rules are used as their documentation says, with `loss.backward(create_graph=True)` at every step,
 and at update_period {PERIOD} also with that graph on the refreshes only, which is their best.
