@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
-
-from optimizers.apply import Hyperparameters, State
-from optimizers.clipped import ClippedOptimizer, clipped_step, curvature_average
-from optimizers.rules import floor
+from optimizers.ssdh import SSDH
 
 
-class SSVP(ClippedOptimizer):
+class SSVP(SSDH):
     r"""Stochastic squared Hessian-vector product: clipped momentum over its root mean square.
 
     With the gradient :math:`g` and the curvature :math:`H_l v`, the product of the loss's Hessian with
@@ -24,23 +20,10 @@ class SSVP(ClippedOptimizer):
         \theta &\leftarrow (1 - \text{lr} \cdot \text{weight\_decay})\, \theta - \text{lr} \;
             \text{clip}(m / (\sqrt{H} + \epsilon), -\rho, \rho)
 
-    No bias correction. Arguments and errors are those of ``ClippedOptimizer``. Defaults: lr 6e-2, betas (0.96, 0.99),
-    rho 1e-2, eps 1e-12, weight_decay 0, update_period 10; estimator hvp, which gives :math:`H_l v`; whatever another
-    estimator gives is squared in its place.
+    The rule is SSDH's, with another curvature. No bias correction. Arguments and errors are those of
+    ``ClippedOptimizer``. Defaults: lr 6e-2, betas (0.96, 0.99), rho 1e-2, eps 1e-12, weight_decay 0, update_period 10;
+    estimator hvp, which gives :math:`H_l v`; whatever another estimator gives is squared in its place.
     """
 
     def __init__(self, params: Iterable[Any], *args: Any, estimator: Any = "hvp", **options: Any) -> None:
         super().__init__(params, *args, estimator=estimator, **options)
-
-    @staticmethod
-    def denominator(hessian: Tensor, hp: Hyperparameters) -> Tensor:
-        return hessian.sqrt() + floor(hp["eps"], hessian)
-
-    @staticmethod
-    def update(
-        param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
-    ) -> tuple[Tensor, State]:
-        """State: see ``clipped_step``."""
-        term = None if curvature is None else curvature.square()
-        hessian = curvature_average(param, term, state, hp)
-        return clipped_step(param, grad, hessian, SSVP.denominator(hessian, hp), state, hp)
