@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
 SPLITS = ("train", "val", "test")
-EVALUATION_ROWS = 4096
-"""Rows per forward pass of an evaluation; bounds its memory, does not change its result."""
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -26,19 +25,22 @@ class Data:
     Attributes:
         name: the dataset, as a person would call it.
         splits: "train", "val" and "test", each ``(inputs, targets)`` with one row per example.
+        source: where it comes from: a folder or file, a package, a generator.
     """
 
     name: str
     splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    source: str = "generated"
 
     def summary(self) -> dict[str, Any]:
-        """Name, rows of each split and the sha256 over all arrays' bytes, for ``env.json``."""
-        digest = hashlib.sha256()
+        """Name, source, rows of each split, and size and sha256 of all arrays' bytes, for ``env.json``."""
+        digest, size = hashlib.sha256(), 0
         for split in SPLITS:
             for array in self.splits[split]:
-                digest.update(np.ascontiguousarray(array).tobytes())
+                digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+                size += array.nbytes
         rows = {split: len(self.splits[split][0]) for split in SPLITS}
-        return {"name": self.name, "rows": rows, "sha256": digest.hexdigest()}
+        return {"name": self.name, "source": self.source, "rows": rows, "bytes": size, "sha256": digest.hexdigest()}
 
 
 class Task(ABC):
@@ -55,6 +57,9 @@ class Task(ABC):
     worst: dict[str, float]
     """Per metric name (without split) the value that a diverged run gets. ``worst["loss"]`` is also the bound: a
     loss beyond it is divergence. ``load`` sets it, since it may depend on the data."""
+
+    evaluation_rows = 4096
+    """Rows per forward pass of an evaluation; bounds its memory, does not change its result."""
 
     def __init__(
         self, *, metric: str, mode: str, batch_size: int, dataset: str | None = None, target: float | None = None
@@ -83,9 +88,15 @@ class Task(ABC):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The training loss, 0-dim, of a batch's outputs."""
 
+    # What a task may say.
+
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The metrics of a whole split's outputs, "loss" among them."""
         return {"loss": self.criterion(outputs, targets).item()}
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """What the network is given, of rows as they are kept."""
+        return inputs
 
     # What the trainer uses.
 
@@ -112,11 +123,9 @@ class Task(ABC):
     def batches(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The epoch's batches: every training row once, in an order that depends on seed and epoch alone."""
         inputs, targets = self.splits["train"]
-        entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
-        order = torch.randperm(len(inputs), generator=generator).to(self.device)
+        order = torch.randperm(len(inputs), generator=epoch_generator(seed, epoch)).to(self.device)
         for rows in order.split(self.batch_size):
-            yield inputs[rows], targets[rows]
+            yield self.prepare(inputs[rows]), targets[rows]
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The batch's loss (0-dim, with its graph) and outputs."""
@@ -127,12 +136,27 @@ class Task(ABC):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Metrics over the whole split, in eval mode; the model's mode is left as it was."""
-        inputs, targets = self.splits[split]
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
-            outputs = torch.cat([model(rows) for rows in inputs.split(EVALUATION_ROWS)])
+            return self.score(model, split)
         finally:
             for module, training in modes:
                 module.training = training
-        return self.metrics(outputs, targets)
+
+    def score(self, model: nn.Module, split: str) -> dict[str, float]:
+        """``metrics`` over the whole split, of a model in eval mode, piece by piece."""
+        inputs, targets = self.splits[split]
+        pieces = (model(self.prepare(rows)) for rows in inputs.split(self.evaluation_rows))
+        return self.metrics(torch.cat([full_precision(outputs) for outputs in pieces]), targets)
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The random stream, on the CPU, that all of an epoch's draws come from."""
+    entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+
+
+def full_precision(outputs: Tensor) -> Tensor:
+    """Outputs as metrics want them: a forward pass under autocast gives halves."""
+    return outputs.float() if outputs.dtype in HALF else outputs

@@ -5,29 +5,27 @@ Source: Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", 2020 (a
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tasks.base import Data, Task
+from tasks.base import Data
 from tasks.cache import cached_arrays
+from tasks.classification import Classification
 
 VALIDATION_ROWS = 800
 
 
-class MNIST1D(Task):
+class MNIST1D(Classification):
     """A 40-100-10 ReLU perceptron (5,110 parameters) with cross-entropy on MNIST-1D.
 
     4,000 rows, already shuffled by the generator, are split once: the first 3,200 train, the last 800 validate.
-    The 1,000 test rows are the published ones. Metrics: loss (cross-entropy), acc.
+    The 1,000 test rows are the published ones. Metrics: loss (cross-entropy), acc, f1.
     """
 
     def load(self, data_dir: Path | None) -> Data:
-        # Ten times the cross-entropy of a uniform guess, and the accuracy of one.
-        self.worst = {"loss": 10 * math.log(10), "acc": 0.1}
+        self.set_classes(10)
         arrays = cached_arrays("mnist1d", generate)
         x, y = arrays["x"].astype(np.float32), arrays["y"].astype(np.int64)
         x_test, y_test = arrays["x_test"].astype(np.float32), arrays["y_test"].astype(np.int64)
@@ -36,13 +34,6 @@ class MNIST1D(Task):
 
     def network(self) -> nn.Module:
         return nn.Sequential(nn.Linear(40, 100), nn.ReLU(), nn.Linear(100, 10))
-
-    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs, targets)
-
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        correct = (outputs.argmax(dim=1) == targets).to(torch.float64).mean()
-        return {"loss": self.criterion(outputs, targets).item(), "acc": correct.item()}
 
 
 def generate() -> dict[str, np.ndarray]:

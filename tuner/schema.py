@@ -122,6 +122,14 @@ class TrainConfig(Section):
     epochs: Positive
     batch_size: Positive
     evaluations: Positive
+    schedule: Literal["constant", "cosine"]
+    final_lr: Annotated[float, Field(ge=0, le=1)]
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None
+    precision: Literal["fp32", "tf32", "bf16"]
+    channels_last: bool
+    compile: bool
+    deterministic: bool
 
 
 class SearchConfig(Section):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-import tasks.base
 from tasks.base import Data, Task
 
 ROWS = {"train": 11, "val": 4, "test": 6}
@@ -128,7 +127,7 @@ def test_evaluate_leaves_a_layer_that_was_put_in_eval_mode_there(task):
 def test_evaluation_in_pieces_gives_the_same_result(task, monkeypatch):
     model = task.build(0)
     whole = task.evaluate(model, "train")
-    monkeypatch.setattr(tasks.base, "EVALUATION_ROWS", 3)
+    monkeypatch.setattr(task, "evaluation_rows", 3)
     assert task.evaluate(model, "train") == pytest.approx(whole, rel=1e-6)
 
 
@@ -136,7 +135,13 @@ def test_setup_keeps_the_summary_of_what_was_loaded(task):
     data = task.load(None)
     arrays = [data.splits[split][i] for split in ("train", "val", "test") for i in (0, 1)]
     sha256 = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
-    assert task.data_summary == {"name": "toy", "rows": ROWS, "sha256": sha256}
+    assert task.data_summary == {
+        "name": "toy",
+        "source": "generated",
+        "rows": ROWS,
+        "bytes": 21 * 5 * 4,
+        "sha256": sha256,
+    }
 
 
 def test_the_summary_tells_data_apart_by_one_bit():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mnist1d.data import get_dataset_args, make_dataset
+from sklearn.metrics import f1_score
 
 from tasks.mnist1d import MNIST1D, generate
 
@@ -106,12 +107,13 @@ def test_evaluate_equals_numpy(task, split):
     expected = {
         "loss": pytest.approx(-log_prob[np.arange(len(targets)), targets].mean(), rel=1e-5),
         "acc": pytest.approx((logits.argmax(axis=1) == targets).mean(), abs=1.5 / len(targets)),
+        "f1": pytest.approx(f1_score(targets, logits.argmax(axis=1), average="macro"), abs=3e-3),
     }
     assert task.evaluate(model, split) == expected
 
 
 def test_worst_values_are_beyond_a_uniform_guess_and_cover_every_metric(task):
-    assert task.worst == {"loss": pytest.approx(10 * np.log(10)), "acc": 0.1}
+    assert task.worst == {"loss": pytest.approx(10 * np.log(10)), "acc": 0.1, "f1": pytest.approx(2 / 110)}
     assert set(task.worst) == set(task.evaluate(task.build(0), "val"))
 
 
