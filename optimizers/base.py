@@ -18,6 +18,7 @@ from optimizers.estimator import Estimator, Refresh
 Closure = Callable[[], "Tensor | tuple[Tensor, Any]"]
 
 CURVATURE_KEY = "curvature"
+CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 PROBE_SALT = 0x9E3779B97F4A7C15
 
 
@@ -64,6 +65,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.update_period = int(update_period)
         self.grad_equivalents = 0.0
         """Cost so far in gradients (one forward and one backward pass), by the estimators' nominal costs."""
+        self.refreshing = False
+        """Whether the step under way estimates curvature from the forward pass. A closure that would otherwise run it
+        compiled or under autocast should then do neither."""
         self.foreach = foreach
         self.compile = compile
         self._steps = 0
@@ -106,13 +110,21 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         return {}
 
     @torch.no_grad()
-    def step(self, closure: Closure, *, curvature: Sequence[Tensor | None] | None = None) -> Tensor:
+    def step(
+        self,
+        closure: Closure,
+        *,
+        curvature: Sequence[Tensor | None] | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Tensor:
         """One step. Returns the loss at the parameters before it, detached.
 
         Args:
             closure: returns the loss, or ``(loss, outputs)``, with its graph; see the class.
             curvature: injects the loss's curvature instead of estimating it: one tensor per parameter, in the order of
                 the parameter groups; ``None`` in place of a tensor for none. Such a step counts as a refresh.
+            max_grad_norm: scales the gradient that the rule sees, and ``p.grad``, down to this norm over all
+                parameters; the curvature stays that of the loss.
 
         Raises:
             RuntimeError: the closure returned no loss to differentiate, or a parameter or gradient is complex
@@ -122,17 +134,19 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """
         params = [p for group in self.param_groups for p in group["params"]]
         refresh = curvature is None and self._refreshes(params)
+        self.refreshing = refresh and self.estimator.differentiates
         # Nothing may keep a reference to the graph beyond this function.
         loss, outputs, record = self._forward(closure, params, refresh)
         with torch.enable_grad():
             minimised = -loss if self._maximize else loss
         grads = self._gradients(minimised, params, refresh)
+        applied = self._clipped(params, grads, max_grad_norm)
         curvatures: Sequence[Tensor | None] = [None] * len(params)
         if curvature is not None:
             curvatures = self._injected(curvature, params)
         elif refresh:
-            curvatures = self._estimate(minimised, outputs, record, params, grads)
-        self._apply([None if g is None else g.detach() for g in grads], curvatures)
+            curvatures = self._estimate(minimised, outputs, record, params, grads, applied)
+        self._apply(applied, curvatures)
         if self.estimator.previous_gradients:
             self._previous |= {i: g.detach().clone() for i, g in enumerate(grads) if g is not None}
         self._steps += 1
@@ -185,8 +199,27 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                 param.grad = None if param.grad is None else -param.grad
         return grads
 
+    @staticmethod
+    def _clipped(params: list[Tensor], grads: list[Tensor | None], max_grad_norm: float | None) -> list[Tensor | None]:
+        """The gradients that the rule sees, without their graphs; ``p.grad`` is scaled with them."""
+        given = [g.detach() for g in grads if g is not None]
+        if max_grad_norm is not None and given:
+            norm = torch.nn.utils.get_total_norm(given)
+            scale = (max_grad_norm / (norm + CLIP_EPS)).clamp(max=1.0)
+            given = [g * scale.to(g.device) for g in given]
+            for param in params:
+                param.grad = None if param.grad is None else param.grad * scale.to(param.device)
+        rest = iter(given)
+        return [None if g is None else next(rest) for g in grads]
+
     def _estimate(
-        self, minimised: Tensor, outputs: Any, record: Any, params: list[Tensor], grads: list[Tensor | None]
+        self,
+        minimised: Tensor,
+        outputs: Any,
+        record: Any,
+        params: list[Tensor],
+        grads: list[Tensor | None],
+        applied: list[Tensor | None],
     ) -> list[Tensor | None]:
         curvatures: list[Tensor | None] = [None] * len(params)
         used = [i for i, grad in enumerate(grads) if grad is not None]
@@ -199,7 +232,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             indices=used,
             grads=[grads[i] for i in used],
             previous_grads=[self._previous.get(i) for i in used],
-            directions=lambda: self._directions(params, grads),
+            directions=lambda: self._directions(params, applied),
             generator=self._probes(params),
             record=record,
             memory=self._memory,
@@ -213,7 +246,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def _directions(self, params: list[Tensor], grads: list[Tensor | None]) -> list[Tensor]:
         groups = [group for group in self.param_groups for _ in group["params"]]
-        given = [(grad.detach(), i) for i, grad in enumerate(grads) if grad is not None]
+        given = [(grad, i) for i, grad in enumerate(grads) if grad is not None]
         return [self.direction(grad, self.state[params[i]], groups[i]) for grad, i in given]
 
     def _probes(self, params: list[Tensor]) -> torch.Generator:
@@ -282,7 +315,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
-        own = ("estimator", "update_period", "foreach", "compile", "grad_equivalents")
+        own = ("estimator", "update_period", "foreach", "compile", "grad_equivalents", "refreshing")
         hidden = ("_steps", "_seed", "_generator", "_previous", "_memory")
         return super().__getstate__() | {name: getattr(self, name) for name in own + hidden}
 

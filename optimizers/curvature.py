@@ -130,6 +130,7 @@ class Secant(Estimator):
     """
 
     previous_gradients = True
+    differentiates = False
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return [
@@ -143,6 +144,8 @@ class Secant(Estimator):
 
 class NoCurvature(Estimator):
     """Zero: the rule's first-order limit, at no cost."""
+
+    differentiates = False
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return [torch.zeros_like(p) for p in refresh.params]

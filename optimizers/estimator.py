@@ -62,6 +62,9 @@ class Estimator(ABC):
     previous_gradients: bool = False
     """Whether it needs the gradients of the step before."""
 
+    differentiates: bool = True
+    """Whether it goes back through the forward pass itself, which then must not be compiled or in half precision."""
+
     @abstractmethod
     def __call__(self, refresh: Refresh) -> Sequence[Tensor | None]:
         """The curvature: one tensor per parameter of the refresh, of its shape; ``None`` for one without refresh."""

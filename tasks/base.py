@@ -148,7 +148,9 @@ class Task(ABC):
         """``metrics`` over the whole split, of a model in eval mode, piece by piece."""
         inputs, targets = self.splits[split]
         pieces = (model(self.prepare(rows)) for rows in inputs.split(self.evaluation_rows))
-        return self.metrics(torch.cat([full_precision(outputs) for outputs in pieces]), targets)
+        outputs = torch.cat([full_precision(piece) for piece in pieces])
+        with torch.autocast(self.device.type, enabled=False):  # of the model alone
+            return self.metrics(outputs, targets)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tasks.base import Task
-
-Rows = tuple[np.ndarray, np.ndarray]
 
 
 class Classification(Task):
@@ -46,21 +43,3 @@ def macro_f1(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
     both = torch.bincount(predicted, minlength=classes) + torch.bincount(targets, minlength=classes)
     there = both > 0
     return (2 * hits[there].double() / both[there]).mean()
-
-
-def hold_out(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to keep and to hold out: of each class the last ``share`` in the data's own order, at least one.
-
-    The same rows whatever the seed, and every class in the same proportion whether or not the rows are sorted by class.
-
-    Raises:
-        ValueError: a class has a single row.
-    """
-    held: list[np.ndarray] = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) < 2:
-            raise ValueError(f"class {label} has a single row, too few to split")
-        held.append(rows[-max(1, round(share * len(rows))) :])
-    out = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(labels)), out), out

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
+from tuner.estimate import Estimate, estimate, sentences
 from tuner.preflight import Preflight
+from tuner.progress import LenientConsole
 from tuner.resources import settle, this_machine
 from tuner.schema import Config
 from tuner.store import Run
@@ -39,14 +41,13 @@ def new_run(config: Config, path: Path, output: Output) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    checks = Preflight(config)  # beside the imports below, which take as long
-    from tuner import environment, plan, ray_tune  # noqa: F401
+    expected = check(config, output, search=True)
+    from tuner import environment, plan
 
-    checks.wait()
     run = Run.create(path)
 
     def make_plan(settled: Config, run: Run) -> Plan:
-        run.write_env(environment.describe(this_machine()))
+        run.write_env(environment.describe(this_machine()) | {"estimate": expected and expected.to_dict()})
         return plan.new_plan(settled, run)
 
     try:
@@ -56,18 +57,47 @@ def new_run(config: Config, path: Path, output: Output) -> int:
 
 
 def more_seeds(config: Config, run: Run, output: Output) -> int:
-    """Retrain a run's best configurations over the seeds that are still missing; the exit code."""
+    """Retrain a run's best configurations over the seeds that are still missing; the exit code.
+
+    Raises:
+        UserError: bad input that only now comes to light; nothing has been written.
+    """
+    check(config, output, search=False)
     from tuner.plan import retrain_plan
 
     return carry_out(config, run, retrain_plan, output)
 
 
+def check(config: Config, output: Output, *, search: bool) -> Estimate | None:
+    """Load the task's data and time a few steps, in a process of its own; say how long the run will take.
+
+    Raises:
+        UserError: the task, an optimizer or the data cannot be used.
+    """
+    say = console(output)
+    say.print("loading the data, timing a few steps ...", markup=False)
+    preflight = Preflight(config, verbose=output.verbose)
+    from tuner import plan, ray_tune  # noqa: F401  (meanwhile: these imports take as long)
+
+    timings = preflight.wait()
+    if timings is None:
+        return None
+    expected = estimate(config, timings, search=search)
+    for line in sentences(config, expected, timings.untimed):
+        say.print(line, markup=False)
+    return expected
+
+
+def console(output: Output) -> LenientConsole:
+    return LenientConsole(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True)
+
+
 def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan], output: Output) -> int:
     """Start Ray, do the plan's jobs, print what came out; the exit code."""
     from tuner import ray_tune
-    from tuner.progress import LenientConsole, make_view
+    from tuner.progress import make_view
 
-    say = LenientConsole(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True)
+    say = console(output)
     address = config.resources.address
     say.print("joining Ray ..." if address else "starting Ray ...", markup=False)
     interrupted = False

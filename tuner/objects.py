@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tasks.base import Task
+    from tuner.engine import Engine
     from tuner.schema import Config, OptimizerConfig, TaskConfig
     from tuner.train import MakeOptimizer
 
 OPTIONAL = "requirements-optional.txt"
+PATTERN = re.compile(r"[<*]")  # a name in a task's list of datasets that stands for many
 
 
 def find(path: str) -> Any:
@@ -69,6 +72,32 @@ def make_task(config: Config) -> Task:
         raise UserError(f"task {task.name}: {error}{nearest_argument(error, cls)}") from None
 
 
+def set_up(task: Task, config: Config) -> None:
+    """Load the task's data onto a trial's device, and keep this process within a trial's resources.
+
+    Raises:
+        UserError: the data cannot be used.
+    """
+    import torch
+
+    gpus = config.resources.gpus_per_trial or 0.0
+    if 0 < gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus)
+    torch.set_num_threads(max(1, int(config.resources.cpus_per_trial)))
+    data_dir = None if config.task.data_dir is None else Path(config.task.data_dir)
+    try:
+        task.setup(data_dir, torch.device("cuda" if gpus else "cpu"))
+    except ValueError as error:
+        raise UserError(f"task {config.task.name}: {error}") from None
+
+
+def make_engine(config: Config) -> Engine:
+    """How models are run: see ``tuner.engine.Engine``."""
+    from tuner.engine import Engine
+
+    return Engine(**{field.name: getattr(config.train, field.name) for field in fields(Engine)})
+
+
 def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:
     """A function (params, hp) -> optimizer.
 
@@ -91,21 +120,15 @@ def check_dataset(config: Config) -> None:
     Raises:
         UserError: what the check says.
     """
+    dataset, datasets = config.task.dataset, config.task.datasets
+    if dataset not in datasets and not any(PATTERN.search(name) for name in datasets):
+        raise UserError(f"unknown dataset {dataset!r} of {config.task.name}{nearest(dataset, datasets)}")
     if config.task.check is None:
-        if config.task.dataset not in config.task.datasets:
-            raise UserError(
-                f"unknown dataset {config.task.dataset!r} of {config.task.name}"
-                f"{nearest(config.task.dataset, config.task.datasets)}"
-            )
         return
     try:
-        find(config.task.check)(config.task.dataset, config.task.data_dir)
+        find(config.task.check)(dataset, config.task.data_dir)
     except ValueError as error:
         raise UserError(f"{config.task.name}: {error}") from None
-
-
-def data_path(config: Config) -> Path | None:
-    return None if config.task.data_dir is None else Path(config.task.data_dir)
 
 
 def nearest_argument(error: Exception, cls: Any) -> str:

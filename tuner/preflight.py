@@ -1,58 +1,86 @@
-"""Look at what needs torch before Ray starts: can the task and each optimizer be made?
+"""Look at what needs torch before Ray starts: can the task and each optimizer be made, can the data be loaded, and how
+long will it take?
 
 It runs as a process of its own, `python -m tuner.preflight < config.yaml`, beside the driver's own start, so that the
-driver does not import torch. Exit code 2 and one line where something is wrong.
+driver does not import torch. It prints one JSON document: ``error``, or ``timings``.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
+from typing import Any
 
 from tuner import objects
 from tuner.config import from_yaml
 from tuner.errors import UserError
+from tuner.estimate import Timings
 from tuner.schema import Config, OptimizerConfig
 
 
 class Preflight:
     """The check under way."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, verbose: bool = False) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tuner.preflight"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if verbose else subprocess.DEVNULL,
             text=True,
         )
         assert self.process.stdin is not None
         self.process.stdin.write(config.to_yaml())
         self.process.stdin.close()
 
-    def wait(self) -> None:
-        """
+    def wait(self) -> Timings | None:
+        """What was timed; ``None`` for a cluster, whose nodes are other machines.
+
         Raises:
             UserError: what is wrong.
         """
-        assert self.process.stderr is not None
-        with self.process.stderr as stderr:
-            said = stderr.read().strip()
-        if self.process.wait() != 0:
-            raise UserError(said.splitlines()[-1] if said else f"the check ended with code {self.process.returncode}")
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            said = stdout.read()
+        code = self.process.wait()
+        if code != 0 or not said:
+            raise UserError(f"the check of the task ended with code {code}; -v shows why")
+        found = json.loads(said)
+        if "error" in found:
+            raise UserError(found["error"])
+        return Timings(**found["timings"]) if found["timings"] else None
 
 
-def main() -> int:
+def main() -> None:
     config = from_yaml(sys.stdin.read())
+    document = sys.stdout
+    sys.stdout = sys.stderr  # libraries print
+    found: dict[str, Any]
     try:
-        check_device(config)
-        objects.make_task(config)
-        for name, spec in config.optimizers.items():
-            try_optimizer(name, spec)
+        timings = check(config)
+        found = {"timings": None if timings is None else asdict(timings)}
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        found = {"error": str(error)}
+    json.dump(found, document)
+
+
+def check(config: Config) -> Timings | None:
+    """
+    Raises:
+        UserError: what is wrong.
+    """
+    check_device(config)
+    task = objects.make_task(config)
+    for name, spec in config.optimizers.items():
+        try_optimizer(name, spec)
+    if config.resources.address:
+        return None
+    from tuner.timing import measure
+
+    objects.set_up(task, config)
+    return measure(config, task)
 
 
 def check_device(config: Config) -> None:
@@ -74,16 +102,13 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     """
     import torch
 
-    point = {key: dim.choices[0] if dim.choices else dim.low for key, dim in spec.space.items()}
-    for published in spec.enqueued()[:1]:
-        point |= published
     make = objects.optimizer_maker(name, spec)
     try:
-        make([torch.nn.Parameter(torch.zeros(2, 2))], point)
+        make([torch.nn.Parameter(torch.zeros(2, 2))], spec.first_point())
     except (TypeError, ValueError) as error:
         cls = objects.find(spec.class_)
         raise UserError(f"optimizer {name}: {error}{objects.nearest_argument(error, cls)}") from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -104,6 +104,11 @@ class OptimizerConfig(Section):
         """The published defaults that lie in the space."""
         return [p for p in self.defaults if all(self.space[name].contains(value) for name, value in p.items())]
 
+    def first_point(self) -> dict[str, Any]:
+        """A point of the space: the first published default, where there is one."""
+        point = {key: dim.choices[0] if dim.choices else dim.low for key, dim in self.space.items()}
+        return point | next(iter(self.enqueued()), {})
+
 
 class TaskConfig(Section):
     name: str
@@ -122,14 +127,15 @@ class TrainConfig(Section):
     epochs: Positive
     batch_size: Positive
     evaluations: Positive
-    schedule: Literal["constant", "cosine"]
-    final_lr: Annotated[float, Field(ge=0, le=1)]
-    warmup_epochs: Annotated[float, Field(ge=0)]
-    clip_grad_norm: Annotated[float, Field(gt=0)] | None
-    precision: Literal["fp32", "tf32", "bf16"]
-    channels_last: bool
-    compile: bool
-    deterministic: bool
+    # What defaults.yaml says, for the config.yaml of a run that was made before there were these.
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = False
 
 
 class SearchConfig(Section):

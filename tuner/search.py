@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     add("--address", help="of a running Ray cluster, or auto; by default Ray starts on this machine")
     add("--sampler", help="tpe, gp, random or qmc")
     add("--scheduler", help="fifo or asha")
-    add("--data-dir", metavar="DIR", help="where the task's data lies")
+    add("--data-dir", metavar="DIR", help="the folder (or text file) where the task's data lies")
     add("--dataset", metavar="NAME", help="one of the task's data sets")
     add("--out", metavar="DIR", help="where the run directory is made (default: runs)")
     add("--name", help="the run directory's name (default: <task>-<date>-<time>)")
@@ -77,8 +77,8 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path]:
 
     flags: dict[str, Any] = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items()}
     if args.data_dir is not None:
-        if not Path(args.data_dir).is_dir():
-            raise UserError(f"--data-dir {args.data_dir}: no such folder")
+        if not Path(args.data_dir).exists():
+            raise UserError(f"--data-dir {args.data_dir}: no such folder or file")
         flags["task.data_dir"] = str(Path(args.data_dir).resolve())  # workers may run elsewhere
     if args.dataset is not None and args.dataset.endswith(".npz"):
         flags["task.dataset"] = str(Path(args.dataset).resolve())

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from optimizers import CurvatureOptimizer
 from tasks.base import Batch, Task
 from tuner import memory
+from tuner.engine import Engine, Runner
 
 Hyperparameters = dict[str, Any]
 MakeOptimizer = Callable[[Iterable[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
+
+DEFAULTS = Engine()
 
 LOSSES_PER_CHECK = 20
 """Steps between looks at the losses: each look synchronises with the device."""
@@ -76,13 +79,14 @@ def train(
     seed: int,
     budget: Budget,
     on_eval: Callable[[Evaluation], object] = lambda _: None,
+    engine: Engine = DEFAULTS,
 ) -> Result:
     """Train once and say how it went; ``on_eval`` is told of every evaluation as it happens.
 
     A non-finite loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
     nothing beside it on the CPU: the same numbers to the bit.
     """
-    run = training(task, make_optimizer, hp, seed, budget)
+    run = training(task, make_optimizer, hp, seed, budget, engine)
     while True:
         try:
             on_eval(next(run))
@@ -91,14 +95,22 @@ def train(
 
 
 def training(
-    task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, budget: Budget
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    hp: Hyperparameters,
+    seed: int,
+    budget: Budget,
+    engine: Engine = DEFAULTS,
 ) -> Generator[Evaluation, None, Result]:
     """``train`` as a generator that pauses after each evaluation and returns the result."""
-    torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
-    memory.reset_peak(task.device)
-    model = task.build(seed)
-    model.train()
-    trainer = _Trainer(task, model, make_optimizer(model.parameters(), hp))
+    with engine.settings():
+        return (yield from _training(task, make_optimizer, hp, seed, budget, engine))
+
+
+def _training(
+    task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, budget: Budget, engine: Engine
+) -> Generator[Evaluation, None, Result]:
+    trainer = Trainer(task, make_optimizer, hp, seed, engine, budget.epochs)
     clocks = trainer.clocks
     evaluation = trainer.evaluate(("train", "val"))
     worst = {name: task.worst[name.split("_", 1)[1]] for name in evaluation.metrics}
@@ -122,13 +134,19 @@ def training(
     return Result("complete", evaluation.metrics, clocks)
 
 
-class _Trainer:
+class Trainer:
     """Takes steps, evaluates and keeps the clocks."""
 
-    def __init__(self, task: Task, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, engine: Engine, epochs: int
+    ) -> None:
+        torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
+        memory.reset_peak(task.device)
         self.task = task
-        self.model = model
-        self.optimizer = optimizer
+        self.runner = Runner(engine, task, task.build(seed).train())
+        self.optimizer = make_optimizer(self.runner.model.parameters(), hp)
+        self.scheduler = engine.scheduler(self.optimizer, epochs * task.steps_per_epoch, task.steps_per_epoch)
+        self.clip_grad_norm = engine.clip_grad_norm
         self.clocks = Clocks()
         self._optimizer_mode("train")
 
@@ -150,16 +168,30 @@ class _Trainer:
 
     def step(self, batch: Batch) -> Tensor:
         """One step; the loss before it, detached."""
-        if isinstance(self.optimizer, CurvatureOptimizer):
-            loss = self.optimizer.step(lambda: self.task.loss(self.model, batch))
-            self.clocks.grad_equivalents = self.optimizer.grad_equivalents
-            return loss
+        loss = (
+            self._curvature_step(batch) if isinstance(self.optimizer, CurvatureOptimizer) else self._plain_step(batch)
+        )
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return loss
+
+    def _curvature_step(self, batch: Batch) -> Tensor:
+        optimizer = cast(CurvatureOptimizer, self.optimizer)
+        loss = optimizer.step(
+            lambda: self.runner.loss(batch, exact=optimizer.refreshing), max_grad_norm=self.clip_grad_norm
+        )
+        self.clocks.grad_equivalents = optimizer.grad_equivalents
+        return loss
+
+    def _plain_step(self, batch: Batch) -> Tensor:
         losses: list[Tensor] = []
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
-            loss, _ = self.task.loss(self.model, batch)
+            loss, _ = self.runner.loss(batch, exact=False)
             loss.backward()
+            if self.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self.runner.model.parameters(), self.clip_grad_norm)
             losses.append(loss.detach())
             return loss
 
@@ -169,11 +201,7 @@ class _Trainer:
 
     def evaluate(self, splits: tuple[str, ...]) -> Evaluation:
         self._optimizer_mode("eval")
-        metrics = {
-            f"{split}_{name}": value
-            for split in splits
-            for name, value in self.task.evaluate(self.model, split).items()
-        }
+        metrics = {f"{split}_{name}": value for split in splits for name, value in self.runner.evaluate(split).items()}
         self._optimizer_mode("train")
         diagnostics: dict[str, float] = {}
         if isinstance(self.optimizer, CurvatureOptimizer) and self.clocks.steps:

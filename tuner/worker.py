@@ -94,23 +94,17 @@ class Workbench:
     """What outlives a job: the task with its data on the device, the optimizers' classes."""
 
     def __init__(self, config: Config) -> None:
-        import torch
-
         self.config = config
-        gpus = config.resources.gpus_per_trial or 0.0
-        device = torch.device("cuda" if gpus else "cpu")
-        if 0 < gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(gpus)
-        torch.set_num_threads(max(1, int(config.resources.cpus_per_trial)))
         self.task = objects.make_task(config)
-        self.task.setup(objects.data_path(config), device)
+        objects.set_up(self.task, config)
 
     def start(self, job: Job) -> Generator[Evaluation, None, Result]:
         """The job's training, about to begin."""
         from tuner.train import training
 
         make_optimizer = objects.optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
-        return training(self.task, make_optimizer, job.hp, job.seed, self.budget(job))
+        engine = objects.make_engine(self.config)
+        return training(self.task, make_optimizer, job.hp, job.seed, self.budget(job), engine)
 
     def budget(self, job: Job) -> Budget:
         """Only a retraining run reads the test split."""

@@ -41,7 +41,8 @@ def test_the_folder_holds_the_first_optimizers_and_tasks() -> None:
     assert rules <= set(OPTIMIZERS)
     assert {"sgd", "sgdm", "nesterov", "adam", "adamw", "amsgrad", "rmsprop", "muon"} <= set(OPTIMIZERS)
     assert {"soap", "shampoo", "lion", "adabelief", "schedule_free"} <= set(OPTIMIZERS)
-    assert {"mnist1d", "rahimi_recht"} <= set(TASKS)
+    tasks = {"mnist1d", "rahimi_recht", "cifar_cnn", "resnet18", "transformer", "tabular_mlp", "quadratic_deep"}
+    assert tasks <= set(TASKS)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -59,9 +60,10 @@ def test_every_task_has_the_three_presets(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_changes_budgets_only(task: str, preset: str) -> None:
+def test_a_preset_changes_budgets_only_or_for_smoke_sizes(task: str, preset: str) -> None:
     changed = raw(SHIPPED / f"tasks/{task}.yaml")["presets"][preset]
-    assert set(changed) <= {"train", "search", "retrain"}
+    assert set(changed) <= {"train", "search", "retrain", *(["task", "optimizers"] if preset == "smoke" else [])}
+    assert set(changed.get("task", {})) <= {"args"}
     assert not {"optimizers", "seed", "sampler", "scheduler"} & set(changed.get("search", {}))
 
 
@@ -78,7 +80,7 @@ def test_a_smoke_run_is_no_longer_than_a_paper_run(task: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_evaluation_seeds_are_several_and_none_is_the_search_seed(task: str, preset: str) -> None:
     config = resolved(task, preset)
-    assert len(config.retrain.seeds) >= 5
+    assert len(config.retrain.seeds) >= {"smoke": 2, "default": 5, "paper": 4}[preset]
     assert config.search.seed not in config.retrain.seeds
 
 

@@ -1,0 +1,34 @@
+"""Which rows of a data set train, validate and test: fixed by the task, not by the seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def hold_out(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to keep and to hold out: of each class the last ``share`` in the data's own order, at least one.
+
+    The same rows whatever the seed, and every class in the same proportion whether or not the rows are sorted by class.
+
+    Raises:
+        ValueError: a class has a single row.
+    """
+    held: list[np.ndarray] = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise ValueError(f"class {label} has a single row, too few to split")
+        held.append(rows[-max(1, round(share * len(rows))) :])
+    out = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), out), out
+
+
+def first_of_each_class(labels: np.ndarray, rows: int | None) -> np.ndarray:
+    """Numbers of the first ``rows`` rows, taken from the classes in turn; of all where that is ``None`` or more."""
+    if rows is None or rows >= len(labels):
+        return np.arange(len(labels))
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        rank[own] = np.arange(len(own))
+    return np.sort(np.lexsort((labels, rank))[:rows])

@@ -1,0 +1,147 @@
+"""What classification tasks share, against scikit-learn and against counting."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from torch import nn
+
+from tasks.base import Data
+from tasks.classification import Classification, macro_f1
+from tasks.splits import hold_out
+
+labellings = st.integers(1, 6).flatmap(
+    lambda classes: st.lists(
+        st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=60
+    ).map(lambda pairs: (classes, *np.array(pairs).T))
+)
+
+
+def f1(predicted, targets, classes):
+    return macro_f1(torch.as_tensor(predicted), torch.as_tensor(targets), classes).item()
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(labellings)
+def test_macro_f1_equals_scikit_learns(labelling):
+    classes, predicted, targets = labelling
+    assert f1(predicted, targets, classes) == pytest.approx(f1_score(targets, predicted, average="macro"), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "targets", "expected"),
+    [
+        ([0, 1, 2], [0, 1, 2], 1.0),
+        ([1, 2, 0], [0, 1, 2], 0.0),
+        ([0, 0, 0, 0], [0, 0, 1, 1], (2 * 2 / (2 * 2 + 2) + 0) / 2),  # class 1 is never predicted
+        ([0, 0, 1, 1], [0, 0, 0, 0], (2 * 2 / (2 * 2 + 2) + 0) / 2),  # class 1 is predicted but not there
+        ([0, 0, 2], [0, 0, 2], 1.0),  # classes 1 and 3 are neither
+        ([3], [3], 1.0),
+    ],
+)
+def test_macro_f1_of_small_cases_worked_out_by_hand(predicted, targets, expected):
+    assert f1(predicted, targets, classes=4) == pytest.approx(expected)
+
+
+class Lookup(Classification):
+    """Rows are one-hot; the network answers each with a row of its weight."""
+
+    def __init__(self, logits, targets, classes):
+        super().__init__(metric="val_loss", mode="min", batch_size=8)
+        self.logits, self.targets = logits, targets
+        self.set_classes(classes)
+
+    def load(self, data_dir: Path | None):
+        rows = np.eye(len(self.targets), dtype=np.float32), self.targets
+        return Data("lookup", {"train": rows, "val": rows, "test": rows})
+
+    def network(self):
+        layer = nn.Linear(len(self.targets), self.classes, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(self.logits.T))
+        return layer
+
+
+@pytest.fixture(scope="module")
+def lookup():
+    rng = np.random.default_rng(0)
+    task = Lookup(rng.standard_normal((40, 5)).astype(np.float32), rng.integers(0, 5, 40), classes=5)
+    task.setup(None, torch.device("cpu"))
+    return task
+
+
+def test_metrics_are_those_of_scikit_learn(lookup):
+    odds = np.exp(lookup.logits.astype(np.float64))
+    predicted = lookup.logits.argmax(axis=1)
+    assert lookup.evaluate(lookup.build(0), "val") == {
+        "loss": pytest.approx(log_loss(lookup.targets, odds / odds.sum(axis=1, keepdims=True)), rel=1e-5),
+        "acc": pytest.approx(accuracy_score(lookup.targets, predicted)),
+        "f1": pytest.approx(f1_score(lookup.targets, predicted, average="macro")),
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 7, 39, 40])
+def test_metrics_do_not_depend_on_the_rows_of_a_piece(lookup, rows, monkeypatch):
+    whole = lookup.evaluate(lookup.build(0), "val")
+    monkeypatch.setattr(lookup, "evaluation_rows", rows)
+    pieces = lookup.evaluate(lookup.build(0), "val")
+    assert pieces == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_worst_values_are_those_of_always_naming_one_class_and_ten_times_a_uniform_guess(classes):
+    targets = np.repeat(np.arange(classes), 3)
+    task = Lookup(np.zeros((len(targets), classes), np.float32), targets, classes)
+    always_0 = np.zeros_like(targets)
+    assert task.worst == {
+        "loss": pytest.approx(10 * log_loss(targets, np.full((len(targets), classes), 1 / classes))),
+        "acc": pytest.approx(accuracy_score(targets, always_0)),
+        "f1": pytest.approx(f1_score(targets, always_0, average="macro")),
+    }
+
+
+several_rows_each = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(lambda half: np.array(half + half[::-1]))
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(several_rows_each, st.floats(0.01, 0.5))
+def test_hold_out_parts_every_class_once_by_the_share(labels, share):
+    kept, held = hold_out(labels, share)
+    assert sorted([*kept, *held]) == list(range(len(labels)))  # disjoint, and nothing is left out
+    assert list(kept) == sorted(kept) and list(held) == sorted(held)
+    for label, rows in Counter(labels.tolist()).items():
+        expected = max(1, round(share * rows))
+        assert (labels[held] == label).sum() == expected < rows
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(several_rows_each, st.floats(0.01, 0.5), st.randoms(use_true_random=False))
+def test_the_share_of_a_class_does_not_depend_on_the_order_of_the_rows(labels, share, random):
+    shuffled = labels.tolist()
+    random.shuffle(shuffled)
+    shuffled = np.array(shuffled)
+    assert Counter(labels[hold_out(labels, share)[1]]) == Counter(shuffled[hold_out(shuffled, share)[1]])
+
+
+def test_the_last_rows_of_a_class_are_held_out():
+    labels = np.array([0, 1, 0, 0, 1, 1, 0, 1, 1])
+    kept, held = hold_out(labels, 0.4)
+    assert held.tolist() == [3, 6, 7, 8]  # 2 of the four 0s, 2 of the five 1s
+    assert kept.tolist() == [0, 1, 2, 4, 5]
+
+
+def test_hold_out_draws_nothing():
+    labels = np.repeat(np.arange(3), 7)
+    first = hold_out(labels, 0.3)
+    np.random.seed(1)
+    assert all(np.array_equal(a, b) for a, b in zip(first, hold_out(labels, 0.3), strict=True))
+
+
+def test_a_class_of_a_single_row_is_refused_by_name():
+    with pytest.raises(ValueError, match="class 7 has a single row"):
+        hold_out(np.array([0, 0, 7, 1, 1]), 0.2)

@@ -1,0 +1,121 @@
+"""How a model is run and its gradient treated, the same for every optimizer: the ``train`` section's options."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tasks.base import Batch, Task
+from tuner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """
+    Attributes:
+        schedule: of the learning rate after the warm-up.
+        final_lr: where a cosine ends, as a fraction of the learning rate.
+        warmup_epochs: epochs, or a fraction of one, of linear increase from 0.
+        clip_grad_norm: bound on the norm of the gradient over all parameters.
+        precision: "fp32"; "tf32", matrix products and convolutions on a GPU in TF32; "bf16", autocast to bfloat16 but
+            for steps that estimate curvature from the forward pass.
+        channels_last: memory format of the weights of convolutions and of images.
+        compile: ``torch.compile`` the model for training steps; those that estimate curvature, and evaluations, run
+            its uncompiled twin, which has the same parameters.
+        deterministic: deterministic algorithms only; an operation without one ends the run with an error.
+    """
+
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_lr: float = 0.1
+    warmup_epochs: float = 0.0
+    clip_grad_norm: float | None = None
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = False
+
+    def lr_factor(self, step: int, steps: int, warmup_steps: float) -> float:
+        """What the learning rate of step ``step`` (from 0) of ``steps`` is multiplied with.
+
+        The cosine is Loshchilov and Hutter's, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017,
+        equation 5, without restarts.
+        """
+        if step < warmup_steps:
+            return min(1.0, (step + 1) / warmup_steps)
+        if self.schedule == "constant":
+            return 1.0
+        progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
+        return self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int
+    ) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """The schedule of a run of ``steps`` steps; ``None`` where the learning rate stays as it is.
+
+        Raises:
+            UserError: the optimizer has no learning rate.
+        """
+        if self.schedule == "constant" and not self.warmup_epochs:
+            return None
+        if any("lr" not in group for group in optimizer.param_groups):
+            raise UserError(f"train.schedule: {type(optimizer).__name__} has no lr; use constant, without warm-up")
+        warmup_steps = self.warmup_epochs * steps_per_epoch
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps, warmup_steps))
+
+    @contextmanager
+    def settings(self) -> Iterator[None]:
+        """PyTorch's process-wide settings for the time of a run."""
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        before = (
+            matmul.allow_tf32,
+            cudnn.allow_tf32,
+            cudnn.deterministic,
+            torch.are_deterministic_algorithms_enabled(),
+        )
+        matmul.allow_tf32 = cudnn.allow_tf32 = self.precision == "tf32"
+        cudnn.deterministic = self.deterministic
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
+        torch.use_deterministic_algorithms(self.deterministic)
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = before[:3]
+            torch.use_deterministic_algorithms(before[3])
+
+
+class Runner:
+    """A model as an engine runs it.
+
+    Attributes:
+        model: the model itself, never compiled.
+    """
+
+    def __init__(self, engine: Engine, task: Task, model: nn.Module) -> None:
+        self.task = task
+        self.channels_last = engine.channels_last
+        self.autocast: AbstractContextManager[object] = nullcontext()
+        if engine.precision == "bf16":
+            self.autocast = torch.autocast(task.device.type, torch.bfloat16)
+        self.model = model.to(memory_format=torch.channels_last) if engine.channels_last else model
+        self.trained: Callable[..., Tensor] = torch.compile(self.model) if engine.compile else self.model
+
+    def loss(self, batch: Batch, *, exact: bool) -> tuple[Tensor, Tensor]:
+        """The task's loss and outputs; ``exact``: in full precision and uncompiled."""
+        if self.channels_last and batch[0].dim() == 4:
+            batch = (batch[0].contiguous(memory_format=torch.channels_last), *batch[1:])
+        if exact:
+            return self.task.loss(self.model, batch)
+        with self.autocast:
+            return self.task.loss(self.trained, batch)
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        with self.autocast:
+            return self.task.evaluate(self.model, split)

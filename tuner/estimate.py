@@ -1,0 +1,93 @@
+"""How long a run will take, from a few timed steps; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tuner.progress import duration
+from tuner.schema import Config
+
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was measured, with nothing beside it on the device.
+
+    Attributes:
+        step_s: optimizer -> seconds of one step, a refresh's share in it.
+        evaluation_s: seconds of one evaluation of train and val.
+        steps_per_epoch: optimizer steps.
+        untimed: optimizer -> what went wrong in its first steps.
+    """
+
+    step_s: Mapping[str, float]
+    evaluation_s: float
+    steps_per_epoch: int
+    untimed: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, for env.json and for a person.
+
+    Attributes:
+        search_s, retrain_s: of all trials, of all retraining runs, ``concurrent`` at once.
+        step_ms: optimizer -> milliseconds of one step.
+    """
+
+    search_s: float
+    retrain_s: float
+    concurrent: int
+    step_ms: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(config: Config, timings: Timings, *, search: bool) -> Estimate:
+    """The time of the run's training and evaluation, all optimizers that could be timed together.
+
+    Args:
+        search: whether there is a search before the retraining.
+    """
+    evaluations = timings.evaluation_s * (config.train.evaluations + 1)
+
+    def seconds(epochs: int, runs: int) -> float:
+        steps = epochs * timings.steps_per_epoch
+        each = sum(steps * step + evaluations for step in timings.step_s.values())
+        at_once = min(config.resources.max_concurrent or 1, max(1, runs * len(timings.step_s)))
+        return runs * each / at_once
+
+    return Estimate(
+        search_s=seconds(config.train.epochs, config.search.trials) if search else 0.0,
+        retrain_s=seconds(config.retrain_epochs, len(config.retrain.seeds)),
+        concurrent=config.resources.max_concurrent or 1,
+        step_ms={name: 1000 * step for name, step in timings.step_s.items()},
+    )
+
+
+def sentences(config: Config, expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
+    """What a person should know before the run begins, a line each."""
+    lines = [f"{name}: its first steps failed ({error})" for name, error in untimed.items()]
+    if not expected.step_ms:
+        return lines
+    total = expected.search_s + expected.retrain_s
+    parts = f"search {words(expected.search_s)}, retraining {words(expected.retrain_s)}" if expected.search_s else ""
+    steps = ", ".join(f"{name} {ms:.3g} ms a step" for name, ms in expected.step_ms.items())
+    lines.append(f"expected: about {words(total)} ({'; '.join(filter(None, [parts, steps]))})")
+    if total > DAY_S and not config.resources.gpus_per_trial:
+        lines.append(
+            "this is more than a day on a CPU: --preset smoke is made for one; with a GPU, --gpus-per-trial 1, or a "
+            "fraction of it"
+        )
+    return lines
+
+
+def words(seconds: float) -> str:
+    """8 s, 12:05, 3:07:00 or 4.2 days."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return duration(seconds) if seconds < DAY_S else f"{seconds / DAY_S:.1f} days"
