@@ -60,8 +60,9 @@ class ImageClassification(Classification):
             chosen = first_of_each_class(labels, self.rows.get(split))
             splits[split] = (inputs[chosen], labels[chosen])
             if len(chosen) < len(labels):
-                used.append(f"{len(chosen):,} of {len(labels):,} {split} images")
-        return Data(": ".join([images.title, *filter(None, [", ".join(used)])]), splits, images.source)
+                used.append(f"{len(chosen):,} of {len(labels):,} {split}")
+        subset = f", {', '.join(used)} images" if used else ""
+        return Data(images.title + subset, splits, images.source)
 
     def setup(self, data_dir: Path | None, device: torch.device) -> None:
         """As ``Task.setup``.

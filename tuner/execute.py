@@ -127,7 +127,7 @@ def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan]
 
 def _present(config: Config, run: Run, output: Output) -> str:
     """Print the results and the next commands on stdout; how complete the run is."""
-    from tuner.summary import print_table, summarize
+    from tuner.summary import print_table, setting, summarize
 
     summary = summarize(run, config)
     if output.as_json:
@@ -137,7 +137,8 @@ def _present(config: Config, run: Run, output: Output) -> str:
     with console.capture() as captured:
         print_table(summary, config, console)
     print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
-    print(f"\nfiles: {run.path}/ ({', '.join(run.files())})")
+    print("\n" + setting(summary, config))
+    print(f"files: {run.path}/ ({', '.join(run.files())})")
     print("next:")
     seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"]]
     if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):

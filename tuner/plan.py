@@ -149,7 +149,7 @@ class Plan:
         self.run = run
         self.search = search
         self.retrain = retrain
-        self.data_noted = False
+        self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
 
     def next_job(self) -> Job | None:
@@ -168,11 +168,11 @@ class Plan:
         else:
             self.retrain.record(job, outcome)
 
-    def note_data(self, summary: dict[str, Any]) -> None:
-        """Put what the task loaded, the same in every worker, into env.json."""
-        if not self.data_noted:
-            self.run.write_env({**self.run.env(), "data": summary})
-            self.data_noted = True
+    def note_task(self, about: dict[str, Any]) -> None:
+        """Put the data and the network's size, the same in every worker, into env.json."""
+        if not self.task_noted:
+            self.run.write_env(self.run.env() | about)
+            self.task_noted = True
 
     def progress(self) -> list[Progress]:
         return [*(self.search.progress() if self.search else ()), *self.retrain.progress()]

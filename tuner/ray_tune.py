@@ -198,9 +198,9 @@ class JobCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        outcome, data = result.pop("outcome", None), result.pop("data", None)
-        if data:
-            self.desk.plan.note_data(data)
+        outcome, about = result.pop("outcome", None), result.pop("about", None)
+        if about:
+            self.desk.plan.note_task(about)
         if result.get("done"):
             self.desk.hand_in(trial.trial_id, outcome)
 

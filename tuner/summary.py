@@ -32,7 +32,9 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
         entry["metrics"] = {metric: _mean_sd(own, metric) for metric in metrics(config, seeds)}
         entry["step_ms"] = _mean_sd(own, "step_ms")
         optimizers.append(entry)
+    env = run.env()
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
+            "preset": config.preset, "data": env.get("data"), "parameters": env.get("parameters"),
             "status": _status(config, trials, seeds), "optimizers": optimizers}  # fmt: skip
 
 
@@ -84,6 +86,18 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
             hp_text(entry["hp"]) if entry["hp"] else "none was valid" if entry["n_trials"] else "not searched yet",
         )
     console.print(table)
+
+
+def setting(summary: dict[str, Any], config: Config) -> str:
+    """What was trained, in a line: task, preset, network, data."""
+    arguments = {name: value for name, value in config.task.args.items() if not isinstance(value, dict | None)}
+    parts = [f"{summary['task']}, preset {summary['preset']}" + (f" ({hp_text(arguments)})" if arguments else "")]
+    if summary["parameters"] is not None:
+        parts.append(f"{summary['parameters']:,} parameters")
+    if summary["data"] is not None:
+        rows = ", ".join(f"{split} {count:,}" for split, count in summary["data"]["rows"].items())
+        parts.append(f"{summary['data']['name']} ({rows})")
+    return "; ".join(parts)
 
 
 def _plus_minus(stat: dict[str, float | None] | None, digits: int = 4) -> str:

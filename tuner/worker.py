@@ -22,7 +22,7 @@ class Worker(tune.Trainable):
     """Runs one job after the other. What goes wrong in a job is its outcome, not the worker's end.
 
     A result holds ``value``, the task's metric, for a scheduler to compare; ``outcome``, final or, before the end, what
-    it would be if the scheduler stopped the run now; and ``data``, what the task loaded.
+    it would be if the scheduler stopped the run now; and ``about``, what env.json says of data and network.
     """
 
     def setup(self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False) -> None:
@@ -80,8 +80,8 @@ class Worker(tune.Trainable):
 
     def _report(self, outcome: Outcome, *, done: bool) -> dict[str, Any]:
         value = outcome.metrics.get(self.run_config.task.metric)
-        data = self.workbench.task.data_summary if self.workbench else None
-        return {"value": value, "outcome": outcome, "data": data, "done": done}
+        about = self.workbench.about if self.workbench else None
+        return {"value": value, "outcome": outcome, "about": about, "done": done}
 
     # Tune calls these when it pauses a trial; a run's state is not worth a checkpoint at this size.
 
@@ -97,6 +97,8 @@ class Workbench:
         self.config = config
         self.task = objects.make_task(config)
         objects.set_up(self.task, config)
+        parameters = sum(param.numel() for param in self.task.build(0).parameters())
+        self.about = {"data": self.task.data_summary, "parameters": parameters}
 
     def start(self, job: Job) -> Generator[Evaluation, None, Result]:
         """The job's training, about to begin."""

@@ -302,10 +302,10 @@ def test_a_plan_closed_before_anything_ended_writes_no_best(run: Run) -> None:
 def test_the_data_are_noted_once(run: Run) -> None:
     run.write_env({"started": "now"})
     plan = new_plan(config(), run)
-    plan.note_data({"sha256": "abc"})
+    plan.note_task({"data": {"sha256": "abc"}})
     assert run.env() == {"schema_version": 1, "started": "now", "data": {"sha256": "abc"}}
     (run.path / "env.json").unlink()
-    plan.note_data({"sha256": "abc"})
+    plan.note_task({"data": {"sha256": "abc"}})
     assert not (run.path / "env.json").exists()
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tuner.schema import Config
 from tuner.store import Run
-from tuner.summary import metrics, print_table, summarize
+from tuner.summary import metrics, print_table, setting, summarize
 
 SEED = 1000
 
@@ -32,7 +32,9 @@ def config(seeds: int = 3, metric: str = "val_loss", gpus: float = 0) -> Config:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "run")
+    made = Run.create(tmp_path / "run")
+    made.write_env({"data": {"name": "two blobs", "rows": {"train": 1200, "val": 9, "test": 8}}, "parameters": 1234567})
+    return made
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -202,3 +204,10 @@ def test_no_line_of_the_table_wraps_in_a_pipe(run: Run) -> None:
     lines = table(run, config())
     assert len(lines) == 3
     assert lines[1].endswith(", ".join(f"{name}=1.235e-05" for name in hp))
+
+
+def test_a_line_says_what_was_trained(run: Run) -> None:
+    fill(run, [], [])
+    said = setting(summarize(run, config()), config())
+    assert said.startswith("blobs, preset ")
+    assert said.endswith("1,234,567 parameters; two blobs (train 1,200, val 9, test 8)")
