@@ -12,7 +12,7 @@ help:
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take longer than a minute"
 	@echo "make bench      time the search and the optimizers against others, and the estimators' errors"
-	@echo "make docs       write docs/optimizers.md from the docstrings and the YAML files"
+	@echo "make docs       write docs/optimizers.md and docs/tasks.md from docstrings and YAML files"
 
 demo: .venv/.installed
 	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam --trials 12 --seeds 5

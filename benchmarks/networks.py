@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.mnist1d import MNIST1D
+from tasks.transformer import LanguageModel
 from tuner.environment import describe
 from tuner.resources import this_machine
 
@@ -54,34 +55,6 @@ class Problem:
         """The mean cross-entropy over all predictions, and the outputs: classes are their last dimension."""
         outputs = network(self.inputs)
         return nn.functional.cross_entropy(outputs.flatten(0, -2), self.targets.flatten()), outputs
-
-
-class Transformer(nn.Module):
-    """A causal language model: embedding with learned positions, encoder layers, a linear map to the vocabulary."""
-
-    def __init__(
-        self,
-        vocabulary: int,
-        width: int,
-        heads: int,
-        layers: int,
-        hidden: int,
-        length: int,
-        dropout: float = 0.0,
-        activation: str = "relu",
-    ) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(length, width)
-        self.register_buffer("places", torch.arange(length))
-        layer = nn.TransformerEncoderLayer(width, heads, hidden, dropout, activation, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = nn.Linear(width, vocabulary)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.embedding(tokens) + self.positions(self.places.expand_as(tokens))
-        return self.head(self.encoder(hidden, mask=self.mask, is_causal=True))
 
 
 def mnist1d(batch: int = 32) -> Problem:
@@ -128,7 +101,11 @@ def transformer() -> Problem:
     generator = torch.Generator().manual_seed(SEED)
     tokens = torch.randint(0, 1000, (16, 36), generator=generator)
     title = "transformer d 64, 4 heads, 2 layers, hidden 64, vocabulary 1,000, dropout 0.2, 35 tokens, batch 16"
-    return Problem(title, lambda: Transformer(1000, 64, 4, 2, 64, 35, 0.2), tokens[:, :-1], tokens[:, 1:])
+    return Problem(title, _transformer, tokens[:, :-1], tokens[:, 1:])
+
+
+def _transformer() -> nn.Module:
+    return LanguageModel(1000, width=64, heads=4, hidden=64, layers=2, length=35, dropout=0.2)
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -173,7 +150,7 @@ def small_transformer() -> Problem:
 
 
 def _small_transformer() -> nn.Module:
-    return Transformer(vocabulary=8, width=16, heads=2, layers=1, hidden=16, length=7, activation="gelu")
+    return LanguageModel(8, width=16, heads=2, hidden=16, layers=1, length=7, activation="gelu")
 
 
 def setting(device: str) -> list[str]:

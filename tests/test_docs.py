@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -28,8 +29,18 @@ def generate():
     return module
 
 
-def test_the_page_of_optimizers_is_up_to_date(generate):
-    assert (DOCS / "optimizers.md").read_text(encoding="utf-8") == generate.page(), "run `make docs`"
+def test_the_generated_pages_are_up_to_date(generate):
+    for name, text in generate.pages().items():
+        assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: run `make docs`"
+
+
+def test_every_task_is_on_its_page_with_its_presets():
+    page = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    for name in available("tasks"):
+        part = re.search(rf"^## {name}$(.*?)(?=^## |\Z)", page, re.M | re.S)
+        assert part, name
+        assert re.findall(r"^\| (\w+) \| \d+ epochs", part[1], re.M) == ["smoke", "default", "paper"]
+        assert "``" not in part[1].replace("```", "") and "Args:" not in part[1]
 
 
 def test_every_optimizer_is_on_the_page_with_its_space():
@@ -50,33 +61,46 @@ def test_markdown_keeps_no_markup_of_docstrings(generate):
     )
 
 
-def blocks() -> dict[str, str]:
-    """The example's code blocks by language."""
-    page = (DOCS / "add_an_optimizer.md").read_text(encoding="utf-8")
-    return {language or "sh": code for language, code in re.findall(r"^```(\w*)\n(.*?)^```$", page, re.M | re.S)}
+def blocks(page: str) -> dict[str, str]:
+    """A page's code blocks by language."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return {language or "sh": code for language, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)}
 
 
-def test_the_example_is_thirty_lines():
-    assert sum(len(code.splitlines()) for code in blocks().values()) <= 30
+@pytest.mark.parametrize(("page", "lines"), [("add_an_optimizer.md", 30), ("add_a_task.md", 40)])
+def test_an_example_is_short(page, lines):
+    assert sum(len(code.splitlines()) for code in blocks(page).values()) <= lines
 
 
-def test_the_example_of_an_optimizer_of_ones_own_runs(tmp_path):
-    found = blocks()
-    (tmp_path / "mine/optimizers").mkdir(parents=True)
-    (tmp_path / "mine/my_rules.py").write_text(found["python"], encoding="utf-8")
-    (tmp_path / "mine/optimizers/damped_newton.yaml").write_text(found["yaml"], encoding="utf-8")
+def run_example(page: str, folder: Path, module: str, yaml_file: str, *flags: str) -> dict[str, Any]:
+    """Write the page's files, run its command with some more flags, and read the JSON that it prints."""
+    found = blocks(page)
+    for name, language in ((module, "python"), (yaml_file, "yaml")):
+        (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mine" / name).write_text(found[language], encoding="utf-8")
     command = found["sh"].split()
     assert command[:4] == ["PYTHONPATH=mine", "python", "-m", "tuner.search"]
-    short = ["--trials", "2", "--seeds", "1", "--name", "own", "--json", "--set", "train.epochs=1", "retrain.epochs=1"]
     done = subprocess.run(
-        [sys.executable, *command[2:], *short],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        [sys.executable, *command[2:], "--trials", "2", "--seeds", "1", "--name", "own", "--json", *flags],
+        cwd=folder, capture_output=True, text=True, timeout=240,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(["mine", str(ROOT)])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     entries = {entry["optimizer"]: entry for entry in json.loads(done.stdout)["optimizers"]}
-    assert set(entries) == {"damped_newton", "adam"}
-    assert entries["damped_newton"]["n_trials"] == 2
+    assert all(entry["n_trials"] == 2 for entry in entries.values())
+    return entries
+
+
+def test_the_example_of_an_optimizer_of_ones_own_runs(tmp_path):
+    epochs = ["--set", "train.epochs=1", "retrain.epochs=1"]
+    files = ("my_rules.py", "optimizers/damped_newton.yaml")
+    assert set(run_example("add_an_optimizer.md", tmp_path, *files, *epochs)) == {"damped_newton", "adam"}
     trials = pd.read_csv(tmp_path / "runs/own/trials.csv").set_index(["optimizer", "trial"])
     assert trials.loc[("damped_newton", 0), ["hp.lr", "hp.damping"]].tolist() == [1e-2, 1e-1]
     assert trials.loc[("damped_newton", 0), "value"] < 2.2  # it trains: guessing uniformly costs 2.3
+
+
+def test_the_example_of_a_task_of_ones_own_runs(tmp_path):
+    entries = run_example("add_a_task.md", tmp_path, "my_tasks.py", "tasks/diabetes.yaml")
+    assert set(entries) == {"diag_hessian", "adam"}
+    assert entries["adam"]["metrics"]["test_loss"]["mean"] < 0.75  # always naming the mean costs about 1
