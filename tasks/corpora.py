@@ -8,7 +8,6 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import repeat
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def read_corpus(
     Args:
         dataset: words, chars, bytes, or stdlib: the bytes of the top-level modules of Python's standard library.
         data_dir: a folder with train.txt, valid.txt and test.txt; or a single file, or a folder with a single .txt:
-            the first 90 % of its tokens train, the next 5 % validate, the last 5 % test. None for stdlib.
+            the first 90 % of its tokens train, the next 5 % validate, the last 5 % test. stdlib reads neither.
         vocabulary: the most kinds of tokens beside ``<unk>``; None: all of the training split.
         tokens: the most tokens to train on, from the beginning; None: all.
         held_out_tokens: likewise of each of val and test.
@@ -88,7 +87,8 @@ def read_corpus(
         raise ValueError(f"vocabulary must be at least 256 for bytes, or null, got {vocabulary}")
     else:
         symbols, streams = range(256), {split: np.array(part, np.int64) for split, part in text.items()}
-    return Corpus(_name(dataset, data_dir, limits, len(symbols)), _source(data_dir), streams, symbols)
+    own = None if dataset == "stdlib" else data_dir
+    return Corpus(_name(dataset, own, limits, len(symbols)), _source(own), streams, symbols)
 
 
 def locate(dataset: str, data_dir: Path | None) -> dict[str, list[Path]]:
@@ -96,15 +96,11 @@ def locate(dataset: str, data_dir: Path | None) -> dict[str, list[Path]]:
 
     Raises:
         ValueError: the dataset is unknown; there is no such file or folder, or not what is needed in it; a file is
-            empty; a folder or file is given for stdlib, which reads none, or is not given for the others.
+            empty; neither folder nor file is given for another dataset than stdlib, which reads none.
     """
     if dataset not in DATASETS:
-        close = get_close_matches(dataset, DATASETS, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ";"
-        raise ValueError(f"unknown dataset {dataset!r}{hint} expected words, chars, bytes or stdlib")
+        raise ValueError(f"unknown dataset {dataset!r}; expected one of {', '.join(DATASETS)}")
     if dataset == "stdlib":
-        if data_dir is not None:
-            raise ValueError(f"dataset stdlib reads no file of yours: leave out the data folder {data_dir}")
         return _standard_library()
     if data_dir is None:
         raise ValueError(

@@ -113,7 +113,7 @@ class Transformer(Task):
 
     Args:
         dataset: words, chars or bytes of a text file, or of a folder with train.txt, valid.txt and test.txt; or
-            stdlib, the bytes of Python's own source, which needs no file and takes none.
+            stdlib, the bytes of Python's own source, which needs no file.
         width, heads, hidden, layers, dropout: of the network.
         length: tokens in a window.
         vocabulary: this many most frequent words or characters, all others are ``<unk>``; None: all.

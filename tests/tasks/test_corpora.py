@@ -163,11 +163,11 @@ def refusal(dataset, data_dir):
     return str(read.value)
 
 
-def test_an_unknown_dataset_is_refused_with_the_nearest(folder):
-    assert refusal("word", folder) == (
-        "unknown dataset 'word', did you mean 'words'? expected words, chars, bytes or stdlib"
+def test_an_unknown_dataset_is_refused_with_those_there_are(folder):
+    assert refusal("word", folder) == ("unknown dataset 'word'; expected one of words, chars, bytes, stdlib")
+    assert (
+        refusal("wikitext103", folder) == "unknown dataset 'wikitext103'; expected one of words, chars, bytes, stdlib"
     )
-    assert refusal("wikitext103", folder) == "unknown dataset 'wikitext103'; expected words, chars, bytes or stdlib"
 
 
 @pytest.mark.parametrize("dataset", ["words", "chars", "bytes"])
@@ -178,8 +178,9 @@ def test_without_a_folder_all_three_ways_are_named(dataset):
         assert way in said
 
 
-def test_a_folder_for_stdlib_is_refused(folder):
-    assert refusal("stdlib", folder) == (f"dataset stdlib reads no file of yours: leave out the data folder {folder}")
+def test_a_folder_beside_stdlib_is_not_read(folder):
+    corpus = read_corpus("stdlib", folder, tokens=1000)
+    assert corpus.name.startswith("bytes of the Python standard library") and str(folder) not in corpus.source
 
 
 def test_what_does_not_exist_is_named(tmp_path):
