@@ -1,6 +1,5 @@
 """What classification tasks share, against scikit-learn and against counting."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import nn
 
 from tasks.base import Data
 from tasks.classification import Classification, macro_f1
-from tasks.splits import hold_out
 
 labellings = st.integers(1, 6).flatmap(
     lambda classes: st.lists(
@@ -103,45 +101,3 @@ def test_worst_values_are_those_of_always_naming_one_class_and_ten_times_a_unifo
         "acc": pytest.approx(accuracy_score(targets, always_0)),
         "f1": pytest.approx(f1_score(targets, always_0, average="macro")),
     }
-
-
-several_rows_each = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(lambda half: np.array(half + half[::-1]))
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(several_rows_each, st.floats(0.01, 0.5))
-def test_hold_out_parts_every_class_once_by_the_share(labels, share):
-    kept, held = hold_out(labels, share)
-    assert sorted([*kept, *held]) == list(range(len(labels)))  # disjoint, and nothing is left out
-    assert list(kept) == sorted(kept) and list(held) == sorted(held)
-    for label, rows in Counter(labels.tolist()).items():
-        expected = max(1, round(share * rows))
-        assert (labels[held] == label).sum() == expected < rows
-
-
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(several_rows_each, st.floats(0.01, 0.5), st.randoms(use_true_random=False))
-def test_the_share_of_a_class_does_not_depend_on_the_order_of_the_rows(labels, share, random):
-    shuffled = labels.tolist()
-    random.shuffle(shuffled)
-    shuffled = np.array(shuffled)
-    assert Counter(labels[hold_out(labels, share)[1]]) == Counter(shuffled[hold_out(shuffled, share)[1]])
-
-
-def test_the_last_rows_of_a_class_are_held_out():
-    labels = np.array([0, 1, 0, 0, 1, 1, 0, 1, 1])
-    kept, held = hold_out(labels, 0.4)
-    assert held.tolist() == [3, 6, 7, 8]  # 2 of the four 0s, 2 of the five 1s
-    assert kept.tolist() == [0, 1, 2, 4, 5]
-
-
-def test_hold_out_draws_nothing():
-    labels = np.repeat(np.arange(3), 7)
-    first = hold_out(labels, 0.3)
-    np.random.seed(1)
-    assert all(np.array_equal(a, b) for a, b in zip(first, hold_out(labels, 0.3), strict=True))
-
-
-def test_a_class_of_a_single_row_is_refused_by_name():
-    with pytest.raises(ValueError, match="class 7 has a single row"):
-        hold_out(np.array([0, 0, 7, 1, 1]), 0.2)

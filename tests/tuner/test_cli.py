@@ -68,9 +68,10 @@ def test_help_names_every_flag_without_torch_or_ray(folder: Path) -> None:
     assert everything(folder) == {}
 
 
-def test_a_dry_run_needs_neither_torch_nor_ray_and_writes_nothing(folder: Path) -> None:
-    out = in_new_process("--task", "rahimi_recht", "--dry-run", "--json", "--gpus-per-trial", "0")
-    assert json.loads(out)["config"]["task"]["name"] == "rahimi_recht"
+@pytest.mark.parametrize("task", [("rahimi_recht",), ("resnet18",), ("transformer", "--dataset", "stdlib")])
+def test_a_dry_run_needs_neither_torch_nor_ray_and_writes_nothing(folder: Path, task: tuple[str, ...]) -> None:
+    out = in_new_process("--task", *task, "--dry-run", "--json", "--gpus-per-trial", "0")
+    assert json.loads(out)["config"]["task"]["name"] == task[0]
     assert everything(folder) == {}
 
 
@@ -175,9 +176,12 @@ def test_the_run_directory_is_out_and_name() -> None:
     assert prepared("--out", "a/b", "--name", "c")[1] == Path("a/b/c")
 
 
-def test_a_data_folder_and_an_npz_are_made_absolute(folder: Path) -> None:
+def test_a_data_folder_or_file_and_an_npz_are_made_absolute(folder: Path) -> None:
     (folder / "data").mkdir()
+    (folder / "text.txt").write_text("a text of many words\n")
     assert prepared("--data-dir", "data")[0]["task"]["data_dir"] == str(folder / "data")
+    text = prepared("--task", "transformer", "--dataset", "chars", "--data-dir", "text.txt")[0]
+    assert text["task"]["data_dir"] == str(folder / "text.txt")
     rng = np.random.default_rng(0)
     matrix, inputs = rng.normal(size=(14, 12)), rng.normal(size=(20, 12))
     np.savez("own.npz", A=matrix, X=inputs, Y=inputs @ matrix.T)
@@ -247,7 +251,11 @@ TASK = ["--task", "mnist1d"]
         ([*TASK, "--gpus-per-trial", "nan"], "resources.gpus_per_trial: "),
         ([*TASK, "--max-concurrent", "0"], "resources.max_concurrent: "),
         ([*TASK, "--configs", "none"], "--configs none: no such folder"),
-        ([*TASK, "--data-dir", "none"], "--data-dir none: no such folder"),
+        ([*TASK, "--data-dir", "none"], "--data-dir none: no such folder or file"),
+        (["--task", "resnet18", "--dataset", "cifar"], "unknown dataset 'cifar' of resnet18; did you mean 'cifar10'?"),
+        (["--task", "cifar_cnn", "--data-dir", "there"], "use --dataset digits, which needs no file"),
+        (["--task", "resnet18", "--dataset", "folder"], "resnet18: dataset folder: needs --data-dir DIR"),
+        (["--task", "transformer"], "--data-dir"),
         ([*TASK, "--name", "a/b"], "name: 'a/b'"),
         ([*TASK, "--name", ".."], "name: '..'"),
         ([*TASK, "--name", "there", "--out", "."], "output folder there: exists already"),

@@ -4,8 +4,10 @@ import math
 import os
 import sys
 import textwrap
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from optimizers import CurvatureOptimizer
 from tuner.config import resolve
 from tuner.errors import UserError
 from tuner.folders import available
-from tuner.objects import check_dataset, data_path, find, make_task, optimizer_maker
+from tuner.objects import check_dataset, find, make_engine, make_task, optimizer_maker, set_up
 from tuner.preflight import try_optimizer
 from tuner.schema import Config, Dimension, OptimizerConfig, TaskConfig
 
@@ -155,9 +157,36 @@ def test_a_task_class_that_is_not_there_is_refused_with_the_nearest() -> None:
     assert "did you mean 'MNIST1D'?" in refusal(make_task, with_task(**{"class": "tasks.mnist1d.MNIST1"}))
 
 
-def test_the_data_folder_is_a_path_or_none() -> None:
-    assert data_path(with_task(data_dir="a/b")) == Path("a/b")
-    assert data_path(with_task()) is None
+@pytest.mark.parametrize(("data_dir", "given"), [("a/b", Path("a/b")), (None, None)])
+def test_a_task_is_set_up_from_the_data_folder_on_the_trials_device(data_dir: str | None, given: Path | None) -> None:
+    seen: list[Any] = []
+    threads = torch.get_num_threads()
+    task: Any = SimpleNamespace(setup=lambda *args: seen.append((*args, torch.get_num_threads())))
+    for cpus, expected in ((2, 2), (0.5, 1), (1.5, 1)):
+        settled = with_task(data_dir=data_dir)
+        resources = settled.resources.model_copy(update={"cpus_per_trial": cpus})
+        try:
+            set_up(task, settled.model_copy(update={"resources": resources}))
+        finally:
+            torch.set_num_threads(threads)
+        assert seen.pop() == (given, torch.device("cpu"), expected)
+
+
+def test_data_that_cannot_be_used_is_one_line_that_names_the_task() -> None:
+    def setup(*_: Any) -> None:
+        raise ValueError("data/x.jpg cannot be read")
+
+    threads = torch.get_num_threads()
+    task: Any = SimpleNamespace(setup=setup)
+    assert refusal(set_up, task, with_task()) == "task mnist1d: data/x.jpg cannot be read"
+    torch.set_num_threads(threads)
+
+
+def test_the_engine_is_what_the_train_section_says() -> None:
+    said = {"schedule": "cosine", "final_lr": 0.5, "warmup_epochs": 1.5, "clip_grad_norm": 2.0, "precision": "bf16",
+            "channels_last": True, "compile": True, "deterministic": True}  # fmt: skip
+    settled = resolve({"task.name": "mnist1d"}, [f"train.{key}={value}" for key, value in said.items()])
+    assert asdict(make_engine(settled)) == said
 
 
 # Data sets.
@@ -167,6 +196,11 @@ def test_the_data_folder_is_a_path_or_none() -> None:
 def test_an_unknown_dataset_is_refused_with_the_nearest(dataset: str) -> None:
     text = refusal(check_dataset, with_task(dataset=dataset))
     assert text == f"unknown dataset {dataset!r} of mnist1d; did you mean 'mnist1d'? (valid: mnist1d)"
+
+
+def test_an_unknown_dataset_is_refused_by_name_before_the_tasks_own_check() -> None:
+    text = refusal(check_dataset, with_task("resnet18", dataset="cifar", check="no.such.check"))
+    assert text.startswith("unknown dataset 'cifar' of resnet18; did you mean 'cifar10'? (valid: cifar10, ")
 
 
 @pytest.mark.parametrize("dataset", ["cond29", "cond15099", "cond1.5", "cond1e6"])

@@ -1,0 +1,455 @@
+"""The engine's options, on a regression of 40 rows and on small images, against PyTorch's own and loops by hand."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from optimizers import DiagHessian, HessianLRAdaptation, MuonWithAdamW
+from tasks.base import Data, Task
+from tuner.config import resolve
+from tuner.engine import Engine
+from tuner.errors import UserError
+from tuner.schema import TrainConfig
+from tuner.train import Budget, Evaluation, Result, train, training
+
+STEPS_PER_EPOCH = 5
+
+
+class Noting(Task):
+    """40 training rows, 8 a batch; notes what the network is given, its weights' layout and the loss's type."""
+
+    def __init__(self, image: bool = False, network: Callable[[], nn.Module] | None = None) -> None:
+        super().__init__(metric="val_loss", mode="min", batch_size=8)
+        self.worst = {"loss": 1e4}
+        self.image = image
+        self.make = network
+        self.seen: list[tuple[Any, ...]] = []
+        self.setup(None, torch.device("cpu"))
+
+    def load(self, data_dir: Any) -> Data:
+        rng = np.random.default_rng(0)
+        splits = {}
+        for split, rows in {"train": 40, "val": 10, "test": 10}.items():
+            x = rng.standard_normal((rows, 3, 4, 4) if self.image else (rows, 4)).astype(np.float32)
+            flat = x.reshape(rows, -1)
+            splits[split] = x, flat[:, :2] * flat[:, 2:4]
+        return Data("noting", splits)
+
+    def network(self) -> nn.Module:
+        if self.make:
+            return self.make()
+        if self.image:
+            return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 2))
+        return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+
+    def build(self, seed: int) -> nn.Module:
+        self.model = super().build(seed)
+        if not self.make:
+            self.model.register_forward_hook(self.note)
+        return self.model
+
+    def note(self, model: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> None:
+        layout = torch.channels_last if inputs[0].dim() == 4 else torch.contiguous_format
+        self.seen.append((model.training, outputs.dtype, inputs[0].is_contiguous(memory_format=layout)))
+
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.mse_loss(outputs, targets)
+
+
+Made = torch.optim.Optimizer
+
+
+def sgd(params: Any, hp: dict[str, Any]) -> Made:
+    return torch.optim.SGD(params, **{"lr": 0.1, "momentum": 0.9} | hp)
+
+
+def adam(params: Any, hp: dict[str, Any]) -> Made:
+    return torch.optim.Adam(params, **{"lr": 1e-2} | hp)
+
+
+def diag_hessian(params: Any, hp: dict[str, Any]) -> Made:
+    return DiagHessian(params, **{"lr": 1e-4, "diff": 0.5, "square": 2.0, "update_period": 2} | hp)
+
+
+def run(
+    make: Any, engine: Engine, task: Noting | None = None, hp: Any = None, epochs: int = 3, evaluations: int = 3
+) -> tuple[Result, list[dict[str, float]]]:
+    curve: list[Evaluation] = []
+    result = train(task or Noting(), make, hp or {}, 3, Budget(epochs, evaluations), curve.append, engine)
+    return result, [look.metrics for look in curve]
+
+
+# The learning rate.
+
+
+def recording(make: Any, seen: list[list[float]]) -> Any:
+    """Makes an optimizer that notes the learning rate of every group at every step."""
+
+    def made(params: Any, hp: dict[str, Any]) -> Made:
+        optimizer = make(params, hp)
+        cls = type(optimizer)
+
+        class Recording(cls):
+            def step(self, *args: Any, **kwargs: Any) -> Any:
+                seen.append([float(group["lr"]) for group in self.param_groups])
+                return cls.step(self, *args, **kwargs)
+
+        optimizer.__class__ = Recording
+        return optimizer
+
+    return made
+
+
+def rates(engine: Engine, make: Any = sgd, epochs: int = 4, **hp: Any) -> np.ndarray:
+    """(steps, groups)"""
+    seen: list[list[float]] = []
+    run(recording(make, seen), engine, hp=hp, epochs=epochs, evaluations=1)
+    assert len(seen) == epochs * STEPS_PER_EPOCH
+    return np.array(seen)
+
+
+def torchs(schedule: Callable[[Made], LRScheduler], steps: int, lr: float = 0.1) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler = schedule(optimizer)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+def test_a_cosine_is_that_of_pytorch(final: float) -> None:
+    expected = torchs(lambda o: CosineAnnealingLR(o, 20, eta_min=final * 0.1), 20)
+    np.testing.assert_allclose(rates(Engine(schedule="cosine", final_lr=final))[:, 0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_warm_up_of_whole_steps_is_that_of_pytorch() -> None:
+    expected = torchs(lambda o: LinearLR(o, start_factor=1 / 10, total_iters=9), 20)
+    np.testing.assert_allclose(rates(Engine(warmup_epochs=2))[:, 0], expected, rtol=1e-9)
+
+
+def test_a_warm_up_and_then_a_cosine_are_those_of_pytorch() -> None:
+    def both(optimizer: Made) -> LRScheduler:
+        up, down = LinearLR(optimizer, 1 / 5, total_iters=4), CosineAnnealingLR(optimizer, 15, eta_min=0.02)
+        return SequentialLR(optimizer, [up, down], [5])
+
+    found = rates(Engine(schedule="cosine", final_lr=0.2, warmup_epochs=1))
+    np.testing.assert_allclose(found[:, 0], torchs(both, 20), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(0.2, [1, 1, 1]), (0.5, [0.4, 0.8, 1]), (0.1, [1, 1, 1]), (0.55, [1 / 2.75, 2 / 2.75, 1])],
+)
+def test_a_warm_up_may_be_a_fraction_of_an_epoch(epochs: float, expected: list[float]) -> None:
+    np.testing.assert_allclose(rates(Engine(warmup_epochs=epochs))[:3, 0], np.array(expected) * 0.1, rtol=1e-9)
+
+
+def test_a_warm_up_longer_than_the_run_does_not_reach_the_rate() -> None:
+    found = rates(Engine(schedule="cosine", warmup_epochs=8))[:, 0]
+    np.testing.assert_allclose(found, 0.1 * np.arange(1, 21) / 40, rtol=1e-9)
+
+
+def test_a_constant_rate_without_warm_up_is_left_alone() -> None:
+    assert (rates(Engine()) == 0.1).all()
+    assert Engine().scheduler(sgd([nn.Parameter(torch.zeros(1))], {}), 10, 5) is None
+
+
+def groups(params: Any, hp: dict[str, Any]) -> Made:
+    first, *rest = params
+    return torch.optim.SGD([{"params": [first], "lr": 0.1}, {"params": rest, "lr": 0.03}])
+
+
+def adapted(params: Any, hp: dict[str, Any]) -> Made:
+    return HessianLRAdaptation(torch.optim.Adam(params, lr=0.1))
+
+
+def muon(params: Any, hp: dict[str, Any]) -> Made:
+    return MuonWithAdamW(params, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "hp", "start"),
+    [
+        (sgd, {"lr": torch.tensor(0.1, dtype=torch.float64)}, [0.1]),
+        (diag_hessian, {"lr": torch.tensor(1e-4, dtype=torch.float64)}, [1e-4]),
+        (diag_hessian, {}, [1e-4]),
+        (groups, {}, [0.1, 0.03]),
+        (adapted, {}, [0.1]),
+        (muon, {}, [0.1, 0.1]),
+    ],
+    ids=["tensor", "tensor, curvature", "curvature", "groups", "adapted", "muon"],
+)
+def test_every_kind_of_optimizer_follows_the_schedule(make: Any, hp: dict[str, Any], start: list[float]) -> None:
+    found = rates(Engine(schedule="cosine", final_lr=0.1), make, **hp)
+    shape = torchs(lambda o: CosineAnnealingLR(o, 20, eta_min=0.1), 20, lr=1.0)
+    np.testing.assert_allclose(found, np.outer(shape, start), rtol=1e-6)
+    if make is muon or make is adapted:  # and the optimizers within
+        seen: list[Made] = []
+
+        def noting(params: Any, hp: dict[str, Any]) -> Made:
+            seen.append(make(params, hp))
+            return seen[-1]
+
+        run(noting, Engine(schedule="cosine", final_lr=0.5), epochs=4)
+        inner = seen[0].parts if make is muon else [seen[0].base_optimizer]  # type: ignore[attr-defined]
+        assert all(group["lr"] == pytest.approx(0.05) for part in inner for group in part.param_groups)
+
+
+def test_the_rate_is_what_the_rule_uses() -> None:
+    task = Noting()
+    run(sgd, Engine(schedule="cosine", final_lr=0.0, warmup_epochs=1), task, {"momentum": 0.0}, epochs=2)
+    trained, model = task.model, task.build(3)
+    factors = [0.2, 0.4, 0.6, 0.8, 1.0, *((1 + math.cos(math.pi * t / 5)) / 2 for t in range(5))]
+    batches = (batch for epoch in range(2) for batch in task.batches(3, epoch))
+    for factor, (inputs, targets) in zip(factors, batches, strict=True):
+        model.zero_grad()
+        nn.functional.mse_loss(model(inputs), targets).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * factor * p.grad
+    for ours, by_hand in zip(trained.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, by_hand, rtol=1e-5, atol=1e-7)
+
+
+class Rateless(torch.optim.Optimizer):
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> Any:
+        return closure()
+
+
+@pytest.mark.parametrize("engine", [Engine(schedule="cosine"), Engine(warmup_epochs=0.5)])
+def test_an_optimizer_without_a_rate_is_refused_unless_it_is_constant(engine: Engine) -> None:
+    def make(params: Any, hp: dict[str, Any]) -> Made:
+        return Rateless(params)
+
+    with pytest.raises(UserError, match="Rateless has no lr; use constant"):
+        run(make, engine)
+    assert run(make, Engine())[0].status == "complete"
+
+
+# The gradient's norm.
+
+
+@pytest.mark.parametrize("bound", [1e-3, 0.3, 1e6])
+@pytest.mark.parametrize("make", [sgd, adam])
+def test_clipping_is_that_of_a_hand_written_loop_to_the_bit(make: Any, bound: float) -> None:
+    task = Noting()
+    run(make, Engine(clip_grad_norm=bound), task)
+    clipped = 0
+    torch.manual_seed(3)
+    model = Noting().build(3)
+    optimizer = make(model.parameters(), {})
+    for epoch in range(3):
+        for inputs, targets in task.batches(3, epoch):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), targets).backward()
+            clipped += nn.utils.clip_grad_norm_(model.parameters(), bound).item() > bound
+            optimizer.step()
+    assert all(map(torch.equal, task.model.parameters(), model.parameters()))
+    assert (clipped > 0) == (bound < 1)
+
+
+def test_a_curvature_optimizers_gradient_is_clipped_and_its_curvature_is_not() -> None:
+    tasks = {bound: Noting() for bound in (None, 1e-4, 1e6)}
+    made: dict[float | None, Any] = {}
+    for bound, task in tasks.items():
+
+        def make(params: Any, hp: dict[str, Any], bound: float | None = bound) -> Made:
+            made[bound] = diag_hessian(params, {"estimator": "exact", "update_period": 1})
+            return made[bound]
+
+        run(make, Engine(clip_grad_norm=bound), task, epochs=1, evaluations=1)
+    for p, q in zip(tasks[None].model.parameters(), tasks[1e6].model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    norm = torch.cat([p.grad.flatten() for p in tasks[1e-4].model.parameters()]).norm()
+    assert norm == pytest.approx(1e-4, rel=0.02)  # torch adds 1e-6 to the norm that it divides by
+    steps = {bound: optimizer.state[next(tasks[bound].model.parameters())] for bound, optimizer in made.items()}
+    torch.testing.assert_close(steps[1e-4]["hessian"], steps[None]["hessian"], rtol=0.05, atol=0.05)
+    assert steps[1e-4]["hessian"].abs().max() > 0.01
+
+
+# Precision.
+
+
+def types(make: Any, precision: Any, hp: Any = None) -> tuple[list[torch.dtype], list[torch.dtype], Any]:
+    """Of the outputs in training and in evaluation; the curve."""
+    task = Noting(image=True)
+    _, curve = run(make, Engine(precision=precision), task, hp, epochs=2)
+    trained = [dtype for training, dtype, _ in task.seen if training]
+    assert all(p.dtype is p.grad.dtype is torch.float32 for p in task.model.parameters())
+    return trained, [dtype for training, dtype, _ in task.seen if not training], curve
+
+
+def test_bf16_runs_plain_steps_in_bfloat16_and_refreshes_in_float32() -> None:
+    half, full = torch.bfloat16, torch.float32
+    assert types(adam, "bf16")[0] == [half] * 10
+    for estimator in ("hutchinson", "gnb", "ggn_mc"):
+        hp = {"estimator": estimator, "update_period": 3}
+        assert types(diag_hessian, "bf16", hp)[0] == [full, half, half] * 3 + [full]
+    assert types(diag_hessian, "bf16", {"estimator": "secant", "update_period": 1})[0] == [half] * 10
+    assert types(diag_hessian, "fp32")[0] == types(diag_hessian, "tf32")[0] == [full] * 10
+
+
+@pytest.mark.parametrize("make", [adam, diag_hessian])
+def test_bf16_is_near_float32_but_not_equal_and_its_metrics_are_float32(make: Any) -> None:
+    _, evaluated, half = types(make, "bf16")
+    *_, full = types(make, "fp32")
+    assert set(evaluated) == {torch.bfloat16}
+    for a, b in zip(half, full, strict=True):
+        assert a == pytest.approx(b, rel=0.03) and a != b
+    scored: list[torch.dtype] = []
+    task = Noting(image=True)
+    task.metrics = lambda outputs, targets: (scored.append((outputs @ outputs.T).dtype), {"loss": 0.0})[1]  # type: ignore
+    run(make, Engine(precision="bf16"), task, epochs=1)
+    assert set(scored) == {torch.float32}
+
+
+# Memory format.
+
+
+@pytest.mark.parametrize("make", [adam, diag_hessian])
+def test_channels_last_is_of_weights_and_images_and_changes_rounding_alone(make: Any) -> None:
+    task = Noting(image=True)
+    _, curve = run(make, Engine(channels_last=True), task)
+    assert task.model[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index, union-attr]
+    assert all(last for training, _, last in task.seen if training)
+    plain_task = Noting(image=True)
+    _, plain = run(make, Engine(), plain_task)
+    assert not any(last for training, _, last in plain_task.seen if training)
+    for a, b in zip(curve, plain, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_channels_last_leaves_rows_that_are_no_images_alone() -> None:
+    assert run(adam, Engine(channels_last=True))[1] == run(adam, Engine())[1]
+
+
+# Compilation.
+
+
+class Asked(nn.Module):
+    """A linear map that notes whether it is run by the compiler."""
+
+    ran_eagerly: list[bool] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            Asked.ran_eagerly.append(self.training)
+        return self.layers(x)
+
+
+def test_compiled_training_is_that_of_the_model_and_refreshes_and_evaluations_are_not_compiled() -> None:
+    engine = Engine(compile=True)
+    for make, eager_steps in ((adam, 0), (diag_hessian, 4)):  # of ten, every third is a refresh
+        hp = {"update_period": 3, "estimator": "gnb"} if make is diag_hessian else {}
+        Asked.ran_eagerly.clear()
+        plain = Noting(network=Asked)
+        _, expected = run(make, Engine(), plain, hp, epochs=2)
+        assert Asked.ran_eagerly.count(True) == 10
+        Asked.ran_eagerly.clear()
+        task = Noting(network=Asked)
+        _, curve = run(make, engine, task, hp, epochs=2)
+        assert Asked.ran_eagerly.count(True) == eager_steps and Asked.ran_eagerly.count(False) == 2 * len(curve)
+        for a, b in zip(curve, expected, strict=True):
+            assert a == pytest.approx(b, rel=1e-4)
+        assert list(task.model.state_dict()) == list(plain.model.state_dict())
+
+
+# PyTorch's own switches.
+
+
+def switches() -> tuple[Any, ...]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+
+
+ENGINES = {
+    Engine(): (False, False, False, False),
+    Engine(precision="tf32"): (True, True, False, False),
+    Engine(precision="bf16"): (False, False, False, False),
+    Engine(deterministic=True): (False, False, True, True),
+}
+
+
+@pytest.fixture(params=[(True, False, False, False), (False, True, True, True)], ids=["fast", "deterministic"])
+def before(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[bool, ...]]:
+    monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    kept = switches()
+    assign(request.param)
+    yield request.param
+    assign(kept)
+
+
+def assign(values: tuple[Any, ...]) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = values[:3]
+    torch.use_deterministic_algorithms(values[3])
+
+
+@pytest.mark.parametrize(("engine", "during"), ENGINES.items())
+def test_switches_are_set_for_a_run_and_put_back(before: Any, engine: Engine, during: Any) -> None:
+    seen: list[tuple[Any, ...]] = []
+    assert train(Noting(), adam, {}, 0, Budget(1, 1), lambda _: seen.append(switches()), engine).status == "complete"
+    assert seen == [during] * 2 and switches() == before
+
+
+@pytest.mark.parametrize("engine", [Engine(precision="tf32"), Engine(deterministic=True)])
+def test_switches_are_put_back_where_a_run_ends_early(before: Any, engine: Engine) -> None:
+    started = training(Noting(), adam, {}, 0, Budget(2, 4), engine)
+    next(started)
+    assert switches() == ENGINES[engine] != before
+    started.close()
+    assert switches() == before
+
+    def failing(params: Any, hp: dict[str, Any]) -> Made:
+        raise RuntimeError("no such optimizer")
+
+    with pytest.raises(RuntimeError, match="no such optimizer"):
+        run(failing, engine)
+    assert switches() == before
+    task = Noting()
+    task.worst = {"loss": 1e-9}
+    assert run(adam, engine, task)[0].status == "diverged"
+    assert switches() == before
+
+
+def test_a_deterministic_run_on_a_cpu_is_the_same_run() -> None:
+    assert run(diag_hessian, Engine(deterministic=True))[1] == run(diag_hessian, Engine())[1]
+
+
+# What a configuration says.
+
+
+def test_defaults_are_the_same_in_the_yaml_in_the_schema_and_here() -> None:
+    shipped = resolve({"task.name": "mnist1d"}).train
+    for field in fields(Engine):
+        assert getattr(shipped, field.name) == field.default == TrainConfig.model_fields[field.name].default
+    others = {"epochs", "batch_size", "evaluations"}
+    assert set(TrainConfig.model_fields) == {field.name for field in fields(Engine)} | others
+
+
+def test_a_task_may_be_trained_again_after_every_option() -> None:
+    task = Noting(image=True)
+    first = run(adam, Engine(), task)[1]
+    for engine in (Engine(precision="bf16"), Engine(clip_grad_norm=1e-9), Engine("cosine"), Engine(channels_last=True)):
+        assert (run(adam, engine, task)[1] != first) or engine.channels_last
+        assert run(adam, Engine(), task)[1] == first

@@ -1,0 +1,251 @@
+"""How long a run will take: the arithmetic by hand, the sentences, and bad data refused before anything starts."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tasks.tabular_mlp import TabularMLP
+from tuner import preflight
+from tuner.config import resolve
+from tuner.errors import UserError
+from tuner.estimate import DAY_S, Estimate, Timings, estimate, sentences, words
+from tuner.schema import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(**flags: Any) -> Config:
+    base = {"task.name": "mnist1d", "search.optimizers": ["adam", "sgd"], "retrain.seeds": 4, "search.trials": 10}
+    settings = ["train.epochs=3", "train.evaluations=5", "retrain.epochs=20", *flags.pop("settings", [])]
+    return resolve(base | {key.replace("__", "."): value for key, value in flags.items()}, settings)
+
+
+TIMINGS = Timings(step_s={"adam": 0.002, "sgd": 0.001}, evaluation_s=0.5, steps_per_epoch=100, untimed={})
+
+
+# The arithmetic.
+
+
+def test_seconds_are_those_of_steps_and_evaluations_of_all_runs() -> None:
+    found = estimate(config(resources__max_concurrent=1), TIMINGS, search=True)
+    evaluations = 6 * 0.5  # one before the first step
+    assert found.search_s == pytest.approx(10 * (300 * 0.002 + evaluations) + 10 * (300 * 0.001 + evaluations))
+    assert found.retrain_s == pytest.approx(4 * (2000 * 0.002 + evaluations) + 4 * (2000 * 0.001 + evaluations))
+    assert found.concurrent == 1 and found.step_ms == {"adam": pytest.approx(2.0), "sgd": pytest.approx(1.0)}
+
+
+def test_runs_at_once_share_the_time_as_far_as_there_are_runs() -> None:
+    alone = estimate(config(resources__max_concurrent=1), TIMINGS, search=True)
+    for at_once, shared, retrained in (
+        (2, 2, 2),
+        (8, 8, 8),
+        (20, 20, 8),
+        (1000, 20, 8),
+    ):  # 20 trials, 8 retraining runs
+        found = estimate(config(resources__max_concurrent=at_once), TIMINGS, search=True)
+        assert found.search_s == pytest.approx(alone.search_s / shared)
+        assert found.retrain_s == pytest.approx(alone.retrain_s / retrained)
+        assert found.concurrent == at_once
+    assert estimate(config(), TIMINGS, search=True) == alone  # not yet settled: one at once
+
+
+def test_without_a_search_it_takes_no_time() -> None:
+    found = estimate(config(), TIMINGS, search=False)
+    assert found.search_s == 0 and found.retrain_s == estimate(config(), TIMINGS, search=True).retrain_s
+
+
+def test_retraining_is_as_long_as_a_trial_unless_told_otherwise() -> None:
+    as_long = estimate(config(settings=["retrain.epochs=null"]), TIMINGS, search=True)
+    assert as_long.retrain_s == pytest.approx(as_long.search_s * 4 / 10)
+
+
+def test_optimizers_that_could_not_be_timed_are_left_out() -> None:
+    timings = Timings({"adam": 0.002}, 0.5, 100, {"sgd": "ValueError: no"})
+    found = estimate(config(), timings, search=True)
+    assert found.search_s == pytest.approx(10 * (0.6 + 3)) and list(found.step_ms) == ["adam"]
+    nothing = estimate(config(), Timings({}, 0.5, 100, {"adam": "a", "sgd": "b"}), search=True)
+    assert (nothing.search_s, nothing.retrain_s, nothing.step_ms) == (0, 0, {})
+
+
+def test_an_estimate_is_plain_json() -> None:
+    found = estimate(config(), TIMINGS, search=True).to_dict()
+    assert json.loads(json.dumps(found)) == found
+    assert set(found) == {"search_s", "retrain_s", "concurrent", "step_ms"}
+
+
+# What a person reads.
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (8.4, "8 s"), (59.4, "59 s"), (60, "1:00"), (725, "12:05"), (3 * 3600 + 420, "3:07:00"),
+     (DAY_S - 1, "23:59:59"), (DAY_S, "1.0 days"), (4.2 * DAY_S, "4.2 days")],
+)  # fmt: skip
+def test_times_in_words(seconds: float, text: str) -> None:
+    assert words(seconds) == text
+
+
+def test_the_expected_time_with_its_parts_is_one_line() -> None:
+    expected = Estimate(search_s=700.0, retrain_s=25.0, concurrent=2, step_ms={"adam": 1.23456, "sgd": 0.5})
+    (line,) = sentences(config(), expected, {})
+    assert line == ("expected: about 12:05 (search 11:40, retraining 25 s; adam 1.23 ms a step, sgd 0.5 ms a step)")
+    (line,) = sentences(config(), Estimate(0.0, 25.0, 2, {"adam": 2.0}), {})
+    assert line == "expected: about 25 s (adam 2 ms a step)"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seconds", "warned"),
+    [(0.0, 1.01 * DAY_S, True), (None, 1.01 * DAY_S, True), (0.0, 0.99 * DAY_S, False), (1.0, 99 * DAY_S, False),
+     (0.25, 99 * DAY_S, False)],
+)  # fmt: skip
+def test_more_than_a_day_on_a_cpu_says_so_and_names_the_ways_out(
+    gpus: float | None, seconds: float, warned: bool
+) -> None:
+    settled = config(**({} if gpus is None else {"resources__gpus_per_trial": gpus}))
+    lines = sentences(settled, Estimate(seconds / 2, seconds / 2, 1, {"adam": 1.0}), {})
+    about = [line for line in lines if "more than a day" in line]
+    assert len(about) == warned and len(lines) == 1 + warned
+    for line in about:
+        assert "--preset smoke" in line and "--gpus-per-trial" in line and "CPU" in line
+
+
+def test_an_optimizer_whose_first_steps_failed_is_named_with_the_reason() -> None:
+    lines = sentences(config(), Estimate(1.0, 1.0, 1, {"adam": 1.0}), {"sgd": "RuntimeError: too large"})
+    assert lines[0] == "sgd: its first steps failed (RuntimeError: too large)" and len(lines) == 2
+    assert sentences(config(), Estimate(0.0, 0.0, 1, {}), {"adam": "E: a", "sgd": "E: b"}) == [
+        "adam: its first steps failed (E: a)", "sgd: its first steps failed (E: b)",
+    ]  # fmt: skip
+    assert not any("\n" in line for line in lines)
+
+
+# The process that looks at the task and times it.
+
+
+def said(settled: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+    """The document on stdout, and stderr, of ``python -m tuner.preflight``."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(settled.to_yaml()))
+    document, threads = sys.stdout, torch.get_num_threads()
+    try:
+        preflight.main()
+    finally:
+        torch.set_num_threads(threads)
+        sys.stdout = document
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def small(**flags: Any) -> Config:
+    return config(**{"task__name": "tabular_mlp", "resources__gpus_per_trial": 0.0, **flags})
+
+
+def test_timings_are_one_document_whatever_a_task_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = TabularMLP.load
+    monkeypatch.setattr(TabularMLP, "load", lambda *args: (print("loading"), load(*args))[1])
+    document, err = said(small(), monkeypatch, capsys)
+    timings = Timings(**document["timings"])
+    assert set(timings.step_s) == {"adam", "sgd"} and timings.steps_per_epoch == 1 and timings.untimed == {}
+    assert estimate(small(), timings, search=True).search_s > 0
+    assert err == "loading\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["task.class=tasks.tabular_mlp.TabularMPL"], "'TabularMLP'"),
+        (["optimizers.adam.class=torch.optim.Adm"], "torch.optim has no 'Adm'; did you mean 'Adam'?"),
+        (["optimizers.adam.args.betas=[2, 0]"], "optimizer adam: Invalid beta parameter"),
+        (["task.dataset=irs"], "task tabular_mlp: unknown dataset 'irs'"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_in_the_document(
+    settings: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document, err = said(small(settings=settings), monkeypatch, capsys)
+    assert set(document) == {"error"} and named in document["error"] and "\n" not in document["error"]
+    assert err == ""
+
+
+def test_a_clusters_nodes_are_not_timed_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TabularMLP, "load", lambda *_: pytest.fail("not on this machine"))
+    assert said(small(resources__address="auto"), monkeypatch, capsys)[0] == {"timings": None}
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("exit 3", "ended with code 3"),
+        ("exit 0", "ended with code 0"),
+        ('echo \'{"error": "a is wrong"}\'', "a is wrong"),
+    ],
+)
+def test_the_driver_says_what_the_process_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, complaint: str
+) -> None:
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    with pytest.raises(UserError, match=complaint):
+        preflight.Preflight(small()).wait()
+
+
+def test_the_driver_gets_the_timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = tmp_path / "python"
+    for timings, expected in ((json.dumps(asdict(TIMINGS)), TIMINGS), ("null", None)):
+        stand_in.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{{\"timings\": {timings}}}'\n")
+        stand_in.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(stand_in))
+        assert preflight.Preflight(small()).wait() == expected
+
+
+# Data that cannot be used, found before Ray starts.
+
+
+def search(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    base = ["--task", "resnet18", "--preset", "smoke", "--gpus-per-trial", "0", "--out", "runs", "-q"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
+    return subprocess.run(
+        [sys.executable, "-m", "tuner.search", *base, *argv],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], folder: Path, *named: str) -> None:
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert all(name in done.stderr for name in named), done.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_a_folder_without_the_data_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    done = search(tmp_path, "--data-dir", "data")
+    assert_refused(done, tmp_path, str(tmp_path / "data"), "cifar-10-batches-py", "--dataset digits")
+
+
+def test_a_truncated_image_is_refused_in_one_line_by_its_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for i in range(10):
+            (tmp_path / "data" / split / str(i)).mkdir(parents=True)
+            for j in range(2):
+                path = tmp_path / "data" / split / str(i) / f"{j}.jpg"
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:300])
+    assert_refused(search(tmp_path, "--data-dir", "data"), tmp_path, str(path))
