@@ -6,10 +6,12 @@ import hashlib
 import os
 import pickle
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +82,8 @@ def check_dataset(dataset: str, data_dir: str | None) -> None:
     if dataset == "folder" and data_dir is None:
         raise ValueError("dataset folder: needs --data-dir DIR with DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")
     if dataset != "digits" and data_dir is not None:
-        _reader(dataset, Path(data_dir))
+        with _named(dataset):
+            _reader(dataset, Path(data_dir))
 
 
 def read_images(dataset: str, data_dir: Path | None) -> Images:
@@ -98,7 +101,18 @@ def read_images(dataset: str, data_dir: Path | None) -> Images:
     check_dataset(dataset, None if data_dir is None else str(data_dir))
     if dataset == "digits":
         return _digits()
-    return _reader(dataset, _downloaded(LAYOUTS[dataset]) if data_dir is None else data_dir)()
+    folder = _downloaded(LAYOUTS[dataset]) if data_dir is None else data_dir
+    with _named(dataset):
+        return _reader(dataset, folder)()
+
+
+@contextmanager
+def _named(dataset: str) -> Iterator[None]:
+    """A folder that cannot be listed, or a link to nowhere, is named."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"dataset {dataset}: {error.filename} cannot be read ({error.strerror})") from None
 
 
 def _reader(dataset: str, folder: Path) -> Callable[[], Images]:
@@ -142,7 +156,7 @@ def _downloaded(layout: Layout) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f"{layout.folder}.lock"):
             getattr(datasets, layout.torchvision)(root, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{layout.title} is not there and cannot be downloaded ({reason}); give --data-dir DIR that holds "

@@ -124,4 +124,4 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel over all images, in [0, 1], (3, 1, 1)."""
     found = [torch.var_mean(images[:, channel].float() / 255, correction=0) for channel in range(images.shape[1])]
     deviation, mean = (torch.stack(values).view(-1, 1, 1) for values in zip(*found, strict=True))
-    return mean, deviation.sqrt()
+    return mean, torch.where(deviation > 0, deviation.sqrt(), 1.0)

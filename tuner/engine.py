@@ -73,12 +73,8 @@ class Engine:
     def settings(self) -> Iterator[None]:
         """PyTorch's process-wide settings for the time of a run."""
         matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = (
-            matmul.allow_tf32,
-            cudnn.allow_tf32,
-            cudnn.deterministic,
-            torch.are_deterministic_algorithms_enabled(),
-        )
+        before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic)
+        mode = torch.get_deterministic_debug_mode()
         matmul.allow_tf32 = cudnn.allow_tf32 = self.precision == "tf32"
         cudnn.deterministic = self.deterministic
         if self.deterministic:
@@ -87,8 +83,8 @@ class Engine:
         try:
             yield
         finally:
-            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = before[:3]
-            torch.use_deterministic_algorithms(before[3])
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = before
+            torch.set_deterministic_debug_mode(mode)
 
 
 class Runner:

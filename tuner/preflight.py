@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import traceback
 from dataclasses import asdict
 from typing import Any
 
@@ -63,6 +64,9 @@ def main() -> None:
         found = {"timings": None if timings is None else asdict(timings)}
     except UserError as error:
         found = {"error": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        found = {"error": f"task {config.task.name}: {type(error).__name__}: {error} (-v shows where)"}
     json.dump(found, document)
 
 

@@ -12,6 +12,7 @@ import torch
 from tasks.base import Batch, Task
 from tuner import objects
 from tuner.engine import Engine
+from tuner.errors import UserError
 from tuner.estimate import Timings
 from tuner.schema import Config
 from tuner.train import Hyperparameters, MakeOptimizer, Trainer
@@ -30,9 +31,13 @@ def measure(config: Config, task: Task) -> Timings:
 
     Args:
         task: with its data loaded.
+
+    Raises:
+        UserError: the optimizer cannot be trained as the configuration says.
     """
     engine = objects.make_engine(config)
-    steps_per_epoch, batch = task.steps_per_epoch, task.batch_size
+    steps_per_epoch = task.steps_per_epoch
+    batch = min(task.batch_size, len(task.splits["train"][0]))
     step_s, untimed = {}, {}
     with engine.settings():
         scale, plain = _scaled(task, engine)
@@ -40,6 +45,8 @@ def measure(config: Config, task: Task) -> Timings:
             make = objects.optimizer_maker(name, spec)
             try:
                 step_s[name] = scale * seconds_per_step(task, make, spec.first_point(), engine)
+            except UserError:
+                raise
             except Exception as error:
                 untimed[name] = " ".join(f"{type(error).__name__}: {error}".split())
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))
@@ -53,8 +60,12 @@ def _scaled(task: Task, engine: Engine) -> tuple[float, float]:
     def gradient() -> float:
         return seconds_per_step(task, lambda params, hp: torch.optim.SGD(params, **hp), {"lr": 0.0}, engine)
 
-    task.batch_size = max(2, whole // SMALL_SHARE)
-    scale = whole / task.batch_size
+    rows = len(task.splits["train"][0])
+    taken = min(whole, rows)
+    task.batch_size = max(2, taken // SMALL_SHARE)
+    while task.batch_size < taken and rows % task.batch_size == 1:  # BatchNorm takes no statistics of a single row
+        task.batch_size += 1
+    scale = taken / task.batch_size
     plain = scale * gradient()
     if plain > LONG_STEP_S:
         return scale, plain
