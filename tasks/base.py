@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 Batch = tuple[Tensor, Tensor]
 SPLITS = ("train", "val", "test")
 HALF = (torch.bfloat16, torch.float16)
+SMALL_BYTES = 2**24
+"""Training rows up to this size are put in an epoch's order all at once, not batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,24 @@ class Task(ABC):
     def batches(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The epoch's batches: every training row once, in an order that depends on seed and epoch alone."""
         inputs, targets = self.splits["train"]
+        if len(inputs) <= self.batch_size:  # in one batch the order does not matter
+            yield self.prepare(inputs.clone()), targets
+            return
         order = torch.randperm(len(inputs), generator=epoch_generator(seed, epoch)).to(self.device)
+        if inputs.nbytes + targets.nbytes <= SMALL_BYTES:
+            inputs, targets = inputs[order], targets[order]
+            for some, of_these in zip(inputs.split(self.batch_size), targets.split(self.batch_size), strict=True):
+                yield self.prepare(some), of_these
+            return
         for rows in order.split(self.batch_size):
             yield self.prepare(inputs[rows]), targets[rows]
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The batch's loss (0-dim, with its graph) and outputs."""
         inputs, targets = batch
-        outputs = model(inputs)
-        return self.criterion(outputs, targets), outputs
+        outputs = full_precision(model(inputs))
+        with without_autocast(self.device):
+            return self.criterion(outputs, targets), outputs
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
@@ -149,16 +161,23 @@ class Task(ABC):
         inputs, targets = self.splits[split]
         pieces = (model(self.prepare(rows)) for rows in inputs.split(self.evaluation_rows))
         outputs = torch.cat([full_precision(piece) for piece in pieces])
-        with torch.autocast(self.device.type, enabled=False):  # of the model alone
+        with without_autocast(self.device):
             return self.metrics(outputs, targets)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """The random stream, on the CPU, that all of an epoch's draws come from."""
-    entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 def full_precision(outputs: Tensor) -> Tensor:
-    """Outputs as metrics want them: a forward pass under autocast gives halves."""
+    """Outputs as losses and metrics want them: a forward pass under autocast gives halves."""
     return outputs.float() if outputs.dtype in HALF else outputs
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast is for networks, not for losses and metrics."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
