@@ -171,6 +171,16 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
+def check_sizes(**sizes: object) -> None:
+    """
+    Raises:
+        ValueError: one of them is not a whole number of at least 1.
+    """
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
+
+
 def full_precision(outputs: Tensor) -> Tensor:
     """Outputs as losses and metrics want them: a forward pass under autocast gives halves."""
     return outputs.float() if outputs.dtype in HALF else outputs

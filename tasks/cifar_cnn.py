@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from tasks.base import check_sizes
 from tasks.images import ImageClassification
 
 BLOCKS, CONVOLUTIONS, DENSE = 3, 2, 2
@@ -27,13 +28,14 @@ class CifarCNN(ImageClassification):
         dense: units of a dense layer.
 
     Raises:
-        ValueError: ``width`` or ``dense`` is not positive.
+        ValueError: ``width`` or ``dense`` is not a positive whole number.
     """
+
+    least_batch = 2
 
     def __init__(self, *, width: int, dense: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if width < 1 or dense < 1:
-            raise ValueError(f"width and dense must be at least 1, got {width} and {dense}")
+        check_sizes(width=width, dense=dense)
         self.width = width
         self.dense = dense
 

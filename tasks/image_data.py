@@ -118,16 +118,19 @@ def _named(dataset: str) -> Iterator[None]:
 def _reader(dataset: str, folder: Path) -> Callable[[], Images]:
     """What will read the dataset, which is there as far as one can see without reading."""
     layout = LAYOUTS.get(dataset)
+    if layout is not None and folder.name == layout.folder:
+        folder = folder.parent
     if layout is not None and (folder / layout.folder).is_dir():
         missing = [name for name in (*layout.train, *layout.test) if not (folder / layout.folder / name).is_file()]
         if missing:
             raise ValueError(f"dataset {dataset}: {folder / layout.folder / missing[0]} is missing")
         return partial(_read_pickles, layout, folder / layout.folder)
     if not (folder / "train").is_dir() or not (folder / "test").is_dir():
-        own = f"neither {layout.folder} nor " if layout else ""
+        own = f"neither {layout.folder} nor " if layout else "no "
+        download = "leave --data-dir out to download it, " if layout else ""
         raise ValueError(
             f"dataset {dataset}: {folder} holds {own}train/<class>/*.jpg and test/<class>/*.jpg; "
-            "name a folder that does, or use --dataset digits, which needs no file"
+            f"with --data-dir name a folder that does, {download}or use --dataset digits, which needs no file"
         )
     classes = _classes(folder / "train")
     if classes != _classes(folder / "test"):
@@ -217,8 +220,8 @@ def _list_images(folder: Path, classes: list[str]) -> list[tuple[str, int, int, 
     for label, name in enumerate(classes):
         with os.scandir(folder / name) as entries:
             images = sorted((e for e in entries if e.name.lower().endswith(SUFFIXES)), key=lambda e: e.name)
-        if len(images) < 2:
-            raise ValueError(f"{folder / name} has {len(images)} images ({', '.join(SUFFIXES)}); expected at least 2")
+        if not images:
+            raise ValueError(f"{folder / name} has no images ({', '.join(SUFFIXES)})")
         files += [(e.path, e.stat().st_size, e.stat().st_mtime_ns, label) for e in images]
     return files
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.base import SPLITS, Batch, Data, epoch_generator
+from tasks.base import SPLITS, Batch, Data, check_sizes, epoch_generator
 from tasks.classification import Classification
 from tasks.image_data import SIZE, read_images
 from tasks.splits import first_of_each_class, hold_out
@@ -30,10 +30,12 @@ class ImageClassification(Classification):
         rows: split -> how many of its images to use, the same ones always; ``None`` for all.
 
     Raises:
-        ValueError: ``rows`` names something else than a split, or not a positive number.
+        ValueError: ``rows`` names something else than a split, or not a positive whole number.
     """
 
     evaluation_rows = 500
+    least_batch = 1
+    """The fewest images that the network can be trained on at once."""
 
     def __init__(
         self, *, normalise: bool, augment: bool, rows: Mapping[str, int | None] | None = None, **kwargs: Any
@@ -41,12 +43,13 @@ class ImageClassification(Classification):
         super().__init__(**kwargs)
         self.normalise = normalise
         self.augment = augment
+        if rows is not None and not isinstance(rows, Mapping):
+            raise ValueError(f"rows must say how many for train, val and test, got {rows!r}")
         self.rows = dict(rows or {})
-        for split, count in self.rows.items():
+        for split in self.rows:
             if split not in SPLITS:
                 raise ValueError(f"rows: unknown split {split!r}; expected {', '.join(SPLITS)}")
-            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-                raise ValueError(f"rows.{split} must be a positive whole number or null, got {count!r}")
+        check_sizes(**{f"rows.{split}": count for split, count in self.rows.items() if count is not None})
 
     def load(self, data_dir: Path | None) -> Data:
         images = read_images(str(self.dataset), data_dir)
@@ -68,14 +71,15 @@ class ImageClassification(Classification):
         """As ``Task.setup``.
 
         Raises:
-            ValueError: the data cannot be used, or the last batch of an epoch would be a single image, of which
-                BatchNorm cannot take statistics.
+            ValueError: the data cannot be used, or the last batch of an epoch would be smaller than the network can
+                take: BatchNorm has no statistics of a single number.
         """
         super().setup(data_dir, device)
         images = self.splits["train"][0]
-        if len(images) % self.batch_size == 1 or self.batch_size == 1:
+        last = len(images) % self.batch_size or self.batch_size
+        if last < self.least_batch:
             raise ValueError(
-                f"batch_size {self.batch_size} leaves a batch of one of the {len(images)} training images, too few "
+                f"batch_size {self.batch_size} leaves a batch of {last} of the {len(images)} training images, too few "
                 "for BatchNorm; choose another"
             )
         mean, deviation = _statistics(images) if self.normalise else (0.0, 1.0)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from tasks.base import check_sizes
 from tasks.images import ImageClassification
 
 FULL_WIDTH = 64
@@ -21,13 +22,12 @@ class ResNet18(ImageClassification):
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
 
     Raises:
-        ValueError: ``width`` is not positive.
+        ValueError: ``width`` is not a positive whole number.
     """
 
     def __init__(self, *, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        check_sizes(width=width)
         self.width = width
 
     def network(self) -> nn.Module:

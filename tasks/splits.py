@@ -6,20 +6,22 @@ import numpy as np
 
 
 def hold_out(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to keep and to hold out: of each class the last ``share`` in the data's own order, at least one.
+    """Row numbers to keep and to hold out: of each class the last ``share`` in the data's own order, at least one
+    but never all.
 
     The same rows whatever the seed, and every class in the same proportion whether or not the rows are sorted by class.
 
     Raises:
-        ValueError: a class has a single row.
+        ValueError: no class has two rows.
     """
     held: list[np.ndarray] = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        if len(rows) < 2:
-            raise ValueError(f"class {label} has a single row, too few to split")
-        held.append(rows[-max(1, round(share * len(rows))) :])
-    out = np.sort(np.concatenate(held))
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        held.append(rows[len(rows) - count :])
+    out = np.sort(np.concatenate(held)) if held else np.array([], np.int64)
+    if not len(out):
+        raise ValueError(f"{len(labels)} rows are too few to split: no class has two")
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Data, Task, full_precision
+from tasks.base import Data, Task, check_sizes, full_precision
 from tasks.corpora import read_corpus
 
 Stream = TypeVar("Stream", np.ndarray, Tensor)
@@ -142,9 +142,7 @@ class Transformer(Task):
         super().__init__(dataset=dataset, **kwargs)
         sizes = {"width": width, "heads": heads, "hidden": hidden, "layers": layers, "length": length}
         limits = {"vocabulary": vocabulary, "tokens": tokens, "held_out_tokens": held_out_tokens}
-        for name, size in (sizes | {name: limit for name, limit in limits.items() if limit is not None}).items():
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
+        check_sizes(**sizes, **{name: limit for name, limit in limits.items() if limit is not None})
         if width % heads:
             raise ValueError(f"width must be divisible by heads, got width {width} and heads {heads}")
         if not 0 <= dropout < 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tuner.resources import Machine
 
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "scipy", "mnist1d")
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "mnist1d")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -47,15 +47,16 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(config: Config, timings: Timings, *, search: bool) -> Estimate:
+def estimate(config: Config, timings: Timings, *, search: bool, seeds: float) -> Estimate:
     """The time of the run's training and evaluation, all optimizers that could be timed together.
 
     Args:
         search: whether there is a search before the retraining.
+        seeds: retraining runs per optimizer.
     """
     evaluations = timings.evaluation_s * (config.train.evaluations + 1)
 
-    def seconds(epochs: int, runs: int) -> float:
+    def seconds(epochs: int, runs: float) -> float:
         steps = epochs * timings.steps_per_epoch
         each = sum(steps * step + evaluations for step in timings.step_s.values())
         at_once = min(config.resources.max_concurrent or 1, max(1, runs * len(timings.step_s)))
@@ -63,27 +64,37 @@ def estimate(config: Config, timings: Timings, *, search: bool) -> Estimate:
 
     return Estimate(
         search_s=seconds(config.train.epochs, config.search.trials) if search else 0.0,
-        retrain_s=seconds(config.retrain_epochs, len(config.retrain.seeds)),
+        retrain_s=seconds(config.retrain_epochs, seeds),
         concurrent=config.resources.max_concurrent or 1,
         step_ms={name: 1000 * step for name, step in timings.step_s.items()},
     )
 
 
-def sentences(config: Config, expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
+def sentences(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
     """What a person should know before the run begins, a line each."""
     lines = [f"{name}: its first steps failed ({error})" for name, error in untimed.items()]
     if not expected.step_ms:
         return lines
     total = expected.search_s + expected.retrain_s
     parts = f"search {words(expected.search_s)}, retraining {words(expected.retrain_s)}" if expected.search_s else ""
-    steps = ", ".join(f"{name} {ms:.3g} ms a step" for name, ms in expected.step_ms.items())
-    lines.append(f"expected: about {words(total)} ({'; '.join(filter(None, [parts, steps]))})")
-    if total > DAY_S and not config.resources.gpus_per_trial:
-        lines.append(
-            "this is more than a day on a CPU: --preset smoke is made for one; with a GPU, --gpus-per-trial 1, or a "
-            "fraction of it"
-        )
+    steps = ", ".join(f"{name} {step_words(ms)} a step" for name, ms in expected.step_ms.items())
+    lines.append(f"expected: about {words(total)} of training ({'; '.join(filter(None, [parts, steps]))})")
     return lines
+
+
+def warning(config: Config, expected: Estimate) -> str | None:
+    """What to say of a run that takes more than a day on a CPU."""
+    if expected.search_s + expected.retrain_s <= DAY_S or config.resources.gpus_per_trial:
+        return None
+    return (
+        "this is more than a day on a CPU: --preset smoke is made for one; with a GPU, --gpus-per-trial 1, or a "
+        "fraction of it"
+    )
+
+
+def step_words(ms: float) -> str:
+    """0.231 ms, 211 ms or 4.4 s."""
+    return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1000:.1f} s"
 
 
 def words(seconds: float) -> str:

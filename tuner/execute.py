@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
-from tuner.estimate import Estimate, estimate, sentences
+from tuner.estimate import Estimate, estimate, sentences, warning
 from tuner.preflight import Preflight
 from tuner.progress import LenientConsole
 from tuner.resources import settle, this_machine
@@ -41,7 +41,7 @@ def new_run(config: Config, path: Path, output: Output) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    expected = check(config, output, search=True)
+    expected = check(config, output, search=True, seeds=len(config.retrain.seeds))
     from tuner import environment, plan
 
     run = Run.create(path)
@@ -62,13 +62,17 @@ def more_seeds(config: Config, run: Run, output: Output) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    check(config, output, search=False)
+    done = {(row["optimizer"], row["seed"]) for row in run.seed_rows() if row["status"] != "failed"}
+    missing = [(name, seed) for name in config.optimizers for seed in config.retrain.seeds if (name, seed) not in done]
+    if not missing:
+        return EXIT_CODES[_present(config, run, output)]
+    check(config, output, search=False, seeds=len(missing) / len(config.optimizers))
     from tuner.plan import retrain_plan
 
     return carry_out(config, run, retrain_plan, output)
 
 
-def check(config: Config, output: Output, *, search: bool) -> Estimate | None:
+def check(config: Config, output: Output, *, search: bool, seeds: float) -> Estimate | None:
     """Load the task's data and time a few steps, in a process of its own; say how long the run will take.
 
     Raises:
@@ -76,15 +80,17 @@ def check(config: Config, output: Output, *, search: bool) -> Estimate | None:
     """
     say = console(output)
     say.print("loading the data, timing a few steps ...", markup=False)
-    preflight = Preflight(config, verbose=output.verbose)
-    from tuner import plan, ray_tune  # noqa: F401  (meanwhile: these imports take as long)
+    with Preflight(config, verbose=output.verbose) as preflight:
+        from tuner import plan, ray_tune  # noqa: F401  (meanwhile: these imports take as long)
 
-    timings = preflight.wait()
+        timings = preflight.wait()
     if timings is None:
         return None
-    expected = estimate(config, timings, search=search)
-    for line in sentences(config, expected, timings.untimed):
+    expected = estimate(config, timings, search=search, seeds=seeds)
+    for line in sentences(expected, timings.untimed):
         say.print(line, markup=False)
+    if too_long := warning(config, expected):
+        print(too_long, file=sys.stderr)
     return expected
 
 

@@ -22,7 +22,7 @@ from tuner.schema import Config, OptimizerConfig
 
 
 class Preflight:
-    """The check under way."""
+    """The check under way. A context manager: the process does not outlive the block."""
 
     def __init__(self, config: Config, *, verbose: bool = False) -> None:
         self.process = subprocess.Popen(
@@ -35,6 +35,13 @@ class Preflight:
         assert self.process.stdin is not None
         self.process.stdin.write(config.to_yaml())
         self.process.stdin.close()
+
+    def __enter__(self) -> Preflight:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def wait(self) -> Timings | None:
         """What was timed; ``None`` for a cluster, whose nodes are other machines.

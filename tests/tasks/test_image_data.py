@@ -206,12 +206,17 @@ def test_classes_that_do_not_fit_are_refused_before_anything_is_read(tmp_path):
         check_dataset("folder", None)
 
 
-@pytest.mark.parametrize("left", [0, 1])
-def test_a_class_without_images_to_split_is_named(tmp_path, left):
+def test_a_class_without_images_is_named(tmp_path):
     write_folders(tmp_path)
-    for i in range(left, 2):
+    for i in range(2):
         (tmp_path / f"train/class_4/{i}.{('png', 'PNG')[i]}").unlink()
-    assert f"{tmp_path}/train/class_4 has {left} images" in refusal("cifar10", tmp_path)
+    assert f"{tmp_path}/train/class_4 has no images" in refusal("cifar10", tmp_path)
+
+
+def test_what_torchvision_unpacks_may_be_named_itself(tmp_path):
+    with pytest.raises(ValueError, match="data_batch_1 is missing"):
+        (tmp_path / "cifar-10-batches-py").mkdir()
+        check_dataset("cifar10", str(tmp_path / "cifar-10-batches-py"))
 
 
 def jpeg(rng):

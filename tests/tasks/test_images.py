@@ -22,6 +22,8 @@ CLASSES = 3
 class Tiny(ImageClassification):
     """One convolution with BatchNorm and dropout."""
 
+    least_batch = 2
+
     def network(self):
         return nn.Sequential(
             nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(),
@@ -101,9 +103,11 @@ def test_wrong_rows_are_refused(rows, named):
 
 
 @pytest.mark.parametrize("batch_size", [1, 53])
-def test_a_batch_of_one_image_is_refused(source, batch_size):
-    with pytest.raises(ValueError, match=f"batch_size {batch_size} leaves a batch of one of the 54"):
+def test_a_batch_of_one_image_is_refused_where_the_network_cannot_take_it(source, monkeypatch, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size {batch_size} leaves a batch of 1 of the 54"):
         make(batch_size)
+    monkeypatch.setattr(Tiny, "least_batch", 1)
+    assert min(len(x) for x, _ in make(batch_size).batches(0, 0)) == 1
 
 
 @pytest.mark.parametrize("batch_size", [2, 13, 52, 54, 1000])

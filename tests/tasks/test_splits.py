@@ -46,9 +46,15 @@ def test_hold_out_draws_nothing():
     assert all(np.array_equal(a, b) for a, b in zip(first, hold_out(labels, 0.3), strict=True))
 
 
-def test_a_class_of_a_single_row_is_refused_by_name():
-    with pytest.raises(ValueError, match="class 7 has a single row"):
-        hold_out(np.array([0, 0, 7, 1, 1]), 0.2)
+def test_a_class_of_a_single_row_is_kept():
+    keep, out = hold_out(np.array([0, 0, 7, 1, 1]), 0.2)
+    assert keep.tolist() == [0, 2, 3] and out.tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("labels", [[], [3], [0, 1, 2]])
+def test_rows_of_which_none_can_be_held_out_are_refused(labels):
+    with pytest.raises(ValueError, match=f"{len(labels)} rows are too few"):
+        hold_out(np.array(labels, np.int64), 0.2)
 
 
 # Subsets.
