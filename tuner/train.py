@@ -148,6 +148,8 @@ class Trainer:
         self.scheduler = engine.scheduler(self.optimizer, epochs * task.steps_per_epoch, task.steps_per_epoch)
         self.clip_grad_norm = engine.clip_grad_norm
         self.clocks = Clocks()
+        self._batch: Batch = ()  # type: ignore[assignment]
+        self._loss: Tensor | None = None
         self._optimizer_mode("train")
 
     def run(self, batches: Iterator[Batch], until: int) -> bool:
@@ -184,20 +186,21 @@ class Trainer:
         return loss
 
     def _plain_step(self, batch: Batch) -> Tensor:
-        losses: list[Tensor] = []
+        self._batch, self._loss = batch, None
+        self.optimizer.step(self._gradient)
+        return cast(Tensor, self._loss)
 
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            loss, _ = self.runner.loss(batch, exact=False)
-            loss.backward()
-            if self.clip_grad_norm is not None:
-                nn.utils.clip_grad_norm_(self.runner.model.parameters(), self.clip_grad_norm)
-            losses.append(loss.detach())
-            return loss
-
-        self.optimizer.step(closure)
-        self.clocks.grad_equivalents += len(losses)  # LBFGS calls it several times
-        return losses[0]
+    def _gradient(self) -> Tensor:
+        """PyTorch's closure; LBFGS calls it several times in a step."""
+        self.optimizer.zero_grad()
+        loss, _ = self.runner.loss(self._batch, exact=False)
+        loss.backward()
+        if self.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.runner.model.parameters(), self.clip_grad_norm)
+        if self._loss is None:
+            self._loss = loss.detach()
+        self.clocks.grad_equivalents += 1
+        return loss
 
     def evaluate(self, splits: tuple[str, ...]) -> Evaluation:
         self._optimizer_mode("eval")
