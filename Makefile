@@ -11,7 +11,7 @@ help:
 	@echo "make optional   install the optimizers of pytorch_optimizer: soap, shampoo, lion and others"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take longer than a minute"
-	@echo "make bench      time the search and the optimizers against others, and the estimators' errors"
+	@echo "make bench      time the search, the training loop and the optimizers against others; the estimators' errors"
 	@echo "make docs       write docs/optimizers.md and docs/tasks.md from docstrings and YAML files"
 
 demo: .venv/.installed
@@ -34,6 +34,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.search_throughput
 	$(BIN)/python -m benchmarks.optimizer_step
 	$(BIN)/python -m benchmarks.estimators
+	$(BIN)/python -m benchmarks.train_loop --out docs/train_loop.md
 
 docs: .venv/.installed
 	$(BIN)/python docs/generate.py

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
 SPLITS = ("train", "val", "test")
-HALF = (torch.bfloat16, torch.float16)
 SMALL_BYTES = 2**24
 """Training rows up to this size are put in an epoch's order all at once, not batch by batch."""
 
@@ -127,7 +125,10 @@ class Task(ABC):
         """The epoch's batches: every training row once, in an order that depends on seed and epoch alone."""
         inputs, targets = self.splits["train"]
         if len(inputs) <= self.batch_size:  # in one batch the order does not matter
-            yield self.prepare(inputs.clone()), targets
+            version = inputs._version
+            yield self.prepare(inputs), targets
+            if inputs._version != version:
+                raise RuntimeError("the network changed its inputs in place, and they are the data itself")
             return
         order = torch.randperm(len(inputs), generator=epoch_generator(seed, epoch)).to(self.device)
         if inputs.nbytes + targets.nbytes <= SMALL_BYTES:
@@ -141,9 +142,8 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The batch's loss (0-dim, with its graph) and outputs."""
         inputs, targets = batch
-        outputs = full_precision(model(inputs))
-        with without_autocast(self.device):
-            return self.criterion(outputs, targets), outputs
+        outputs = model(inputs)
+        return self.criterion(outputs, targets), outputs
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
@@ -160,9 +160,7 @@ class Task(ABC):
         """``metrics`` over the whole split, of a model in eval mode, piece by piece."""
         inputs, targets = self.splits[split]
         pieces = (model(self.prepare(rows)) for rows in inputs.split(self.evaluation_rows))
-        outputs = torch.cat([full_precision(piece) for piece in pieces])
-        with without_autocast(self.device):
-            return self.metrics(outputs, targets)
+        return self.metrics(torch.cat(list(pieces)), targets)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -179,15 +177,3 @@ def check_sizes(**sizes: object) -> None:
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
-
-
-def full_precision(outputs: Tensor) -> Tensor:
-    """Outputs as losses and metrics want them: a forward pass under autocast gives halves."""
-    return outputs.float() if outputs.dtype in HALF else outputs
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast is for networks, not for losses and metrics."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Data, Task, check_sizes, full_precision
+from tasks.base import Data, Task, check_sizes
 from tasks.corpora import read_corpus
 
 Stream = TypeVar("Stream", np.ndarray, Tensor)
@@ -190,7 +190,7 @@ class Transformer(Task):
         if done < len(stream) - 1:
             pieces.append((stream[None, done:-1], stream[None, done + 1 :]))
         for tokens, following in pieces:
-            logits = full_precision(model(self.prepare(tokens))).flatten(0, 1)
+            logits = model(self.prepare(tokens)).flatten(0, 1)
             loss += nn.functional.cross_entropy(logits, following.flatten(), reduction="none").double().sum()
             hits += (logits.argmax(dim=1) == following.flatten()).sum()
         mean = loss / (len(stream) - 1)

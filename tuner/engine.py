@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Batch, Task
 from tuner.errors import UserError
 
 
@@ -91,27 +90,32 @@ class Runner:
     """A model as an engine runs it.
 
     Attributes:
-        model: the model itself, never compiled.
+        exact: in full precision and not compiled, for steps that estimate curvature from the forward pass.
+        trained: for all other steps.
+        evaluated: in the precision of those, not compiled.
     """
 
-    def __init__(self, engine: Engine, task: Task, model: nn.Module) -> None:
-        self.task = task
-        self.channels_last = engine.channels_last
-        self.autocast: AbstractContextManager[object] = nullcontext()
+    def __init__(self, engine: Engine, model: nn.Module) -> None:
+        if engine.channels_last:
+            model.to(memory_format=torch.channels_last).register_forward_pre_hook(_images_in_channels_last)
+        self.exact = self.evaluated = self.trained = model
+        if engine.compile:
+            self.trained = cast(nn.Module, torch.compile(model))
         if engine.precision == "bf16":
-            self.autocast = torch.autocast(task.device.type, torch.bfloat16)
-        self.model = model.to(memory_format=torch.channels_last) if engine.channels_last else model
-        self.trained: Callable[..., Tensor] = torch.compile(self.model) if engine.compile else self.model
+            self.evaluated, self.trained = Autocast(self.evaluated), Autocast(self.trained)
 
-    def loss(self, batch: Batch, *, exact: bool) -> tuple[Tensor, Tensor]:
-        """The task's loss and outputs; ``exact``: in full precision and uncompiled."""
-        if self.channels_last and batch[0].dim() == 4:
-            batch = (batch[0].contiguous(memory_format=torch.channels_last), *batch[1:])
-        if exact:
-            return self.task.loss(self.model, batch)
-        with self.autocast:
-            return self.task.loss(self.trained, batch)
 
-    def evaluate(self, split: str) -> dict[str, float]:
-        with self.autocast:
-            return self.task.evaluate(self.model, split)
+class Autocast(nn.Module):
+    """A model under autocast to bfloat16, with outputs in float32 for losses and metrics."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            return self.model(inputs).float()
+
+
+def _images_in_channels_last(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)

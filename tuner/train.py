@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, cast
 
 import torch
@@ -20,6 +22,8 @@ Hyperparameters = dict[str, Any]
 MakeOptimizer = Callable[[Iterable[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
 
 DEFAULTS = Engine()
+
+Status = Literal["complete", "diverged"]
 
 LOSSES_PER_CHECK = 20
 """Steps between looks at the losses: each look synchronises with the device."""
@@ -67,7 +71,7 @@ class Clocks:
 class Result:
     """How a run ended. A diverged run has the task's worst values as its metrics."""
 
-    status: Literal["complete", "diverged"]
+    status: Status
     metrics: dict[str, float]
     clocks: Clocks = field(default_factory=Clocks)
 
@@ -111,7 +115,6 @@ def _training(
     task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, budget: Budget, engine: Engine
 ) -> Generator[Evaluation, None, Result]:
     trainer = Trainer(task, make_optimizer, hp, seed, engine, budget.epochs)
-    clocks = trainer.clocks
     evaluation = trainer.evaluate(("train", "val"))
     worst = {name: task.worst[name.split("_", 1)[1]] for name in evaluation.metrics}
     if budget.test:
@@ -119,7 +122,7 @@ def _training(
     yield evaluation
 
     steps = budget.epochs * task.steps_per_epoch
-    batches = (batch for epoch in range(budget.epochs) for batch in task.batches(seed, epoch))
+    batches = chain.from_iterable(task.batches(seed, epoch) for epoch in range(budget.epochs))
     looks = min(budget.evaluations, steps)
     for look in range(1, looks + 1):
         until = math.ceil(steps * look / looks)
@@ -129,9 +132,9 @@ def _training(
             evaluation = trainer.evaluate(splits)
             finite = _sane(evaluation.metrics, task.worst["loss"])
         if not finite:
-            return Result("diverged", worst, clocks)
+            return trainer.result("diverged", worst)
         yield evaluation
-    return Result("complete", evaluation.metrics, clocks)
+    return trainer.result("complete", evaluation.metrics)
 
 
 class Trainer:
@@ -143,36 +146,34 @@ class Trainer:
         torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
         memory.reset_peak(task.device)
         self.task = task
-        self.runner = Runner(engine, task, task.build(seed).train())
-        self.optimizer = make_optimizer(self.runner.model.parameters(), hp)
+        self.runner = Runner(engine, task.build(seed).train())
+        self.optimizer = make_optimizer(self.runner.exact.parameters(), hp)
         self.scheduler = engine.scheduler(self.optimizer, epochs * task.steps_per_epoch, task.steps_per_epoch)
+        self._kind_of_step = self._plain_step
+        if isinstance(self.optimizer, CurvatureOptimizer):
+            self._kind_of_step = self._curvature_step
+        elif _needs_closure(self.optimizer):
+            self._kind_of_step = self._closure_step
         self.clip_grad_norm = engine.clip_grad_norm
         self.clocks = Clocks()
-        self._batch: Batch = ()  # type: ignore[assignment]
-        self._loss: Tensor | None = None
         self._optimizer_mode("train")
 
     def run(self, batches: Iterator[Batch], until: int) -> bool:
         """Train up to step ``until``; False as soon as the losses are seen to have diverged."""
-        losses: list[Tensor] = []
         bound = self.task.worst["loss"]
         sane = True
         started = time.perf_counter()
         while sane and self.clocks.steps < until:
-            losses.append(self.step(next(batches)))
-            self.clocks.steps += 1
-            if len(losses) == LOSSES_PER_CHECK or self.clocks.steps == until:
-                sane = bool(torch.stack(losses).max() <= bound)  # False for NaN too; waits for the device
-                losses.clear()
+            steps = min(LOSSES_PER_CHECK, until - self.clocks.steps)
+            losses = [self.step(next(batches)) for _ in range(steps)]
+            self.clocks.steps += steps
+            sane = all(loss <= bound for loss in torch.stack(losses).tolist())  # not for NaN; waits for the device
         self.clocks.seconds += time.perf_counter() - started
-        self.clocks.peak_mem_mb = memory.peak_mb(self.task.device)
         return sane
 
     def step(self, batch: Batch) -> Tensor:
         """One step; the loss before it, detached."""
-        loss = (
-            self._curvature_step(batch) if isinstance(self.optimizer, CurvatureOptimizer) else self._plain_step(batch)
-        )
+        loss = self._kind_of_step(batch)
         if self.scheduler is not None:
             self.scheduler.step()
         return loss
@@ -180,31 +181,45 @@ class Trainer:
     def _curvature_step(self, batch: Batch) -> Tensor:
         optimizer = cast(CurvatureOptimizer, self.optimizer)
         loss = optimizer.step(
-            lambda: self.runner.loss(batch, exact=optimizer.refreshing), max_grad_norm=self.clip_grad_norm
+            lambda: self.task.loss(self.runner.exact if optimizer.refreshing else self.runner.trained, batch),
+            max_grad_norm=self.clip_grad_norm,
         )
         self.clocks.grad_equivalents = optimizer.grad_equivalents
         return loss
 
     def _plain_step(self, batch: Batch) -> Tensor:
-        self._batch, self._loss = batch, None
-        self.optimizer.step(self._gradient)
-        return cast(Tensor, self._loss)
+        loss = self._gradient(batch)
+        self.optimizer.step()
+        return loss
 
-    def _gradient(self) -> Tensor:
-        """PyTorch's closure; LBFGS calls it several times in a step."""
+    def _closure_step(self, batch: Batch) -> Tensor:
+        """Of LBFGS, which takes several gradients in a step."""
+        losses: list[Tensor] = []
+
+        def closure() -> Tensor:
+            losses.append(self._gradient(batch))
+            return losses[-1]
+
+        self.optimizer.step(closure)
+        return losses[0]
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        """Sets the gradients; the loss, detached."""
         self.optimizer.zero_grad()
-        loss, _ = self.runner.loss(self._batch, exact=False)
+        loss, _ = self.task.loss(self.runner.trained, batch)
         loss.backward()
         if self.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.runner.model.parameters(), self.clip_grad_norm)
-        if self._loss is None:
-            self._loss = loss.detach()
+            nn.utils.clip_grad_norm_(self.runner.exact.parameters(), self.clip_grad_norm)
         self.clocks.grad_equivalents += 1
-        return loss
+        return loss.detach()
 
     def evaluate(self, splits: tuple[str, ...]) -> Evaluation:
         self._optimizer_mode("eval")
-        metrics = {f"{split}_{name}": value for split in splits for name, value in self.runner.evaluate(split).items()}
+        metrics = {
+            f"{split}_{name}": value
+            for split in splits
+            for name, value in self.task.evaluate(self.runner.evaluated, split).items()
+        }
         self._optimizer_mode("train")
         diagnostics: dict[str, float] = {}
         if isinstance(self.optimizer, CurvatureOptimizer) and self.clocks.steps:
@@ -212,11 +227,20 @@ class Trainer:
         clocks, epoch = self.clocks, self.clocks.steps / self.task.steps_per_epoch
         return Evaluation(clocks.steps, epoch, clocks.seconds, clocks.grad_equivalents, metrics, diagnostics)
 
+    def result(self, status: Status, metrics: dict[str, float]) -> Result:
+        self.clocks.peak_mem_mb = memory.peak_mb(self.task.device)
+        return Result(status, metrics, self.clocks)
+
     def _optimizer_mode(self, mode: str) -> None:
         """Schedule-free optimizers keep the weights to evaluate apart from those to train, and must be told."""
         switch = getattr(self.optimizer, mode, None)
         if callable(switch):
             switch()
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _sane(metrics: dict[str, float], bound: float) -> bool:

@@ -1,6 +1,7 @@
 """What every task shares, on one with 11 training rows and a network that has modes."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -148,3 +149,11 @@ def test_the_summary_tells_data_apart_by_one_bit():
     splits = {split: (np.zeros((2, 2)), np.zeros(2)) for split in ROWS}
     other = {**splits, "test": (np.zeros((2, 2)), np.array([0.0, -0.0]))}
     assert Data("a", splits).summary()["sha256"] != Data("a", other).summary()["sha256"]
+
+
+def test_a_network_that_changes_the_data_itself_is_refused(task):
+    task.batch_size = 11
+    batches = itertools.chain.from_iterable(task.batches(0, epoch) for epoch in range(2))
+    next(batches)[0].relu_()
+    with pytest.raises(RuntimeError, match="in place"):
+        next(batches)

@@ -214,9 +214,10 @@ def test_a_class_without_images_is_named(tmp_path):
 
 
 def test_what_torchvision_unpacks_may_be_named_itself(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
     with pytest.raises(ValueError, match="data_batch_1 is missing"):
-        (tmp_path / "cifar-10-batches-py").mkdir()
-        check_dataset("cifar10", str(tmp_path / "cifar-10-batches-py"))
+        check_dataset("cifar10", str(folder))
 
 
 def jpeg(rng):
@@ -341,7 +342,7 @@ def test_all_of_cifar_10_loads_once_and_then_quickly_from_the_cache(tmp_path, mo
     )
     began = time.perf_counter()
     again = task.load(tmp_path / "data")
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 4  # under 2 with nothing beside it
     assert len(calls) == 2  # train and test, once
     assert again.name == "CIFAR-10"
     for split, each in {"train": 4500, "val": 500, "test": 1000}.items():

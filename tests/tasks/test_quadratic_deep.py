@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tasks.quadratic_deep import QuadraticDeep, hessian, random_rotation
+from tuner.engine import Engine, Runner
 from tuner.train import Budget, train
 
 
@@ -88,9 +89,8 @@ def test_loss_is_the_quadratic_form_row_by_row(task, split):
 
 
 def test_autocast_leaves_the_loss_as_it_is(task):
-    model = task.build(0)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert task.evaluate(model, "test") == {"loss": pytest.approx(353.4468, abs=5e-5)}
+    runner = Runner(Engine(precision="bf16"), task.build(0))
+    assert task.evaluate(runner.evaluated, "test") == {"loss": pytest.approx(353.4468, abs=5e-5)}
 
 
 def test_gradient_and_hessian_are_those_of_the_quadratic(task):

@@ -229,7 +229,7 @@ class Rateless(torch.optim.Optimizer):
         super().__init__(params, {})
 
     def step(self, closure: Any = None) -> Any:
-        return closure()
+        return None if closure is None else closure()
 
 
 @pytest.mark.parametrize("engine", [Engine(schedule="cosine"), Engine(warmup_epochs=0.5)])
