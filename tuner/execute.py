@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from tuner.store import Run
 if TYPE_CHECKING:
     from tuner.plan import Plan
 
+PATIENCE_S = 15.0
 EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
 TABLE_WIDTH = 250  # enough for every column; a narrower terminal wraps the lines and hides nothing
 
@@ -79,8 +82,10 @@ def check(config: Config, output: Output, *, search: bool, seeds: float) -> Esti
         UserError: the task, an optimizer or the data cannot be used.
     """
     say = console(output)
-    say.print("loading the data, timing a few steps ...", markup=False)
-    with Preflight(config, verbose=output.verbose) as preflight:
+    with (
+        Preflight(config, verbose=output.verbose) as preflight,
+        waiting(say, "loading the data, timing a few steps ..."),
+    ):
         from tuner import plan, ray_tune  # noqa: F401  (meanwhile: these imports take as long)
 
         timings = preflight.wait()
@@ -92,6 +97,18 @@ def check(config: Config, output: Output, *, search: bool, seeds: float) -> Esti
     if too_long := warning(config, expected):
         print(too_long, file=sys.stderr)
     return expected
+
+
+@contextmanager
+def waiting(say: LenientConsole, what: str) -> Iterator[None]:
+    """Show on a terminal what is waited for; elsewhere say it once it takes long."""
+    timer = threading.Timer(0.0 if say.is_terminal else PATIENCE_S, say.print, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def console(output: Output) -> LenientConsole:
