@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,16 @@ class Data:
     splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
     source: str = "generated"
 
+    def arrays(self) -> Iterable[np.ndarray]:
+        """Everything that was loaded, each number once."""
+        return (array for split in SPLITS for array in self.splits[split])
+
     def summary(self) -> dict[str, Any]:
         """Name, source, rows of each split, and size and sha256 of all arrays' bytes, for ``env.json``."""
         digest, size = hashlib.sha256(), 0
-        for split in SPLITS:
-            for array in self.splits[split]:
-                digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-                size += array.nbytes
+        for array in self.arrays():
+            digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+            size += array.nbytes
         rows = {split: len(self.splits[split][0]) for split in SPLITS}
         return {"name": self.name, "source": self.source, "rows": rows, "bytes": size, "sha256": digest.hexdigest()}
 
@@ -99,6 +102,13 @@ class Task(ABC):
         """What the network is given, of rows as they are kept."""
         return inputs
 
+    def on_device(self, data: Data) -> dict[str, Batch]:
+        """The splits as tensors on the device."""
+        return {
+            split: (torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device))
+            for split, (x, y) in data.splits.items()
+        }
+
     # What the trainer uses.
 
     def setup(self, data_dir: Path | None, device: torch.device) -> None:
@@ -106,10 +116,7 @@ class Task(ABC):
         data = self.load(data_dir)
         self.device = device
         self.data_summary = data.summary()
-        self.splits: dict[str, Batch] = {
-            split: (torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
-            for split, (x, y) in data.splits.items()
-        }
+        self.splits = self.on_device(data)
 
     def build(self, seed: int) -> nn.Module:
         """The network on the device. Same seed, same weights, whatever the optimizer."""

@@ -77,13 +77,8 @@ class Images:
 
 def check_dataset(dataset: str, data_dir: str | None) -> None:
     """Raise ``ValueError`` where ``read_images`` is sure to: an unknown name, or a folder without the dataset."""
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown dataset {dataset!r}; expected one of {', '.join(DATASETS)}")
-    if dataset == "folder" and data_dir is None:
-        raise ValueError("dataset folder: needs --data-dir DIR with DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")
-    if dataset != "digits" and data_dir is not None:
-        with _named(dataset):
-            _reader(dataset, Path(data_dir))
+    with _named(dataset):
+        _reader(dataset, None if data_dir is None else Path(data_dir))
 
 
 def read_images(dataset: str, data_dir: Path | None) -> Images:
@@ -98,12 +93,8 @@ def read_images(dataset: str, data_dir: Path | None) -> Images:
         ValueError: there is no such dataset, it is neither in the folder nor to be had, or a file cannot be read, with
             a sentence that names it.
     """
-    check_dataset(dataset, None if data_dir is None else str(data_dir))
-    if dataset == "digits":
-        return _digits()
-    folder = _downloaded(LAYOUTS[dataset]) if data_dir is None else data_dir
     with _named(dataset):
-        return _reader(dataset, folder)()
+        return _reader(dataset, data_dir)()
 
 
 @contextmanager
@@ -115,9 +106,21 @@ def _named(dataset: str) -> Iterator[None]:
         raise ValueError(f"dataset {dataset}: {error.filename} cannot be read ({error.strerror})") from None
 
 
-def _reader(dataset: str, folder: Path) -> Callable[[], Images]:
-    """What will read the dataset, which is there as far as one can see without reading."""
+def _reader(dataset: str, data_dir: Path | None) -> Callable[[], Images]:
+    """What will read the dataset, which is there, or to be downloaded, as far as one can see without reading."""
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown dataset {dataset!r}; expected one of {', '.join(DATASETS)}")
+    if dataset == "digits":
+        return _digits
     layout = LAYOUTS.get(dataset)
+    if data_dir is not None:
+        return _folder_reader(dataset, layout, data_dir)
+    if layout is None:
+        raise ValueError("dataset folder: needs --data-dir DIR with DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")
+    return lambda: _folder_reader(dataset, layout, _downloaded(layout))()
+
+
+def _folder_reader(dataset: str, layout: Layout | None, folder: Path) -> Callable[[], Images]:
     if layout is not None and folder.name == layout.folder:
         folder = folder.parent
     if layout is not None and (folder / layout.folder).is_dir():

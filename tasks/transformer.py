@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.base import Data, Task, check_sizes
+from tasks.base import Batch, Data, Task, check_sizes
 from tasks.corpora import read_corpus
 
 Stream = TypeVar("Stream", np.ndarray, Tensor)
@@ -94,14 +93,9 @@ class TextData(Data):
 
     streams: Mapping[str, np.ndarray] = field(kw_only=True)
 
-    def summary(self) -> dict[str, Any]:
-        """As of any data, but of the streams: windows of inputs and of targets hold each token twice, the rest not."""
-        digest = hashlib.sha256()
-        for stream in self.streams.values():
-            digest.update(np.ascontiguousarray(stream).data)
-        rows = {split: len(inputs) for split, (inputs, _) in self.splits.items()}
-        size = sum(stream.nbytes for stream in self.streams.values())
-        return {"name": self.name, "source": self.source, "rows": rows, "bytes": size, "sha256": digest.hexdigest()}
+    def arrays(self) -> Iterable[np.ndarray]:
+        """The streams: windows of inputs and of targets hold each token twice, the rest not."""
+        return self.streams.values()
 
 
 class Transformer(Task):
@@ -166,13 +160,11 @@ class Transformer(Task):
         splits = {split: windows(stream, self.length) for split, stream in corpus.streams.items()}
         return TextData(corpus.name, splits, corpus.source, streams=corpus.streams)
 
-    def setup(self, data_dir: Path | None, device: torch.device) -> None:
-        """Load all text, once per worker; each split is one stream on the device, its windows are views."""
-        data = self.load(data_dir)
-        self.device = device
-        self.data_summary = data.summary()
-        self.streams = {split: torch.from_numpy(stream).to(device) for split, stream in data.streams.items()}
-        self.splits = {split: windows(stream, self.length) for split, stream in self.streams.items()}
+    def on_device(self, data: Data) -> dict[str, Batch]:
+        """Each split is one stream on the device, its windows are views."""
+        streams = cast(TextData, data).streams
+        self.streams = {split: torch.from_numpy(stream).to(self.device) for split, stream in streams.items()}
+        return {split: windows(stream, self.length) for split, stream in self.streams.items()}
 
     def network(self) -> nn.Module:
         return LanguageModel(self.kinds, **self.architecture)
