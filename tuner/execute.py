@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
 from tuner.estimate import Estimate, estimate, sentences, warning
+from tuner.jobs import missing_seeds
 from tuner.preflight import Preflight
 from tuner.progress import LenientConsole
 from tuner.resources import settle, this_machine
@@ -65,8 +66,7 @@ def more_seeds(config: Config, run: Run, output: Output) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    done = {(row["optimizer"], row["seed"]) for row in run.seed_rows() if row["status"] != "failed"}
-    missing = [(name, seed) for name in config.optimizers for seed in config.retrain.seeds if (name, seed) not in done]
+    missing = missing_seeds(config, run.valid_seed_rows())
     if not missing:
         return EXIT_CODES[_present(config, run, output)]
     check(config, output, search=False, seeds=len(missing) / len(config.optimizers))

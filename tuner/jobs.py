@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from tuner.schema import Config
 
 Phase = Literal["search", "retrain"]
 State = Literal["complete", "diverged", "failed", "stopped"]
@@ -51,3 +54,9 @@ class Outcome:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     traceback: str = ""
+
+
+def missing_seeds(config: Config, rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Optimizer and seed of each retraining run that has no row in seeds.csv; optimizers take turns, seed by seed."""
+    done = {(row["optimizer"], int(row["seed"])) for row in rows}
+    return [(name, seed) for seed in config.retrain.seeds for name in config.optimizers if (name, seed) not in done]

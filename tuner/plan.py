@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from tuner.jobs import Job, Outcome, Phase
+from tuner.jobs import Job, Outcome, Phase, missing_seeds
 from tuner.schema import Config
 from tuner.searcher import OptimizerStudy
 from tuner.store import HP, Run
@@ -95,10 +95,7 @@ class Retrain:
         self.run = run
         self.best = best
         self.rows = [dict(row) for row in rows]
-        done = {(row["optimizer"], int(row["seed"])) for row in self.rows}
-        self.cells = [
-            (name, seed) for seed in config.retrain.seeds for name in config.optimizers if (name, seed) not in done
-        ]
+        self.cells = missing_seeds(config, self.rows)
         self.running: list[tuple[str, int]] = []
         self.states: dict[tuple[str, int], str] = {}
 
@@ -216,6 +213,6 @@ def new_plan(config: Config, run: Run) -> Plan:
 def retrain_plan(config: Config, run: Run) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
     best = run.best()["optimizers"]
-    rows = [row for row in run.seed_rows() if row["status"] != "failed"]
+    rows = run.valid_seed_rows()
     nothing = {"hp": None}
     return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), rows))

@@ -146,6 +146,10 @@ class Run:
         with self._seeds.open(encoding="utf-8", newline="") as file:
             return [{key: text for key, text in row.items() if text} for row in csv.DictReader(file)]
 
+    def valid_seed_rows(self) -> list[dict[str, str]]:
+        """Those of runs that need not be done again."""
+        return [row for row in self.seed_rows() if row["status"] != "failed"]
+
     # The curves.
 
     def append_curves(self, rows: Iterable[Row]) -> None:

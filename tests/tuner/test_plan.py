@@ -14,6 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from tuner import execute
 from tuner.jobs import Job, Outcome
 from tuner.plan import Plan, Progress, new_plan, retrain_plan
 from tuner.schema import Config
@@ -342,6 +343,18 @@ def test_retraining_does_the_missing_cells_and_redoes_the_failed(run: Run) -> No
     assert list(zip(rows["optimizer"], rows["seed"], strict=True)) == [(o, s) for o in OPTIMIZERS for s in range(3)]
     assert rows["status"].unique().tolist() == ["complete"]
     assert all(row in run.seed_rows() for row in before if row["status"] == "complete")
+
+
+def test_with_nothing_missing_neither_data_is_loaded_nor_ray_started(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(new_plan(config(), run))
+    run.write_env({})
+    for name in ("check", "carry_out"):
+        monkeypatch.setattr(execute, name, lambda *args, **kwargs: pytest.fail("there is nothing to do"))
+    assert execute.more_seeds(config(), run, execute.Output(as_json=False, quiet=True, verbose=False)) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in OPTIMIZERS)
 
 
 @pytest.mark.parametrize("times", [1, 3])
