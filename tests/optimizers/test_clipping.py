@@ -5,21 +5,12 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from optimizers import SADH, SSDH, SSVP, AdaHessian, DiagHessian, Sophia, SubsampledNewton
+from optimizers import SSVP, AdaHessian, Sophia, SubsampledNewton
 from optimizers.estimator import Estimator
 from tests.optimizers.networks import Keep
+from tests.optimizers.settings import SETTINGS
 
-CLIPPED = {"lr": 0.05, "betas": (0.9, 0.8), "rho": 0.2, "eps": 1e-2, "weight_decay": 0.1}
-ADAM = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 0.1, "weight_decay": 0.1}
-RULES = {
-    SADH: CLIPPED,
-    SSDH: CLIPPED,
-    SSVP: CLIPPED,
-    Sophia: CLIPPED,
-    AdaHessian: ADAM,
-    DiagHessian: {**ADAM, "diff": 0.5, "square": 3.0, "damping": 0.1},
-    SubsampledNewton: {"lr": 0.05, "damping": 0.5, "sampling_rate": 1.0, "weight_decay": 0.1},
-}
+RULES = SETTINGS | {SubsampledNewton: {"lr": 0.05, "damping": 0.5, "sampling_rate": 1.0, "weight_decay": 0.1}}
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 SHAPES = [(3, 4), (), (5,)]
 STEPS = 5
@@ -116,7 +107,7 @@ class Spy(Estimator):
 @pytest.mark.parametrize("maximize", [False, True])
 def test_an_estimator_sees_the_whole_gradient_now_and_before(double_backward, maximize):
     spy, params = Spy(double_backward), new_params()
-    optimizer = SSVP(params, **CLIPPED, estimator=spy, update_period=1, maximize=maximize)
+    optimizer = SSVP(params, **SETTINGS[SSVP], estimator=spy, update_period=1, maximize=maximize)
     sign = -1.0 if maximize else 1.0
     momentum = None
     for step in range(STEPS):

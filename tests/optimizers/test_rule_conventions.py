@@ -9,22 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import SADH, SSDH, SSVP, AdaHessian, DiagHessian, Sophia, SubsampledNewton
+from optimizers import DiagHessian, Sophia, SubsampledNewton
+from tests.optimizers.settings import SETTINGS
 
-CLIPPED = {"lr": 0.05, "betas": (0.9, 0.8), "rho": 0.2, "eps": 1e-2, "weight_decay": 0.1}
-ADAM = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 0.1, "weight_decay": 0.1}
-RULES = {
-    SADH: CLIPPED,
-    SSDH: CLIPPED,
-    SSVP: CLIPPED,
-    Sophia: CLIPPED,
-    AdaHessian: ADAM,
-    DiagHessian: {**ADAM, "diff": 0.5, "square": 3.0, "damping": 0.1},
-}
 NEWTON = {"lr": 0.05, "damping": 0.5, "sampling_rate": 0.5, "weight_decay": 0.1}
-each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+each_rule = pytest.mark.parametrize("rule", SETTINGS, ids=lambda rule: rule.__name__)
 each_with_newton = pytest.mark.parametrize(
-    ("rule", "hp"), [*RULES.items(), (SubsampledNewton, NEWTON)], ids=lambda v: getattr(v, "__name__", "")
+    ("rule", "hp"), [*SETTINGS.items(), (SubsampledNewton, NEWTON)], ids=lambda v: getattr(v, "__name__", "")
 )
 
 SHAPES = [(3, 4), (), (5,), (2, 2, 2)]
@@ -67,9 +58,9 @@ def assert_same(first, second):
 @each_rule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_foreach_equals_the_loop_to_the_bit(rule, dtype):
-    loop = ten_steps(rule, RULES[rule], dtype, foreach=False)
-    assert_same(ten_steps(rule, RULES[rule], dtype, foreach=True), loop)
-    assert_same(ten_steps(rule, RULES[rule], dtype), loop)
+    loop = ten_steps(rule, SETTINGS[rule], dtype, foreach=False)
+    assert_same(ten_steps(rule, SETTINGS[rule], dtype, foreach=True), loop)
+    assert_same(ten_steps(rule, SETTINGS[rule], dtype), loop)
 
 
 @each_rule
@@ -77,7 +68,7 @@ def test_foreach_equals_the_loop_to_the_bit_where_step_counts_differ(rule):
     found = []
     for foreach in (False, True):
         params = [nn.Parameter(draw((50,), i)) for i in range(4)]
-        optimizer = rule(params, **{**RULES[rule], "lr": 0.3}, foreach=foreach)
+        optimizer = rule(params, **{**SETTINGS[rule], "lr": 0.3}, foreach=foreach)
         for step in range(20):
             terms = [(p * draw((50,), 100 * step + i)).sum() for i, p in enumerate(params)]
             curvature = [draw((50,), 200 * step + i) for i in range(4)]
@@ -173,7 +164,7 @@ def test_compile_equals_eager():
         found = []
         for compile in (False, True):
             params = [nn.Parameter(p.clone()) for p in starts]
-            optimizer = rule(params, **RULES[rule], compile=compile)
+            optimizer = rule(params, **SETTINGS[rule], compile=compile)
             for step in range(6):
                 curvature = [draw(p.shape, step, torch.float32) for p in params]
                 optimizer.param_groups[0]["lr"] *= 0.9
