@@ -132,13 +132,14 @@ def seconds_per_epoch(task: Task, make: MakeOptimizer, hp: dict[str, Any], engin
         first = list(itertools.islice(task.batches(SEED, 0), WARM_UP_STEPS))
         last = deque(task.batches(SEED, 0), maxlen=1)[0]
         warm_up: Iterator[Any] = iter([*first, last, first[0]])
-        trainer.run(warm_up, len(first) + 2)
+        trainer.take_steps(warm_up, len(first) + 2)
         if task.device.type == "cuda":
             torch.cuda.synchronize()
-        before, steps = trainer.clocks.seconds, trainer.clocks.steps
-        if not trainer.run(iter(task.batches(SEED, 1)), steps + task.steps_per_epoch):
+        before = trainer.seconds[0]
+        trainer.take_steps(iter(task.batches(SEED, 1)), trainer.steps + task.steps_per_epoch)
+        if not trainer.live:
             raise BenchmarkError(f"an epoch of {type(task).__name__} diverged with {engine}")
-        return trainer.clocks.seconds - before
+        return trainer.seconds[0] - before
 
 
 NOTES = """\

@@ -81,11 +81,11 @@ def seconds_per_step(task: Task, make: MakeOptimizer, hp: Hyperparameters, engin
     batches = _endless(task)
     began = time.perf_counter()
     for _ in range(STEPS):
-        cost = trainer.clocks.grad_equivalents
+        cost = trainer.grad_equivalents
         started = time.perf_counter()
         trainer.step(next(batches)).item()  # waits for the device
         seconds = time.perf_counter() - started
-        (refreshes if trainer.clocks.grad_equivalents - cost > 1 else plain).append(seconds)
+        (refreshes if trainer.grad_equivalents - cost > 1 else plain).append(seconds)
         if time.perf_counter() - began > BUDGET_S and len(plain) + len(refreshes) > 1:
             break
     period = getattr(trainer.optimizer, "update_period", 1)

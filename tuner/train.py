@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -108,44 +109,115 @@ def training(
 ) -> Generator[Evaluation, None, Result]:
     """``train`` as a generator that pauses after each evaluation and returns the result."""
     with engine.settings():
-        return (yield from _training(task, make_optimizer, hp, seed, budget, engine))
+        run = in_lockstep(Trainer(task, make_optimizer, hp, seed, engine, budget.epochs), budget)
+        while True:
+            try:
+                yield next(run)[0]
+            except StopIteration as stop:
+                return stop.value[0]
 
 
-def _training(
-    task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, budget: Budget, engine: Engine
-) -> Generator[Evaluation, None, Result]:
-    trainer = Trainer(task, make_optimizer, hp, seed, engine, budget.epochs)
-    evaluation = trainer.evaluate(("train", "val"))
-    worst = {name: task.worst[name.split("_", 1)[1]] for name in evaluation.metrics}
-    if budget.test:
-        worst |= {f"test_{name}": value for name, value in task.worst.items()}
-    yield evaluation
-
-    steps = budget.epochs * task.steps_per_epoch
-    batches = chain.from_iterable(task.batches(seed, epoch) for epoch in range(budget.epochs))
+def in_lockstep(run: Lockstep, budget: Budget) -> Generator[dict[int, Evaluation], None, list[Result]]:
+    """The loop, of one run or of a stack: pauses after each evaluation, of every member that has not diverged."""
+    steps = budget.epochs * run.task.steps_per_epoch
     looks = min(budget.evaluations, steps)
+    batches = run.batches(budget.epochs)
+    evaluations = run.evaluate(("train", "val"))
+    worst = {name: run.task.worst[name.split("_", 1)[1]] for name in evaluations[0].metrics}
+    if budget.test:
+        worst |= {f"test_{name}": value for name, value in run.task.worst.items()}
+    yield evaluations
     for look in range(1, looks + 1):
         until = math.ceil(steps * look / looks)
-        finite = trainer.run(batches, until)
-        if finite:
-            splits = ("train", "val", "test") if budget.test and until == steps else ("train", "val")
-            evaluation = trainer.evaluate(splits)
-            finite = _sane(evaluation.metrics, task.worst["loss"])
-        if not finite:
-            return trainer.result("diverged", worst)
-        yield evaluation
-    return trainer.result("complete", evaluation.metrics)
+        run.take_steps(batches, until)
+        evaluations = run.evaluate(("train", "val", "test") if budget.test and until == steps else ("train", "val"))
+        run.part(member for member, found in evaluations.items() if not _sane(found.metrics, run.task.worst["loss"]))
+        evaluations = {member: evaluations[member] for member in run.live}
+        if not evaluations:
+            break
+        yield evaluations
+    run.part(run.live)
+    return [
+        Result("complete", evaluations[member].metrics, clocks)
+        if member in evaluations
+        else Result("diverged", dict(worst), clocks)
+        for member, clocks in sorted(run.parted.items())
+    ]
 
 
-class Trainer:
-    """Takes steps, evaluates and keeps the clocks."""
+class Lockstep(ABC):
+    """What one run and a stack of them share: takes steps, looks at losses and metrics, keeps the clocks.
+
+    Attributes:
+        steps, grad_equivalents: so far, of every member alike.
+        seconds: of each member; of a stack's time each gets an equal share, so that seconds add up to what was spent.
+        live: the members that are still training, by their numbers from 0.
+        parted: the clocks of those that are not, when they ended.
+    """
+
+    def __init__(self, task: Task, members: int) -> None:
+        self.task = task
+        self.steps = 0
+        self.grad_equivalents = 0.0
+        self.seconds = [0.0] * members
+        self.live = list(range(members))
+        self.parted: dict[int, Clocks] = {}
+        memory.reset_peak(task.device)
+
+    @abstractmethod
+    def batches(self, epochs: int) -> Iterator[Any]:
+        """What ``step`` takes, for so many epochs."""
+
+    @abstractmethod
+    def step(self, batch: Any) -> Tensor:
+        """One step; the losses before it, detached: 0-dim or (live members,)."""
+
+    @abstractmethod
+    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+        """A member's metrics, named ``<split>_<metric>``, and what its optimizer says of itself."""
+
+    def take_steps(self, batches: Iterator[Any], until: int) -> None:
+        """Train up to step ``until``; members whose losses are seen to have diverged part."""
+        bound = self.task.worst["loss"]
+        while self.live and self.steps < until:
+            started = time.perf_counter()
+            steps = min(LOSSES_PER_CHECK, until - self.steps)
+            losses = torch.stack([self.step(next(batches)) for _ in range(steps)])
+            sane = (losses.view(steps, -1) <= bound).all(0).tolist()  # not for NaN; waits for the device
+            self.steps += steps
+            share = (time.perf_counter() - started) / len(self.live)
+            for member in self.live:
+                self.seconds[member] += share
+            self.part(member for member, fine in zip(list(self.live), sane, strict=True) if not fine)
+
+    def part(self, members: Iterable[int]) -> None:
+        """Stop the clocks of members and go on without them."""
+        for member in list(members):
+            self.live.remove(member)
+            self.parted[member] = Clocks(
+                self.steps, self.grad_equivalents, self.seconds[member], memory.peak_mb(self.task.device)
+            )
+
+    def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
+        """Of each live member."""
+        epoch = self.steps / self.task.steps_per_epoch
+        return {
+            member: Evaluation(
+                self.steps, epoch, self.seconds[member], self.grad_equivalents, *self.look(member, splits)
+            )
+            for member in self.live
+        }
+
+
+class Trainer(Lockstep):
+    """One run."""
 
     def __init__(
         self, task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, engine: Engine, epochs: int
     ) -> None:
+        super().__init__(task, members=1)
         torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
-        memory.reset_peak(task.device)
-        self.task = task
+        self.seed = seed
         self.runner = Runner(engine, task.build(seed).train())
         self.optimizer = make_optimizer(self.runner.exact.parameters(), hp)
         self.scheduler = engine.scheduler(self.optimizer, epochs * task.steps_per_epoch, task.steps_per_epoch)
@@ -155,24 +227,12 @@ class Trainer:
         elif _needs_closure(self.optimizer):
             self._kind_of_step = self._closure_step
         self.clip_grad_norm = engine.clip_grad_norm
-        self.clocks = Clocks()
         self._optimizer_mode("train")
 
-    def run(self, batches: Iterator[Batch], until: int) -> bool:
-        """Train up to step ``until``; False as soon as the losses are seen to have diverged."""
-        bound = self.task.worst["loss"]
-        sane = True
-        started = time.perf_counter()
-        while sane and self.clocks.steps < until:
-            steps = min(LOSSES_PER_CHECK, until - self.clocks.steps)
-            losses = [self.step(next(batches)) for _ in range(steps)]
-            self.clocks.steps += steps
-            sane = all(loss <= bound for loss in torch.stack(losses).tolist())  # not for NaN; waits for the device
-        self.clocks.seconds += time.perf_counter() - started
-        return sane
+    def batches(self, epochs: int) -> Iterator[Batch]:
+        return chain.from_iterable(self.task.batches(self.seed, epoch) for epoch in range(epochs))
 
     def step(self, batch: Batch) -> Tensor:
-        """One step; the loss before it, detached."""
         loss = self._kind_of_step(batch)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -184,7 +244,7 @@ class Trainer:
             lambda: self.task.loss(self.runner.exact if optimizer.refreshing else self.runner.trained, batch),
             max_grad_norm=self.clip_grad_norm,
         )
-        self.clocks.grad_equivalents = optimizer.grad_equivalents
+        self.grad_equivalents = optimizer.grad_equivalents
         return loss
 
     def _plain_step(self, batch: Batch) -> Tensor:
@@ -210,32 +270,28 @@ class Trainer:
         loss.backward()
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.runner.exact.parameters(), self.clip_grad_norm)
-        self.clocks.grad_equivalents += 1
+        self.grad_equivalents += 1
         return loss.detach()
 
-    def evaluate(self, splits: tuple[str, ...]) -> Evaluation:
+    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
         self._optimizer_mode("eval")
-        metrics = {
-            f"{split}_{name}": value
-            for split in splits
-            for name, value in self.task.evaluate(self.runner.evaluated, split).items()
-        }
+        metrics = evaluate(self.task, self.runner.evaluated, splits)
         self._optimizer_mode("train")
         diagnostics: dict[str, float] = {}
-        if isinstance(self.optimizer, CurvatureOptimizer) and self.clocks.steps:
+        if isinstance(self.optimizer, CurvatureOptimizer) and self.steps:
             diagnostics = {name: float(value) for name, value in self.optimizer.diagnostics().items()}
-        clocks, epoch = self.clocks, self.clocks.steps / self.task.steps_per_epoch
-        return Evaluation(clocks.steps, epoch, clocks.seconds, clocks.grad_equivalents, metrics, diagnostics)
-
-    def result(self, status: Status, metrics: dict[str, float]) -> Result:
-        self.clocks.peak_mem_mb = memory.peak_mb(self.task.device)
-        return Result(status, metrics, self.clocks)
+        return metrics, diagnostics
 
     def _optimizer_mode(self, mode: str) -> None:
         """Schedule-free optimizers keep the weights to evaluate apart from those to train, and must be told."""
         switch = getattr(self.optimizer, mode, None)
         if callable(switch):
             switch()
+
+
+def evaluate(task: Task, model: nn.Module, splits: tuple[str, ...]) -> dict[str, float]:
+    """The metrics of some splits, named ``<split>_<metric>``."""
+    return {f"{split}_{name}": value for split in splits for name, value in task.evaluate(model, split).items()}
 
 
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
