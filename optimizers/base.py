@@ -132,6 +132,23 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             ValueError: the injected curvature does not match the parameters, or the estimator needs outputs that
                 the closure did not return, or a loss of another kind.
         """
+        loss, applied, curvatures = self.differentiate(closure, curvature=curvature, max_grad_norm=max_grad_norm)
+        self._apply(applied, curvatures)
+        return loss
+
+    @torch.no_grad()
+    def differentiate(
+        self,
+        closure: Closure,
+        *,
+        curvature: Sequence[Tensor | None] | None = None,
+        max_grad_norm: float | None = None,
+    ) -> tuple[Tensor, list[Tensor | None], Sequence[Tensor | None]]:
+        """A step up to its rule: arguments and errors are those of ``step``. Counts as a step.
+
+        Returns:
+            The loss; and what the rule is to see, for each parameter: gradient and curvature, or ``None``.
+        """
         params = [p for group in self.param_groups for p in group["params"]]
         refresh = curvature is None and self._refreshes(params)
         self.refreshing = refresh and self.estimator.differentiates
@@ -146,12 +163,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             curvatures = self._injected(curvature, params)
         elif refresh:
             curvatures = self._estimate(minimised, outputs, record, params, grads, applied)
-        self._apply(applied, curvatures)
         if self.estimator.previous_gradients:
             self._previous |= {i: g.detach().clone() for i, g in enumerate(grads) if g is not None}
         self._steps += 1
         self.grad_equivalents += 1.0
-        return loss.detach()
+        return loss.detach(), applied, curvatures
 
     def _refreshes(self, params: Sequence[Tensor]) -> bool:
         return self._steps % self.update_period == 0

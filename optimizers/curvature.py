@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.estimator import HESSIAN_VECTOR_COST, Estimator, Refresh, random_signs
+from optimizers.estimator import HESSIAN_VECTOR_COST, Estimator, Refresh, Streams, random_signs
 from optimizers.gauss_newton import GGNMC, GNB, GGNExact
 
 ROWS_AT_ONCE = 64
@@ -30,6 +30,7 @@ class Hutchinson(Estimator):
     """
 
     double_backward = True
+    stacks = True
 
     def __init__(self, samples: int = 1, probe: str = "rademacher") -> None:
         if samples < 1:
@@ -42,7 +43,9 @@ class Hutchinson(Estimator):
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         total: list[Tensor] = []
         for left in reversed(range(self.samples)):
-            probes = self.draw(refresh.params, refresh.generator)
+            streams = refresh.generator
+            stack = isinstance(streams, Streams)
+            probes = streams.draw(self.draw, refresh.params) if stack else self.draw(refresh.params, streams)
             products = hessian_vector_product(refresh.grads, refresh.params, probes, retain_graph=left > 0)
             terms = [v * hv for v, hv in zip(probes, products, strict=True)]
             total = [t + term for t, term in zip(total, terms, strict=True)] if total else terms
@@ -65,6 +68,7 @@ class HessianVector(Estimator):
     """
 
     double_backward = True
+    stacks = True
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return list(hessian_vector_product(refresh.grads, refresh.params, refresh.directions(), retain_graph=False))
@@ -131,6 +135,7 @@ class Secant(Estimator):
 
     previous_gradients = True
     differentiates = False
+    stacks = True
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return [
@@ -146,6 +151,7 @@ class NoCurvature(Estimator):
     """Zero: the rule's first-order limit, at no cost."""
 
     differentiates = False
+    stacks = True
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return [torch.zeros_like(p) for p in refresh.params]

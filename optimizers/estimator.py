@@ -23,6 +23,34 @@ FEW = 2**13
 """Signs that randint draws sooner than they are looked up."""
 
 
+@dataclass
+class Streams:
+    """The random streams of a stack's members; members of the same seed share one.
+
+    Attributes:
+        generators: one per seed.
+        places: which of them each member has, (members,).
+    """
+
+    generators: list[torch.Generator]
+    places: Tensor
+
+    def draw(
+        self, draw: Callable[[Sequence[Tensor], torch.Generator], list[Tensor]], like: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What each member would draw for itself, stacked.
+
+        Args:
+            draw: for one member's tensors.
+            like: the stack's, (members, ...) each.
+        """
+        own = [tensor[0] for tensor in like]
+        drawn = [draw(own, generator) for generator in self.generators]
+        if len(drawn) == 1:
+            return [tensor.expand_as(stack) for tensor, stack in zip(drawn[0], like, strict=True)]
+        return [torch.stack(tensors)[self.places] for tensors in zip(*drawn, strict=True)]
+
+
 @dataclass(frozen=True)
 class Refresh:
     """A refresh step as an estimator sees it: one forward pass, the gradient taken from it, what the optimizer knows.
@@ -35,7 +63,7 @@ class Refresh:
         grads: their gradients; with a graph where the estimator says ``double_backward``.
         previous_grads: their gradients one step before; ``None`` at the first step.
         directions: the vectors that the rule wants the Hessian multiplied with, one per parameter, of its shape.
-        generator: the optimizer's own random stream, on the parameters' device.
+        generator: the optimizer's own random stream, on the parameters' device; of a stack, those of its members.
         record: what ``Estimator.watch`` gave.
         memory: the estimator's notes from one refresh to the next, part of the ``state_dict``: plain numbers,
             text, ``None`` and mappings of such.
@@ -48,7 +76,7 @@ class Refresh:
     grads: Sequence[Tensor]
     previous_grads: Sequence[Tensor | None]
     directions: Callable[[], list[Tensor]]
-    generator: torch.Generator
+    generator: torch.Generator | Streams
     record: Any
     memory: dict[str, Any]
 
@@ -61,6 +89,10 @@ class Estimator(ABC):
 
     previous_gradients: bool = False
     """Whether it needs the gradients of the step before."""
+
+    stacks: bool = False
+    """Whether, given the summed losses of a stack of members, and their stacked parameters, gradients and streams, it
+    finds the curvature of each member. It draws through ``Streams`` then."""
 
     differentiates: bool = True
     """Whether it goes back through the forward pass itself, which then must not be compiled or in half precision."""

@@ -61,6 +61,13 @@ def parse_seeds(text: str) -> int | list[int]:
         raise UserError(f"--seeds {text}: expected a number N, or a list a,b,c") from None
 
 
+def cohort_size(text: str) -> int | str:
+    """``auto``, or a number of runs."""
+    if text == "auto" or (text.isdigit() and int(text) >= 1):
+        return text if text == "auto" else int(text)
+    raise argparse.ArgumentTypeError(f"expected auto, or a whole number of at least 1, got {text!r}")
+
+
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> NoReturn:
     """Call ``main``, turn its errors into one line and an exit code, and leave."""
     argv = sys.argv[1:] if argv is None else argv

@@ -40,6 +40,11 @@ class Engine:
     compile: bool = False
     deterministic: bool = False
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate changes."""
+        return self.schedule != "constant" or bool(self.warmup_epochs)
+
     def lr_factor(self, step: int, steps: int, warmup_steps: float) -> float:
         """What the learning rate of step ``step`` (from 0) of ``steps`` is multiplied with.
 
@@ -61,7 +66,7 @@ class Engine:
         Raises:
             UserError: the optimizer has no learning rate.
         """
-        if self.schedule == "constant" and not self.warmup_epochs:
+        if not self.scheduled:
             return None
         if any("lr" not in group for group in optimizer.param_groups):
             raise UserError(f"train.schedule: {type(optimizer).__name__} has no lr; use constant, without warm-up")
@@ -96,6 +101,7 @@ class Runner:
     """
 
     def __init__(self, engine: Engine, model: nn.Module) -> None:
+        self.engine = engine
         if engine.channels_last:
             model.to(memory_format=torch.channels_last).register_forward_pre_hook(_images_in_channels_last)
         self.exact = self.evaluated = self.trained = model

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tuner.cohort_size import CohortSizes, MemberSeconds
 from tuner.progress import duration
 from tuner.schema import Config
 
@@ -21,12 +22,20 @@ class Timings:
         evaluation_s: seconds of one evaluation of train and val.
         steps_per_epoch: optimizer steps.
         untimed: optimizer -> what went wrong in its first steps.
+        member_s: optimizer -> size of a stack -> seconds of one step over that size; 1: one run at a time.
     """
 
     step_s: Mapping[str, float]
     evaluation_s: float
     steps_per_epoch: int
     untimed: Mapping[str, str]
+    member_s: MemberSeconds = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Timings:
+        """JSON has no whole numbers as keys."""
+        sizes = {name: {int(size): s for size, s in of.items()} for name, of in found["member_s"].items()}
+        return cls(**(found | {"member_s": sizes}))
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(config: Config, timings: Timings, *, search: bool, seeds: float) -> Estimate:
+def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, search: bool, seeds: float) -> Estimate:
     """The time of the run's training and evaluation, all optimizers that could be timed together.
 
     Args:
@@ -56,15 +65,18 @@ def estimate(config: Config, timings: Timings, *, search: bool, seeds: float) ->
     """
     evaluations = timings.evaluation_s * (config.train.evaluations + 1)
 
-    def seconds(epochs: int, runs: float) -> float:
+    def seconds(epochs: int, runs: float, cohorts: Mapping[str, int]) -> float:
         steps = epochs * timings.steps_per_epoch
-        each = sum(steps * step + evaluations for step in timings.step_s.values())
-        at_once = min(config.resources.max_concurrent or 1, max(1, runs * len(timings.step_s)))
-        return runs * each / at_once
+        each, units = 0.0, 0.0
+        for name, alone in timings.step_s.items():
+            step = timings.member_s.get(name, {}).get(cohorts[name], alone)
+            each += steps * step + evaluations
+            units += max(1, runs / cohorts[name])
+        return runs * each / min(config.resources.max_concurrent or 1, max(1, units))
 
     return Estimate(
-        search_s=seconds(config.train.epochs, config.search.trials) if search else 0.0,
-        retrain_s=seconds(config.retrain_epochs, seeds),
+        search_s=seconds(config.train.epochs, config.search.trials, sizes.search) if search else 0.0,
+        retrain_s=seconds(config.retrain_epochs, seeds, sizes.retrain),
         concurrent=config.resources.max_concurrent or 1,
         step_ms={name: 1000 * step for name, step in timings.step_s.items()},
     )

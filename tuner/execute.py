@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
+from tuner.cohort_size import CohortSizes
 from tuner.estimate import Estimate, estimate, sentences, warning
 from tuner.jobs import missing_seeds
 from tuner.preflight import Preflight
@@ -45,14 +47,15 @@ def new_run(config: Config, path: Path, output: Output) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    expected = check(config, output, search=True, seeds=len(config.retrain.seeds))
+    sizes, expected = check(config, output, search=True, seeds=len(config.retrain.seeds))
     from tuner import environment, plan
 
     run = Run.create(path)
 
     def make_plan(settled: Config, run: Run) -> Plan:
-        run.write_env(environment.describe(this_machine()) | {"estimate": expected and expected.to_dict()})
-        return plan.new_plan(settled, run)
+        about = {"estimate": expected and expected.to_dict(), "cohorts": sizes.to_dict()}
+        run.write_env(environment.describe(this_machine()) | about)
+        return plan.new_plan(settled, run, sizes)
 
     try:
         return carry_out(config, run, make_plan, output)
@@ -69,14 +72,17 @@ def more_seeds(config: Config, run: Run, output: Output) -> int:
     missing = missing_seeds(config, run.valid_seed_rows())
     if not missing:
         return EXIT_CODES[_present(config, run, output)]
-    check(config, output, search=False, seeds=len(missing) / len(config.optimizers))
+    sizes, _ = check(config, output, search=False, seeds=len(missing) / len(config.optimizers))
     from tuner.plan import retrain_plan
 
-    return carry_out(config, run, retrain_plan, output)
+    return carry_out(config, run, lambda settled, run: retrain_plan(settled, run, sizes), output)
 
 
-def check(config: Config, output: Output, *, search: bool, seeds: float) -> Estimate | None:
+def check(config: Config, output: Output, *, search: bool, seeds: float) -> tuple[CohortSizes, Estimate | None]:
     """Load the task's data and time a few steps, in a process of its own; say how long the run will take.
+
+    Args:
+        seeds: retraining runs per optimizer.
 
     Raises:
         UserError: the task, an optimizer or the data cannot be used.
@@ -89,14 +95,15 @@ def check(config: Config, output: Output, *, search: bool, seeds: float) -> Esti
         from tuner import plan, ray_tune  # noqa: F401  (meanwhile: these imports take as long)
 
         timings = preflight.wait()
+    sizes = CohortSizes(config, timings.member_s if timings else {}, math.ceil(seeds))
     if timings is None:
-        return None
-    expected = estimate(config, timings, search=search, seeds=seeds)
+        return sizes, None
+    expected = estimate(config, timings, sizes, search=search, seeds=seeds)
     for line in sentences(expected, timings.untimed):
         say.print(line, markup=False)
     if too_long := warning(config, expected):
         print(too_long, file=sys.stderr)
-    return expected
+    return sizes, expected
 
 
 @contextmanager

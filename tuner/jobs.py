@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ class Outcome:
         evaluations: step, epoch, seconds, grad_equivalents and metrics of each evaluation.
         error: one line.
         traceback: the worker's.
+        cohort: how many jobs trained as one stack with it, itself included.
     """
 
     state: State
@@ -54,6 +55,11 @@ class Outcome:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     traceback: str = ""
+    cohort: int = 1
+
+
+Done = Sequence[tuple[Job, Outcome]]
+"""Jobs that ended together, with what became of them."""
 
 
 def missing_seeds(config: Config, rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
-from tuner.jobs import Job, Outcome, Phase, missing_seeds
+from tuner.cohort_size import CohortSizes
+from tuner.jobs import Done, Job, Outcome, Phase, missing_seeds
 from tuner.schema import Config
 from tuner.searcher import OptimizerStudy
-from tuner.store import HP, Run
+from tuner.store import Run, hp_columns
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,39 @@ class Progress:
 class Search:
     """The search phase: one study per optimizer, all under way at once."""
 
-    def __init__(self, config: Config, run: Run, storage: Any, concurrency: int) -> None:
+    def __init__(self, config: Config, run: Run, storage: Any, sizes: CohortSizes) -> None:
         self.config = config
         self.run = run
-        share = min(math.ceil(concurrency / len(config.optimizers)), config.search.trials // 3)
-        self.studies = {name: OptimizerStudy(config, name, storage, share) for name in config.optimizers}
+        self.studies = {name: OptimizerStudy(config, name, storage, sizes.startup(name)) for name in config.optimizers}
+        self.sizes = sizes
 
-    def next_job(self) -> Job | None:
-        """The next trial, of the study with the fewest trials under way, so that each learns from its own soon."""
+    def next_jobs(self) -> list[Job]:
+        """A cohort of the study with the fewest trials under way, so that each learns from its own soon."""
         open_studies = [study for study in self.studies.values() if study.asked < study.total]
-        return min(open_studies, key=lambda s: (s.running, s.asked)).ask() if open_studies else None
+        if not open_studies:
+            return []
+        study = min(open_studies, key=lambda s: (s.running, s.asked))
+        return study.ask(self.sizes.to_ask(study.optimizer, study.asked))
 
-    def record(self, job: Job, outcome: Outcome) -> None:
-        study = self.studies[job.optimizer]
-        row = {
-            "task": self.config.task.name,
-            "optimizer": job.optimizer,
-            "trial": job.trial,
-            "state": outcome.state,
-            "value": outcome.metrics.get(self.config.task.metric),
-            "seed": job.seed,
-            "steps": int(outcome.clocks.get("steps", 0)),
-            "seconds": outcome.clocks.get("seconds", 0.0),
-        }
-        self.run.append_trial(row, job.hp, self.config.hyperparameters)
-        study.tell(job, outcome)
+    def record(self, done: Done) -> None:
+        rows = [
+            {
+                "task": self.config.task.name,
+                "optimizer": job.optimizer,
+                "trial": job.trial,
+                "state": outcome.state,
+                "value": outcome.metrics.get(self.config.task.metric),
+                "seed": job.seed,
+                "steps": int(outcome.clocks.get("steps", 0)),
+                "seconds": outcome.clocks.get("seconds", 0.0),
+                "cohort": outcome.cohort,
+            }
+            | hp_columns(job.hp)
+            for job, outcome in done
+        ]
+        self.run.append_trials(rows, self.config.hyperparameters)
+        for job, outcome in done:
+            self.studies[job.optimizer].tell(job, outcome)
         self.write_best()
 
     def write_best(self) -> None:
@@ -89,44 +97,52 @@ class Retrain:
         config: Config,
         run: Run,
         best: Callable[[str], dict[str, Any] | None],
+        sizes: CohortSizes,
         rows: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config = config
         self.run = run
         self.best = best
+        self.sizes = sizes
         self.rows = [dict(row) for row in rows]
         self.cells = missing_seeds(config, self.rows)
         self.running: list[tuple[str, int]] = []
         self.states: dict[tuple[str, int], str] = {}
 
-    def next_job(self) -> Job | None:
-        """The next run whose optimizer has been searched; optimizers take turns, seed by seed."""
-        for cell in list(self.cells):
-            name, seed = cell
+    def next_jobs(self) -> list[Job]:
+        """A cohort of runs of the next optimizer that has been searched; optimizers take turns."""
+        for name in dict.fromkeys(name for name, _ in self.cells):
             best = self.best(name)
             if best is None:
                 continue
-            self.cells.remove(cell)
+            own = [cell for cell in self.cells if cell[0] == name]
             if best["hp"] is not None:  # else no trial was valid: there is nothing to retrain
-                self.running.append(cell)
-                return Job("retrain", name, best["trial"], seed, best["hp"])
-        return None
+                own = own[: self.sizes.retrain[name]]
+            self.cells = [cell for cell in self.cells if cell not in own]
+            if best["hp"] is not None:
+                self.running += own
+                return [Job("retrain", name, best["trial"], seed, best["hp"]) for _, seed in own]
+        return []
 
-    def record(self, job: Job, outcome: Outcome) -> None:
-        cell = (job.optimizer, job.seed)
-        self.running.remove(cell)
-        self.states[cell] = outcome.state
-        steps, seconds = outcome.clocks.get("steps", 0), outcome.clocks.get("seconds", 0.0)
-        self.rows.append(
-            {"task": self.config.task.name, "optimizer": job.optimizer, "seed": job.seed, "status": outcome.state}
-            | outcome.metrics
-            | outcome.clocks
-            | {"step_ms": 1000 * seconds / steps if steps else None}
-            | {HP + name: value for name, value in job.hp.items()}
-        )
+    def record(self, done: Done) -> None:
+        for job, outcome in done:
+            cell = (job.optimizer, job.seed)
+            self.running.remove(cell)
+            self.states[cell] = outcome.state
+            self.rows.append(self._row(job, outcome))
         order = list(self.config.optimizers)
         self.rows.sort(key=lambda row: (order.index(row["optimizer"]), int(row["seed"])))
         self.run.write_seeds(self.rows, self.config.hyperparameters)
+
+    def _row(self, job: Job, outcome: Outcome) -> dict[str, Any]:
+        steps, seconds = outcome.clocks.get("steps", 0), outcome.clocks.get("seconds", 0.0)
+        return (
+            {"task": self.config.task.name, "optimizer": job.optimizer, "seed": job.seed, "status": outcome.state}
+            | outcome.metrics
+            | outcome.clocks
+            | {"step_ms": 1000 * seconds / steps if steps else None, "cohort": outcome.cohort}
+            | hp_columns(job.hp)
+        )
 
     def progress(self) -> Iterator[Progress]:
         for name in self.config.optimizers:
@@ -149,21 +165,24 @@ class Plan:
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
 
-    def next_job(self) -> Job | None:
-        """A job that can start now; None where there is none, for now or, with nothing running, for good."""
-        return (self.search.next_job() if self.search else None) or self.retrain.next_job()
+    def next_jobs(self) -> list[Job]:
+        """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
+        return (self.search.next_jobs() if self.search else []) or self.retrain.next_jobs()
 
-    def record(self, job: Job, outcome: Outcome) -> None:
-        """Write down what became of a job: its curves first, so that a recorded run always has them."""
-        self.run.append_curves(self._curve_rows(job, outcome))
-        if outcome.state == "failed":
-            self.failures.append((job, outcome.error))
-            self.run.write_log(str(job).replace(" ", "-"), outcome.traceback or outcome.error + "\n")
-        if job.phase == "search":
+    def record(self, done: Done) -> None:
+        """Write down what became of jobs: their curves first, so that a recorded run always has them."""
+        self.run.append_curves(row for job, outcome in done for row in self._curve_rows(job, outcome))
+        for job, outcome in done:
+            if outcome.state == "failed":
+                self.failures.append((job, outcome.error))
+                self.run.write_log(str(job).replace(" ", "-"), outcome.traceback or outcome.error + "\n")
+        searched = [(job, outcome) for job, outcome in done if job.phase == "search"]
+        retrained = [(job, outcome) for job, outcome in done if job.phase == "retrain"]
+        if searched:
             assert self.search is not None
-            self.search.record(job, outcome)
-        else:
-            self.retrain.record(job, outcome)
+            self.search.record(searched)
+        if retrained:
+            self.retrain.record(retrained)
 
     def note_task(self, about: dict[str, Any]) -> None:
         """Put the data and the network's size, the same in every worker, into env.json."""
@@ -198,21 +217,20 @@ class Plan:
                 }
 
 
-def new_plan(config: Config, run: Run) -> Plan:
+def new_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:
     """Search every optimizer, then retrain it."""
-    storage = optuna.storages.RDBStorage(run.study_url)
-    search = Search(config, run, storage, config.resources.max_concurrent or 1)
+    search = Search(config, run, optuna.storages.RDBStorage(run.study_url), sizes)
 
     def best(optimizer: str) -> dict[str, Any] | None:
         study = search.studies[optimizer]
         return study.summary() if study.done == study.total else None
 
-    return Plan(config, run, search, Retrain(config, run, best))
+    return Plan(config, run, search, Retrain(config, run, best, sizes))
 
 
-def retrain_plan(config: Config, run: Run) -> Plan:
+def retrain_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
     best = run.best()["optimizers"]
     rows = run.valid_seed_rows()
     nothing = {"hp": None}
-    return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), rows))
+    return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), sizes, rows))

@@ -58,7 +58,7 @@ class Preflight:
         found = json.loads(said)
         if "error" in found:
             raise UserError(found["error"])
-        return Timings(**found["timings"]) if found["timings"] else None
+        return Timings.from_json(found["timings"]) if found["timings"] else None
 
 
 def main() -> None:

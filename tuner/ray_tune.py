@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +102,31 @@ class Desk:
     def __init__(self, plan: Plan, on_event: Callable[[], None]) -> None:
         self.plan = plan
         self.on_event = on_event
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, dict[int, Job]] = {}
         self.interrupted = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles itself for a restore of its own; a run is resumed from our records
 
-    def take(self, trial_id: str) -> Job | None:
-        job = self.plan.next_job()
-        if job is not None:
-            self.jobs[trial_id] = job
-        return job
+    def take(self, trial_id: str) -> list[Job]:
+        jobs = self.plan.next_jobs()
+        if jobs:
+            self.jobs[trial_id] = dict(enumerate(jobs))
+        return jobs
 
-    def hand_in(self, trial_id: str, outcome: Outcome) -> None:
-        self.plan.record(self.jobs.pop(trial_id), outcome)
+    def hand_in(self, trial_id: str, outcomes: Mapping[int, Outcome]) -> None:
+        """What became of some of a trial's jobs."""
+        jobs = self.jobs[trial_id]
+        done = [(jobs.pop(place), outcome) for place, outcome in outcomes.items()]
+        if not jobs:
+            del self.jobs[trial_id]
+        self.plan.record(done)
+
+    def close(self, trial_id: str, error: str) -> None:
+        """The trial has ended: what it has not handed in failed."""
+        lost = self.jobs.pop(trial_id, {})
+        if lost:
+            self.plan.record([(job, Outcome("failed", error=error)) for job in lost.values()])
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[Desk]:
@@ -160,22 +171,21 @@ def run(desk: Desk, config: Config, scratch: Path) -> None:
 
 
 class JobSearcher(Searcher):
-    """Tune's view of the plan: a stream of configurations, each of them a job."""
+    """Tune's view of the plan: a stream of configurations, each of them a cohort of jobs."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(metric="value", mode="min")
         self.desk = desk
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        job = self.desk.take(trial_id)
-        if job is not None:
-            return job.to_dict()
+        jobs = self.desk.take(trial_id)
+        if jobs:
+            return {"jobs": [job.to_dict() for job in jobs]}
         return None if self.desk.jobs else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
-        if error:
-            self.desk.hand_in(trial_id, Outcome("failed", error="the worker was lost"))
+        self.desk.close(trial_id, "the worker was lost")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a run is resumed from its own records."""
@@ -185,7 +195,7 @@ class JobSearcher(Searcher):
 
 
 class JobCallback(tune.Callback):
-    """Takes the outcome out of a trial's last result, so that Tune keeps none of it."""
+    """Takes the outcomes out of a trial's results, so that Tune keeps none of them."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -198,11 +208,11 @@ class JobCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        outcome, about = result.pop("outcome", None), result.pop("about", None)
-        if about:
+        outcomes, if_stopped = result.pop("outcomes", {}), result.pop("if_stopped", {})
+        if about := result.pop("about", None):
             self.desk.plan.note_task(about)
-        if result.get("done"):
-            self.desk.hand_in(trial.trial_id, outcome)
+        if outcomes := outcomes or (if_stopped if result.get("done") else {}):
+            self.desk.hand_in(trial.trial_id, outcomes)
 
 
 class SearchASHA(FIFOScheduler):
@@ -229,7 +239,7 @@ class SearchASHA(FIFOScheduler):
         return True
 
     def _of(self, trial: Any) -> TrialScheduler:
-        job = Job(**trial.config)
+        job = Job(**trial.config["jobs"][0])
         return self.schedulers[job.optimizer] if job.phase == "search" else self.never
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

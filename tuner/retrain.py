@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from tuner.cli import Parser, add_output_flags, parse_seeds, run_command
+from tuner.cli import Parser, add_output_flags, cohort_size, parse_seeds, run_command
 from tuner.errors import UserError
 
 
@@ -14,6 +15,7 @@ def make_parser() -> Parser:
     add("run", type=Path, metavar="RUN", help="the run directory")
     add("--seeds", metavar="N|a,b,c", help="0 to N-1, or a list; seeds that the run has already are kept")
     add("--max-concurrent", type=int, metavar="K", help="training runs at once")
+    add("--cohort", type=cohort_size, metavar="auto|M", help="seeds trained as one stacked model; 1: one at a time")
     add_output_flags(parser)
     return parser
 
@@ -29,9 +31,11 @@ def main(argv: list[str]) -> int:
     if not any(entry["hp"] for entry in run.best()["optimizers"].values()):
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
     asked = config.retrain.seeds if args.seeds is None else parse_seeds(args.seeds)
-    changes = {"retrain.seeds": asked}
+    changes: dict[str, Any] = {"retrain.seeds": asked}
     if args.max_concurrent is not None:
         changes["resources.max_concurrent"] = args.max_concurrent
+    if args.cohort is not None:
+        changes["resources.cohort"] = args.cohort
     config = revise(config, changes)
     kept = [seed for seed in run.seeds()["seed"].unique().tolist() if seed not in config.retrain.seeds]
     config = revise(config, {"retrain.seeds": [*kept, *config.retrain.seeds]})

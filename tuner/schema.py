@@ -165,6 +165,14 @@ class ResourcesConfig(Section):
     gpus_per_trial: Annotated[float, Field(ge=0)] | None
     max_concurrent: Positive | None
     address: str | None
+    cohort: int | Literal["auto"] = "auto"
+
+    @field_validator("cohort", mode="before")
+    @classmethod
+    def _size_or_auto(cls, cohort: Any) -> Any:
+        if cohort != "auto" and (isinstance(cohort, bool) or not isinstance(cohort, int) or cohort < 1):
+            raise ValueError(f"must be auto, or a whole number of at least 1, got {cohort!r}")
+        return cohort
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -194,6 +202,11 @@ class Config(Section):
             raise ValueError(
                 f"retrain.seeds: {self.search.seed} is the search seed; evaluation seeds must differ from it "
                 "(choose others, or --set search.seed=N)"
+            )
+        if self.search.scheduler == "asha" and self.resources.cohort not in ("auto", 1):
+            raise ValueError(
+                "resources.cohort: asha decides trial by trial, so that they cannot train in lockstep; use --cohort 1, "
+                f"or --scheduler fifo, got {self.resources.cohort}"
             )
         if self.name is not None and not NAME.fullmatch(self.name):
             raise ValueError(

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import Parser, add_output_flags, parse_seeds, run_command
+from tuner.cli import Parser, add_output_flags, cohort_size, parse_seeds, run_command
 from tuner.errors import UserError
 from tuner.folders import available
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 FLAG_KEYS = {
     "task": "task.name", "optimizers": "search.optimizers", "trials": "search.trials", "seeds": "retrain.seeds",
     "preset": "preset", "gpus_per_trial": "resources.gpus_per_trial", "cpus_per_trial": "resources.cpus_per_trial",
-    "max_concurrent": "resources.max_concurrent", "address": "resources.address", "sampler": "search.sampler",
-    "scheduler": "search.scheduler", "data_dir": "task.data_dir", "dataset": "task.dataset", "out": "out",
-    "name": "name",
+    "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort", "address": "resources.address",
+    "sampler": "search.sampler", "scheduler": "search.scheduler", "data_dir": "task.data_dir",
+    "dataset": "task.dataset", "out": "out", "name": "name",
 }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def make_parser() -> Parser:
     add("--gpus-per-trial", type=float, metavar="G", help="a fraction shares a GPU; 0 trains on the CPU")
     add("--cpus-per-trial", type=float, metavar="C")
     add("--max-concurrent", type=int, metavar="K", help="trials at once; 1 makes a search repeatable")
+    add("--cohort", type=cohort_size, metavar="auto|M", help="trials trained as one stacked model; 1: one at a time")
     add("--address", help="of a running Ray cluster, or auto; by default Ray starts on this machine")
     add("--sampler", help="tpe, gp, random or qmc")
     add("--scheduler", help="fifo or asha")

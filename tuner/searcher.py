@@ -34,7 +34,7 @@ class OptimizerStudy:
         best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
     """
 
-    def __init__(self, config: Config, optimizer: str, storage: optuna.storages.BaseStorage, concurrency: int) -> None:
+    def __init__(self, config: Config, optimizer: str, storage: optuna.storages.BaseStorage, startup: int) -> None:
         self.config = config
         self.optimizer = optimizer
         self.spec: OptimizerConfig = config.optimizers[optimizer]
@@ -47,7 +47,7 @@ class OptimizerStudy:
         self._study = optuna.create_study(
             study_name=study_name(config.task.name, optimizer),
             direction="minimize" if config.task.mode == "min" else "maximize",
-            sampler=make_sampler(config.search.sampler, config.search.seed, concurrency),
+            sampler=make_sampler(config.search.sampler, config.search.seed, startup),
             storage=storage,
         )
         for point in self.spec.enqueued()[: self.total]:
@@ -61,8 +61,11 @@ class OptimizerStudy:
     def running(self) -> int:
         return len(self._running)
 
-    def ask(self) -> Job:
-        """The next trial of the search."""
+    def ask(self, most: int) -> list[Job]:
+        """The next trials of the search, at most so many, chosen without knowing each other's results."""
+        return [self._ask() for _ in range(min(most, self.total - self.asked))]
+
+    def _ask(self) -> Job:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self._study.ask(self._distributions)
@@ -132,13 +135,12 @@ def distribution(dim: Dimension) -> BaseDistribution:
     return FloatDistribution(dim.low, dim.high, log=dim.log)
 
 
-def make_sampler(name: str, seed: int, concurrency: int) -> BaseSampler:
+def make_sampler(name: str, seed: int, startup: int) -> BaseSampler:
     """The sampler of that name. Each study has its own, from the same seed.
 
     Args:
-        concurrency: trials of the study at once; as many are drawn at random before the first results can count.
+        startup: trials to draw at random before those that learn.
     """
-    startup = max(5, concurrency)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:

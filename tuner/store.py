@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from tuner.schema import Config
 
 SCHEMA_VERSION = 1
-TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds"]
+TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort"]
 SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
-CLOCK_COLUMNS = ["steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb"]
+CLOCK_COLUMNS = ["steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort"]
 LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
 CURVE_TYPES = {
     "task": "string", "optimizer": "string", "phase": "string", "trial": "Int64", "seed": "Int64", "step": "Int64",
@@ -109,10 +109,9 @@ class Run:
 
     # The search.
 
-    def append_trial(self, row: Row, hp: Mapping[str, Any], hyperparameters: list[str]) -> None:
-        """Add a finished trial: ``TRIAL_COLUMNS``, then one ``hp.`` column for each of the hyperparameters."""
-        columns = [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)]
-        append_lines(self._trials, columns, [{**row, **_prefixed(hp)}])
+    def append_trials(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
+        """Add finished trials: ``TRIAL_COLUMNS``, then one ``hp.`` column for each of the hyperparameters."""
+        append_lines(self._trials, [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)], rows)
 
     def trials(self) -> pd.DataFrame:
         """The finished trials, in the order in which they ended; empty where there is none."""
@@ -269,5 +268,6 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
 
 
-def _prefixed(hp: Mapping[str, Any]) -> dict[str, Any]:
+def hp_columns(hp: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters by the names of their columns."""
     return {HP + name: value for name, value in hp.items()}

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from statistics import median
 
 import torch
 
-from tasks.base import Batch, Task
-from tuner import objects
+from tasks.base import Task
+from tuner import cohort, memory, objects
+from tuner.cohort_size import to_measure
 from tuner.engine import Engine
 from tuner.errors import UserError
 from tuner.estimate import Timings
 from tuner.schema import Config
-from tuner.train import Hyperparameters, MakeOptimizer, Trainer
+from tuner.train import Hyperparameters, Lockstep, MakeOptimizer, Trainer
 
 FORWARD_SHARE = 1 / 3
 """Of a gradient's time: a backward pass is twice the work."""
@@ -24,10 +24,12 @@ LONG_STEP_S = 0.3
 """From here on a sixteenth of a batch is timed in place of a batch."""
 BUDGET_S = 1.0
 STEPS = 20
+LONGEST_WORTH_STACKING_S = 0.03
+"""A longer step is arithmetic: what a stack saves, a millisecond or two of calls, is nothing to it."""
 
 
 def measure(config: Config, task: Task) -> Timings:
-    """Time each optimizer of the run at the first point that its search will try.
+    """Time each optimizer of the run at the first point that its search will try, alone and in stacks.
 
     Args:
         task: with its data loaded.
@@ -38,7 +40,7 @@ def measure(config: Config, task: Task) -> Timings:
     engine = objects.make_engine(config)
     steps_per_epoch = task.steps_per_epoch
     batch = min(task.batch_size, len(task.splits["train"][0]))
-    step_s, untimed = {}, {}
+    step_s, member_s, untimed = {}, {}, {}
     with engine.settings():
         scale, plain = _scaled(task, engine)
         for name, spec in config.optimizers.items():
@@ -49,8 +51,41 @@ def measure(config: Config, task: Task) -> Timings:
                 raise
             except Exception as error:
                 untimed[name] = " ".join(f"{type(error).__name__}: {error}".split())
+                continue
+            sizes = to_measure(config, len(config.retrain.seeds)) if scale == 1.0 else []
+            member_s[name] = {1: step_s[name]} | stacks(config, task, make, spec.first_point(), step_s[name], sizes)
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))
-    return Timings(step_s, FORWARD_SHARE * plain * rows / batch, steps_per_epoch, untimed)
+    return Timings(step_s, FORWARD_SHARE * plain * rows / batch, steps_per_epoch, untimed, member_s)
+
+
+def stacks(
+    config: Config, task: Task, make: MakeOptimizer, hp: Hyperparameters, alone_s: float, sizes: list[int]
+) -> dict[int, float]:
+    """Seconds of a member's step in stacks of increasing size, up to where larger ones are slower or want more memory
+    than there is. None where a step is so long that a stack has nothing to save, or where there is no stack.
+    """
+    found: dict[int, float] = {}
+    engine = objects.make_engine(config)
+    if alone_s > LONGEST_WORTH_STACKING_S:
+        return found
+    allowed = memory.allowance_mb(task.device, config.resources.gpus_per_trial, config.resources.max_concurrent)
+    memory.reset_peak(task.device)
+    base = memory.peak_mb(task.device)
+    per_member = 0.0
+    for size in sizes:
+        if per_member * size > allowed:
+            break
+        members = [cohort.Member(hp, seed=0)] * size
+        try:
+            if len(cohort.stacks(task, make, members, engine)) > 1:
+                break
+            found[size] = _median_step(cohort.Stack(task, make, members, engine, epochs=1), task) / size
+        except Exception:
+            break  # it will train one at a time
+        per_member = max(per_member, (memory.peak_mb(task.device) - base) / size)
+        if found[size] > min(alone_s, *found.values()):
+            break
+    return found
 
 
 def _scaled(task: Task, engine: Engine) -> tuple[float, float]:
@@ -74,25 +109,25 @@ def _scaled(task: Task, engine: Engine) -> tuple[float, float]:
 
 
 def seconds_per_step(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engine) -> float:
+    """Seconds of an average step of one run."""
+    return _median_step(Trainer(task, make, hp, 0, engine, epochs=1), task)
+
+
+def _median_step(run: Lockstep, task: Task) -> float:
     """Seconds of an average step, after a first one that warms up; refreshes count as often as they come."""
-    trainer = Trainer(task, make, hp, 0, engine, epochs=1)
     plain: list[float] = []
     refreshes: list[float] = []
-    batches = _endless(task)
+    batches = itertools.chain.from_iterable(run.batches(1) for _ in itertools.count())
     began = time.perf_counter()
     for _ in range(STEPS):
-        cost = trainer.grad_equivalents
+        cost = run.grad_equivalents
         started = time.perf_counter()
-        trainer.step(next(batches)).item()  # waits for the device
+        run.step(next(batches)).sum().item()  # waits for the device
         seconds = time.perf_counter() - started
-        (refreshes if trainer.grad_equivalents - cost > 1 else plain).append(seconds)
+        (refreshes if run.grad_equivalents - cost > 1 else plain).append(seconds)
         if time.perf_counter() - began > BUDGET_S and len(plain) + len(refreshes) > 1:
             break
-    period = getattr(trainer.optimizer, "update_period", 1)
+    period = getattr(run.optimizer, "update_period", 1)
     if not plain or not refreshes:
         return median((plain or refreshes)[1:] or plain or refreshes)
     return (median(refreshes[1:] or refreshes) + (period - 1) * median(plain)) / period
-
-
-def _endless(task: Task) -> Iterator[Batch]:
-    return (batch for epoch in itertools.count() for batch in task.batches(0, epoch))

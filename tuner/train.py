@@ -70,11 +70,16 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. A diverged run has the task's worst values as its metrics."""
+    """How a run ended. A diverged run has the task's worst values as its metrics.
+
+    Attributes:
+        cohort: how many members trained in lockstep with it, itself included.
+    """
 
     status: Status
     metrics: dict[str, float]
     clocks: Clocks = field(default_factory=Clocks)
+    cohort: int = 1
 
 
 def train(
@@ -138,9 +143,9 @@ def in_lockstep(run: Lockstep, budget: Budget) -> Generator[dict[int, Evaluation
         yield evaluations
     run.part(run.live)
     return [
-        Result("complete", evaluations[member].metrics, clocks)
+        Result("complete", evaluations[member].metrics, clocks, len(run.seconds))
         if member in evaluations
-        else Result("diverged", dict(worst), clocks)
+        else Result("diverged", dict(worst), clocks, len(run.seconds))
         for member, clocks in sorted(run.parted.items())
     ]
 
@@ -154,6 +159,8 @@ class Lockstep(ABC):
         live: the members that are still training, by their numbers from 0.
         parted: the clocks of those that are not, when they ended.
     """
+
+    optimizer: Any
 
     def __init__(self, task: Task, members: int) -> None:
         self.task = task
@@ -201,11 +208,10 @@ class Lockstep(ABC):
     def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
         """Of each live member."""
         epoch = self.steps / self.task.steps_per_epoch
+        found = {member: self.look(member, splits) for member in self.live}
         return {
-            member: Evaluation(
-                self.steps, epoch, self.seconds[member], self.grad_equivalents, *self.look(member, splits)
-            )
-            for member in self.live
+            member: Evaluation(self.steps, epoch, self.seconds[member], self.grad_equivalents, *looked)
+            for member, looked in found.items()
         }
 
 
@@ -230,7 +236,7 @@ class Trainer(Lockstep):
         self._optimizer_mode("train")
 
     def batches(self, epochs: int) -> Iterator[Batch]:
-        return chain.from_iterable(self.task.batches(self.seed, epoch) for epoch in range(epochs))
+        return all_batches(self.task, self.seed, epochs)
 
     def step(self, batch: Batch) -> Tensor:
         loss = self._kind_of_step(batch)
@@ -287,6 +293,10 @@ class Trainer(Lockstep):
         switch = getattr(self.optimizer, mode, None)
         if callable(switch):
             switch()
+
+
+def all_batches(task: Task, seed: int, epochs: int) -> Iterator[Batch]:
+    return chain.from_iterable(task.batches(seed, epoch) for epoch in range(epochs))
 
 
 def evaluate(task: Task, model: nn.Module, splits: tuple[str, ...]) -> dict[str, float]:

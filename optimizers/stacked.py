@@ -1,0 +1,314 @@
+"""One update rule over a stack of members: every tensor has the members as its first dimension.
+
+The members' optimizers are ordinary ones; what they share becomes one rule, under ``vmap``, with the hyperparameters in
+which they differ as tensors of one number per member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from inspect import unwrap
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from optimizers import tracing
+from optimizers.apply import Hyperparameters, Rule, State
+from optimizers.base import CLIP_EPS, PROBE_SALT, Closure, CurvatureOptimizer
+from optimizers.estimator import Refresh, Streams
+from optimizers.first_order import PURE
+
+Constants = tuple[tuple[str, Any], ...]
+Layout = tuple[tuple[bool, tuple[str, ...]], ...]
+"""Per tensor: whether there is a curvature, and the names of its state."""
+
+
+class Problem(Protocol):
+    """What a stack minimises at one step."""
+
+    def gradients(self) -> tuple[Tensor, list[Tensor | None]]:
+        """Losses, (members,), and per parameter the gradients, (members, ...), or ``None`` where it is not used."""
+
+    def losses(self) -> Tensor:
+        """The same losses with their graph, which can be differentiated twice."""
+
+    def closure(self, place: int) -> Closure:
+        """That of one member alone, over the parameters that the members' optimizers were made with."""
+
+
+class StackedOptimizer:
+    """The optimizers of members that train in lockstep, as one.
+
+    Args:
+        members: one optimizer each, of the same ``kind``, made with one and the same list of parameters.
+        params: the stack's, (members, ...) each, changed in place.
+        scheduled: whether ``step`` will be given factors of the learning rate.
+    """
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer], params: list[Tensor], *, scheduled: bool) -> None:
+        self.members = list(members)
+        self.params = params
+        self.steps = 0
+        self.grad_equivalents = 0.0
+        self.states: list[State] = [{} for _ in params]
+        self._previous: list[Tensor | None] = [None] * len(params)
+        first = members[0]
+        self.rule = first.update if isinstance(first, CurvatureOptimizer) else PURE[type(first)]
+        self._curved = first if isinstance(first, CurvatureOptimizer) else None
+        self._constants, self._numbers = _stack_numbers(
+            [_hyperparameters(member) for member in members], params[0], ("lr",) if scheduled else ()
+        )
+        seeds = [member._seed for member in members if isinstance(member, CurvatureOptimizer)]
+        self._streams = _streams(seeds, params[0].device) if self._curved else None
+
+    @property
+    def update_period(self) -> int:
+        """Steps from one refresh to the next, at which steps are alike."""
+        return self._curved.update_period if self._curved else 1
+
+    @torch.no_grad()
+    def step(self, problem: Problem, lr_factor: float = 1.0, max_grad_norm: float | None = None) -> Tensor:
+        """One step of every member; the losses before it, (members,), detached."""
+        optimizer = self._curved
+        refresh = self.steps % self.update_period == 0
+        if optimizer is None or not refresh:
+            losses, grads = problem.gradients()
+            self.grad_equivalents += 1.0
+            applied = _clipped(grads, max_grad_norm)
+            curvatures: list[Tensor | None] = [None] * len(grads)
+        elif optimizer.estimator.stacks:
+            losses, grads, applied, curvatures = self._refresh(optimizer, problem, max_grad_norm)
+        else:
+            losses, applied, curvatures = self._refresh_each(problem, max_grad_norm)
+            grads = applied
+        self._apply(applied, curvatures, lr_factor)
+        if optimizer is not None and optimizer.estimator.previous_gradients:
+            self._previous = grads
+        self.steps += 1
+        return losses
+
+    def lend(self, place: int) -> torch.optim.Optimizer:
+        """A member's own optimizer, with the state that it would have by now."""
+        member = self.members[place]
+        params = [param for group in member.param_groups for param in group["params"]]
+        for param, state in zip(params, self.states, strict=True):
+            if state:
+                member.state[param] = {name: value[place] for name, value in state.items()}
+        return member
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with some of the members; ``params`` are replaced by the caller before."""
+        chosen = places.tolist()
+        self.members = [self.members[place] for place in chosen]
+        self.states = [{name: value[places] for name, value in state.items()} for state in self.states]
+        self._previous = [None if grad is None else grad[places] for grad in self._previous]
+        self._numbers = {name: value[places] for name, value in self._numbers.items()}
+        if self._streams:
+            self._streams.places = self._streams.places[places]
+
+    def _refresh(
+        self, optimizer: CurvatureOptimizer, problem: Problem, max_grad_norm: float | None
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
+        """Losses, gradients as they are and as the rule is to see them, curvatures."""
+        estimator = optimizer.estimator
+        losses: Tensor
+        if estimator.differentiates:
+            with torch.enable_grad():
+                with estimator.watch(self.params):
+                    losses = problem.losses()
+                total = losses.sum()
+                found = torch.autograd.grad(
+                    total, [p for p in self.params if p.requires_grad], create_graph=True, allow_unused=True
+                )
+            rest = iter(found)
+            grads = [next(rest) if p.requires_grad else None for p in self.params]
+        else:
+            losses, grads = problem.gradients()
+            total = losses.sum()
+        applied = _clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
+        used = [i for i, grad in enumerate(grads) if grad is not None]
+        refresh = Refresh(
+            loss=total,
+            outputs=None,
+            params=[self.params[i] for i in used],
+            indices=used,
+            grads=[g for g in grads if g is not None],
+            previous_grads=[self._previous[i] for i in used],
+            directions=lambda: self._directions(applied),
+            generator=self._streams,
+            record=None,
+            memory={},
+        )
+        curvatures: list[Tensor | None] = [None] * len(grads)
+        with torch.enable_grad():
+            estimates = estimator(refresh)
+        for i, estimate in zip(used, estimates, strict=True):
+            curvatures[i] = None if estimate is None else estimate.detach()
+        self.grad_equivalents += estimator.cost(refresh)
+        self.grad_equivalents += 1.0
+        return losses.detach(), [None if g is None else g.detach() for g in grads], applied, curvatures
+
+    def _refresh_each(
+        self, problem: Problem, max_grad_norm: float | None
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+        """An estimator that knows nothing of stacks: each member for itself."""
+        found = []
+        for place in range(len(self.members)):
+            member = self.lend(place)
+            assert isinstance(member, CurvatureOptimizer)
+            member._steps, member.grad_equivalents = self.steps, self.grad_equivalents
+            found.append(member.differentiate(problem.closure(place), max_grad_norm=max_grad_norm))
+        self.grad_equivalents = member.grad_equivalents
+        losses, grads, curvatures = zip(*found, strict=True)
+        return (
+            torch.stack(losses),
+            [_stack_given(tensors) for tensors in zip(*grads, strict=True)],
+            [_stack_given(tensors) for tensors in zip(*curvatures, strict=True)],
+        )
+
+    def _directions(self, grads: list[Tensor | None]) -> list[Tensor]:
+        assert self._curved is not None
+        direction, constants = self._curved.direction, self._constants
+
+        def of_member(grad: Tensor, state: State, numbers: dict[str, Tensor]) -> Tensor:
+            return direction(grad, state, _merge(constants, numbers))
+
+        given = [(grad, state) for grad, state in zip(grads, self.states, strict=True) if grad is not None]
+        return [torch.vmap(of_member)(grad, state, self._numbers) for grad, state in given]
+
+    def _apply(self, grads: list[Tensor | None], curvatures: list[Tensor | None], lr_factor: float) -> None:
+        places = [i for i, grad in enumerate(grads) if grad is not None and grad.numel()]
+        if not places:
+            return
+        layout = tuple((curvatures[i] is not None, tuple(self.states[i])) for i in places)
+        inputs: list[Tensor] = []
+        for i in places:
+            curvature = curvatures[i]
+            grad = grads[i]
+            assert grad is not None
+            inputs += [self.params[i].detach(), grad, *(() if curvature is None else (curvature,))]
+            inputs += self.states[i].values()
+        numbers = self._numbers
+        if "lr" in numbers and lr_factor != 1.0:
+            numbers = numbers | {"lr": numbers["lr"] * lr_factor}
+        rule, names = traced(
+            self.rule, layout, tuple(numbers), self._constants, tracing.kind([*inputs, *numbers.values()])
+        )
+        new = iter(rule(*inputs, *numbers.values()))
+        torch._foreach_copy_([self.params[i].detach() for i in places], [next(new) for _ in places])
+        for i, own in zip(places, names, strict=True):
+            self.states[i] = {name: next(new) for name in own}
+
+
+def kind(optimizer: torch.optim.Optimizer) -> Hashable | None:
+    """What must be the same in all members of a stack; ``None`` for an optimizer that cannot be in one.
+
+    That is one with several parameter groups, without a pure rule, or with steps of its own.
+    """
+    if len(optimizer.param_groups) != 1 or optimizer.param_groups[0].get("maximize"):
+        return None
+    hp = _hyperparameters(optimizer)
+    constants = tuple((name, None if _is_number(value) else value) for name, value in sorted(hp.items()))
+    if not isinstance(optimizer, CurvatureOptimizer):
+        known = type(optimizer) in PURE and not any(isinstance(value, Tensor) for value in hp.values())
+        return (type(optimizer), repr(constants)) if known else None
+    estimator = optimizer.estimator
+    own_step = any(
+        unwrap(getattr(type(optimizer), name)) is not unwrap(getattr(CurvatureOptimizer, name))  # PyTorch wraps steps
+        for name in ("step", "differentiate", "curvature_shape", "_refreshes", "_apply")
+    )
+    if own_step or (estimator.previous_gradients and not estimator.stacks) or isinstance(hp.get("lr"), Tensor):
+        return None
+    return (
+        type(optimizer),
+        repr(constants),
+        type(estimator),
+        repr(sorted(vars(estimator).items())),
+        optimizer.update_period,
+    )
+
+
+@lru_cache(maxsize=256)
+def traced(
+    rule: Rule, layout: Layout, numbers: tuple[str, ...], constants: Constants, kinds: tuple[Any, ...]
+) -> tuple[tracing.Flat, list[tuple[str, ...]]]:
+    """A rule over a stack of several tensors as a list of operations, and the names of each tensor's new state.
+
+    It takes for each tensor parameter, gradient, curvature where there is one, and state; then the numbers. It returns
+    the new parameters, then the new states.
+    """
+    names: list[tuple[str, ...]] = []
+
+    def member(*inputs: Tensor) -> list[Tensor]:
+        rest = iter(inputs)
+        tensors = []
+        for curved, state in layout:
+            param, grad = next(rest), next(rest)
+            tensors.append((param, grad, next(rest) if curved else None, {name: next(rest) for name in state}))
+        hp = _merge(constants, {name: next(rest) for name in numbers})
+        applied = [rule(param, grad, curvature, state, hp) for param, grad, curvature, state in tensors]
+        names[:] = [tuple(state) for _, state in applied]
+        return [*(param for param, _ in applied), *(value for _, state in applied for value in state.values())]
+
+    example = [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device, _ in kinds]
+    return tracing.trace(torch.vmap(member), example), names
+
+
+def _merge(constants: Constants, numbers: Mapping[str, Tensor]) -> Hyperparameters:
+    """A member's hyperparameters; a number named ``betas.1`` is the second of a tuple."""
+    hp = dict(constants)
+    for name, value in numbers.items():
+        whole, _, place = name.partition(".")
+        hp[whole] = (*hp[whole][: int(place)], value, *hp[whole][int(place) + 1 :]) if place else value
+    return hp
+
+
+def _stack_numbers(
+    members: Sequence[Hyperparameters], like: Tensor, always: Sequence[str]
+) -> tuple[Constants, dict[str, Tensor]]:
+    """The hyperparameters as the first member has them; and those in which members differ, (members,) each."""
+    numbers: dict[str, Tensor] = {}
+    for name, value in members[0].items():
+        parts = {f"{name}.{i}": [hp[name][i] for hp in members] for i in range(len(value))} if _is_tuple(value) else {}
+        for part, values in (parts or {name: [hp[name] for hp in members]}).items():
+            if name in always or any(v != values[0] for v in values):
+                numbers[part] = torch.tensor(values, dtype=like.dtype, device=like.device)
+    return tuple(members[0].items()), numbers
+
+
+def _hyperparameters(optimizer: torch.optim.Optimizer) -> Hyperparameters:
+    group = optimizer.param_groups[0]
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in group.items() if name != "params"
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or _is_tuple(value)
+
+
+def _is_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(v, float) for v in value)
+
+
+def _streams(seeds: Sequence[int], device: torch.device) -> Streams:
+    """Probes' generators as ``CurvatureOptimizer`` makes them."""
+    own = list(dict.fromkeys(seeds))
+    generators = [torch.Generator(device).manual_seed(seed ^ PROBE_SALT) for seed in own]
+    return Streams(generators, torch.tensor([own.index(seed) for seed in seeds], device=device))
+
+
+def _clipped(grads: list[Tensor | None], max_grad_norm: float | None) -> list[Tensor | None]:
+    """Each member's gradient scaled down to that norm over all parameters."""
+    if max_grad_norm is None or not any(grad is not None for grad in grads):
+        return grads
+    norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads if grad is not None]
+    scale = (max_grad_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + CLIP_EPS)).clamp(max=1.0)
+    return [None if g is None else g * scale.view(-1, *[1] * (g.ndim - 1)) for g in grads]
+
+
+def _stack_given(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    given = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(given) if len(given) == len(tensors) else None
