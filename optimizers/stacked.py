@@ -49,7 +49,7 @@ class StackedOptimizer:
 
     def __init__(self, members: Sequence[torch.optim.Optimizer], params: list[Tensor], *, scheduled: bool) -> None:
         self.members = list(members)
-        self.params = params
+        self._take(params)
         self.steps = 0
         self.grad_equivalents = 0.0
         self.states: list[State] = [{} for _ in params]
@@ -98,8 +98,14 @@ class StackedOptimizer:
                 member.state[param] = {name: value[place] for name, value in state.items()}
         return member
 
-    def keep(self, places: Tensor) -> None:
-        """Go on with some of the members; ``params`` are replaced by the caller before."""
+    def _take(self, params: list[Tensor]) -> None:
+        self.params = params
+        self._data = [param.detach() for param in params]
+        self._rules: dict[Layout, tuple[tracing.Flat, list[tuple[str, ...]]]] = {}
+
+    def keep(self, places: Tensor, params: list[Tensor]) -> None:
+        """Go on with some of the members, whose stacked parameters these are."""
+        self._take(params)
         chosen = places.tolist()
         self.members = [self.members[place] for place in chosen]
         self.states = [{name: value[places] for name, value in state.items()} for state in self.states]
@@ -185,19 +191,17 @@ class StackedOptimizer:
         layout = tuple((curvatures[i] is not None, tuple(self.states[i])) for i in places)
         inputs: list[Tensor] = []
         for i in places:
-            curvature = curvatures[i]
-            grad = grads[i]
-            assert grad is not None
-            inputs += [self.params[i].detach(), grad, *(() if curvature is None else (curvature,))]
+            inputs += [t for t in (self._data[i], grads[i], curvatures[i]) if t is not None]
             inputs += self.states[i].values()
         numbers = self._numbers
         if "lr" in numbers and lr_factor != 1.0:
             numbers = numbers | {"lr": numbers["lr"] * lr_factor}
-        rule, names = traced(
-            self.rule, layout, tuple(numbers), self._constants, tracing.kind([*inputs, *numbers.values()])
-        )
-        new = iter(rule(*inputs, *numbers.values()))
-        torch._foreach_copy_([self.params[i].detach() for i in places], [next(new) for _ in places])
+        inputs += numbers.values()
+        if layout not in self._rules:
+            self._rules[layout] = traced(self.rule, layout, tuple(numbers), self._constants, tracing.kind(inputs))
+        rule, names = self._rules[layout]
+        new = iter(rule(*inputs))
+        torch._foreach_copy_([self._data[i] for i in places], [next(new) for _ in places])
         for i, own in zip(places, names, strict=True):
             self.states[i] = {name: next(new) for name in own}
 

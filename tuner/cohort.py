@@ -178,8 +178,7 @@ class Stack(Lockstep):
         if self.live and len(self.live) <= WORTH_DROPPING * len(self.stacked):
             places = torch.tensor([self.stacked.index(member) for member in self.live], device=self.task.device)
             self.model.keep(places)
-            self.optimizer.params = self.model.params
-            self.optimizer.keep(places)
+            self.optimizer.keep(places, self.model.params)
             self.stacked = list(self.live)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,10 @@ class Search:
     def __init__(self, config: Config, run: Run, storage: Any, sizes: CohortSizes) -> None:
         self.config = config
         self.run = run
-        self.studies = {name: OptimizerStudy(config, name, storage, sizes.startup(name)) for name in config.optimizers}
+        self.writer = ThreadPoolExecutor(max_workers=1)
+        self.studies = {
+            name: OptimizerStudy(config, name, storage, sizes.startup(name), self.writer) for name in config.optimizers
+        }
         self.sizes = sizes
 
     def next_jobs(self) -> list[Job]:
@@ -63,8 +67,8 @@ class Search:
             for job, outcome in done
         ]
         self.run.append_trials(rows, self.config.hyperparameters)
-        for job, outcome in done:
-            self.studies[job.optimizer].tell(job, outcome)
+        for name, study in self.studies.items():
+            study.tell([(job, outcome) for job, outcome in done if job.optimizer == name])
         self.write_best()
 
     def write_best(self) -> None:
@@ -82,6 +86,7 @@ class Search:
     def close(self) -> None:
         for study in self.studies.values():
             study.close()
+        self.writer.shutdown()
 
 
 class Retrain:

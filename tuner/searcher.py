@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import Executor, Future
+from itertools import takewhile
 from typing import Any
 
 import optuna
@@ -15,7 +17,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from tuner.jobs import Job, Outcome
+from tuner.jobs import Done, Job, Outcome
 from tuner.schema import Config, Dimension, OptimizerConfig
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -27,14 +29,22 @@ BOUNDARY = 0.05
 class OptimizerStudy:
     """The search of one optimizer's hyperparameters.
 
-    Every trial that was asked for is told: a diverged one with the task's worst value, never NaN, which would leave
-    it RUNNING in the storage for ever; a failed one as FAIL.
+    Every trial that was asked for is told: a diverged one with the task's worst value, never NaN; a failed one as FAIL.
+    The study itself is kept in memory, where to ask takes a millisecond and not twenty. Trials that have ended go to
+    the storage, in the order of their numbers, by the writer.
+
+    Args:
+        storage: where the finished trials are kept.
+        startup: trials to draw at random before those that learn.
+        writer: of one thread, which the storage's owner shuts down.
 
     Attributes:
         best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
     """
 
-    def __init__(self, config: Config, optimizer: str, storage: optuna.storages.BaseStorage, startup: int) -> None:
+    def __init__(
+        self, config: Config, optimizer: str, storage: optuna.storages.BaseStorage, startup: int, writer: Executor
+    ) -> None:
         self.config = config
         self.optimizer = optimizer
         self.spec: OptimizerConfig = config.optimizers[optimizer]
@@ -44,12 +54,15 @@ class OptimizerStudy:
         self.best: tuple[Job, float] | None = None
         self._running: dict[int, optuna.Trial] = {}
         self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
-        self._study = optuna.create_study(
-            study_name=study_name(config.task.name, optimizer),
-            direction="minimize" if config.task.mode == "min" else "maximize",
-            sampler=make_sampler(config.search.sampler, config.search.seed, startup),
-            storage=storage,
+        direction = "minimize" if config.task.mode == "min" else "maximize"
+        sampler = make_sampler(config.search.sampler, config.search.seed, startup)
+        self._study = optuna.create_study(direction=direction, sampler=sampler)
+        self._record = optuna.create_study(
+            storage=storage, study_name=study_name(config.task.name, optimizer), direction=direction
         )
+        self._writer = writer
+        self._written = 0
+        self._writing: list[Future[None]] = []
         for point in self.spec.enqueued()[: self.total]:
             self._study.enqueue_trial(point)
 
@@ -73,8 +86,13 @@ class OptimizerStudy:
         self._running[trial.number] = trial
         return Job("search", self.optimizer, trial.number, self.config.search.seed, dict(trial.params))
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
-        """What became of a trial that ``ask`` returned."""
+    def tell(self, done: Done) -> None:
+        """What became of trials that ``ask`` returned."""
+        for job, outcome in done:
+            self._tell(job, outcome)
+        self._write()
+
+    def _tell(self, job: Job, outcome: Outcome) -> None:
         trial = self._running.pop(job.trial)
         self.counts[outcome.state] += 1
         trial.set_user_attr("state", outcome.state)
@@ -92,10 +110,20 @@ class OptimizerStudy:
             self.best = (job, value)
 
     def close(self) -> None:
-        """Fail what still runs: nobody owns it any more."""
+        """Fail what still runs, nobody owns it any more, and see everything written."""
         for trial in self._running.values():
             self._study.tell(trial, state=TrialState.FAIL)
         self._running.clear()
+        self._write()
+        for writing in self._writing:
+            writing.result()
+
+    def _write(self) -> None:
+        trials = self._study.get_trials(deepcopy=False)[self._written :]
+        finished = list(takewhile(lambda trial: trial.state.is_finished(), trials))
+        self._written += len(finished)
+        self._writing = [writing for writing in self._writing if not writing.done() or writing.result()]
+        self._writing.append(self._writer.submit(self._record.add_trials, finished))
 
     def summary(self) -> dict[str, Any]:
         """The optimizer's entry in best.json; hp, value and trial are None where no trial was valid."""
