@@ -23,6 +23,10 @@ FEW = 2**13
 """Signs that randint draws sooner than they are looked up."""
 
 
+Draw = Callable[[Sequence[Tensor], torch.Generator], list[Tensor]]
+"""Random tensors like those given."""
+
+
 @dataclass
 class Streams:
     """The random streams of a stack's members; members of the same seed share one.
@@ -35,9 +39,7 @@ class Streams:
     generators: list[torch.Generator]
     places: Tensor
 
-    def draw(
-        self, draw: Callable[[Sequence[Tensor], torch.Generator], list[Tensor]], like: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def draw(self, draw: Draw, like: Sequence[Tensor]) -> list[Tensor]:
         """What each member would draw for itself, stacked.
 
         Args:

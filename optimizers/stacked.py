@@ -6,7 +6,7 @@ which they differ as tensors of one number per member.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from inspect import unwrap
 from typing import Any, Protocol
@@ -17,7 +17,8 @@ from torch import Tensor
 from optimizers import tracing
 from optimizers.apply import Hyperparameters, Rule, State
 from optimizers.base import CLIP_EPS, PROBE_SALT, Closure, CurvatureOptimizer
-from optimizers.estimator import Refresh, Streams
+from optimizers.curvature import Hutchinson
+from optimizers.estimator import Draw, Refresh, Streams, twice_differentiable
 from optimizers.first_order import PURE
 
 Constants = tuple[tuple[str, Any], ...]
@@ -25,14 +26,22 @@ Layout = tuple[tuple[bool, tuple[str, ...]], ...]
 """Per tensor: whether there is a curvature, and the names of its state."""
 
 
+Finish = Callable[[Tensor, list[Tensor], list[Tensor]], list[Tensor | None]]
+"""What is wanted of losses, (members,) with their graph, of the stacked parameters and of further tensors."""
+
+
 class Problem(Protocol):
     """What a stack minimises at one step."""
 
-    def gradients(self) -> tuple[Tensor, list[Tensor | None]]:
-        """Losses, (members,), and per parameter the gradients, (members, ...), or ``None`` where it is not used."""
+    def replay(self, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool) -> list[Tensor | None]:
+        """What ``finish`` returns, which must depend on its arguments alone: it is traced once per name.
+
+        Args:
+            exact: whether the network runs in full precision.
+        """
 
     def losses(self) -> Tensor:
-        """The same losses with their graph, which can be differentiated twice."""
+        """The losses, (members,), in full precision and with their graph, which can be differentiated twice."""
 
     def closure(self, place: int) -> Closure:
         """That of one member alone, over the parameters that the members' optimizers were made with."""
@@ -54,6 +63,7 @@ class StackedOptimizer:
         self.grad_equivalents = 0.0
         self.states: list[State] = [{} for _ in params]
         self._previous: list[Tensor | None] = [None] * len(params)
+        self._used: list[int] = []
         first = members[0]
         self.rule = first.update if isinstance(first, CurvatureOptimizer) else PURE[type(first)]
         self._curved = first if isinstance(first, CurvatureOptimizer) else None
@@ -74,7 +84,7 @@ class StackedOptimizer:
         optimizer = self._curved
         refresh = self.steps % self.update_period == 0
         if optimizer is None or not refresh:
-            losses, grads = problem.gradients()
+            losses, grads = _plain(problem)
             self.grad_equivalents += 1.0
             applied = _clipped(grads, max_grad_norm)
             curvatures: list[Tensor | None] = [None] * len(grads)
@@ -119,42 +129,65 @@ class StackedOptimizer:
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
         """Losses, gradients as they are and as the rule is to see them, curvatures."""
         estimator = optimizer.estimator
-        losses: Tensor
-        if estimator.differentiates:
-            with torch.enable_grad():
-                with estimator.watch(self.params):
-                    losses = problem.losses()
-                total = losses.sum()
-                found = torch.autograd.grad(
-                    total, [p for p in self.params if p.requires_grad], create_graph=True, allow_unused=True
-                )
-            rest = iter(found)
-            grads = [next(rest) if p.requires_grad else None for p in self.params]
+        if type(estimator) is Hutchinson and self._used:
+            losses, grads, estimates = self._replayed(estimator, problem)
+            applied = _clipped(grads, max_grad_norm)
         else:
-            losses, grads = problem.gradients()
-            total = losses.sum()
-        applied = _clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
-        used = [i for i, grad in enumerate(grads) if grad is not None]
-        refresh = Refresh(
-            loss=total,
+            losses, grads = _with_graph(problem, self.params) if estimator.differentiates else _plain(problem)
+            applied = _clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
+            self._used = [i for i, grad in enumerate(grads) if grad is not None]
+            with torch.enable_grad():
+                refresh = self._seen(losses, self.params, grads, self._used, applied)
+                estimates = list(estimator(refresh))
+            self._cost = estimator.cost(refresh)
+        curvatures: list[Tensor | None] = [None] * len(grads)
+        for i, estimate in zip(self._used, estimates, strict=True):
+            curvatures[i] = None if estimate is None else estimate.detach()
+        self.grad_equivalents += self._cost
+        self.grad_equivalents += 1.0
+        return losses.detach(), [None if g is None else g.detach() for g in grads], applied, curvatures
+
+    def _replayed(
+        self, estimator: Hutchinson, problem: Problem
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+        """Losses, gradients and estimates from probes that are drawn before."""
+        used, streams = self._used, self._streams
+        assert streams is not None
+        own = [self.params[i] for i in used]
+        probes = [probe for _ in range(estimator.samples) for probe in streams.draw(estimator.draw, own)]
+
+        def finish(losses: Tensor, params: list[Tensor], probes: list[Tensor]) -> list[Tensor | None]:
+            grads = _gradients(losses, params, create_graph=True)
+            refresh = self._seen(losses, params, grads, used, [], Given(probes))
+            return [losses.detach(), *grads, *estimator(refresh)]
+
+        name = "hutchinson", estimator.samples, tuple(used)
+        losses, *rest = problem.replay(name, finish, probes, exact=True)
+        assert losses is not None
+        return losses, rest[: len(self.params)], rest[len(self.params) :]
+
+    def _seen(
+        self,
+        losses: Tensor,
+        params: list[Tensor],
+        grads: list[Tensor | None],
+        used: list[int],
+        applied: list[Tensor | None],
+        streams: Streams | None = None,
+    ) -> Refresh:
+        """The step as an estimator sees it."""
+        return Refresh(
+            loss=losses.sum(),
             outputs=None,
-            params=[self.params[i] for i in used],
+            params=[params[i] for i in used],
             indices=used,
             grads=[g for g in grads if g is not None],
             previous_grads=[self._previous[i] for i in used],
             directions=lambda: self._directions(applied),
-            generator=self._streams,
+            generator=streams or self._streams,
             record=None,
             memory={},
         )
-        curvatures: list[Tensor | None] = [None] * len(grads)
-        with torch.enable_grad():
-            estimates = estimator(refresh)
-        for i, estimate in zip(used, estimates, strict=True):
-            curvatures[i] = None if estimate is None else estimate.detach()
-        self.grad_equivalents += estimator.cost(refresh)
-        self.grad_equivalents += 1.0
-        return losses.detach(), [None if g is None else g.detach() for g in grads], applied, curvatures
 
     def _refresh_each(
         self, problem: Problem, max_grad_norm: float | None
@@ -204,6 +237,42 @@ class StackedOptimizer:
         torch._foreach_copy_([self._data[i] for i in places], [next(new) for _ in places])
         for i, own in zip(places, names, strict=True):
             self.states[i] = {name: next(new) for name in own}
+
+
+class Given(Streams):
+    """Draws that were made before."""
+
+    def __init__(self, drawn: list[Tensor]) -> None:
+        self.drawn = iter(drawn)
+
+    def draw(self, draw: Draw, like: Sequence[Tensor]) -> list[Tensor]:
+        return [next(self.drawn) for _ in like]
+
+
+def _gradients(losses: Tensor, params: list[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
+    """Of each member's loss; ``None`` for a parameter that is not used."""
+    needed = [p for p in params if p.requires_grad]
+    ones = torch.ones(losses.shape, dtype=losses.dtype, device=losses.device)
+    found = iter(torch.autograd.grad(losses, needed, ones, create_graph=create_graph, allow_unused=True))
+    return [next(found) if p.requires_grad else None for p in params]
+
+
+def _plain(problem: Problem) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses and their gradients."""
+
+    def finish(losses: Tensor, params: list[Tensor], _: list[Tensor]) -> list[Tensor | None]:
+        return [losses.detach(), *_gradients(losses, params)]
+
+    losses, *grads = problem.replay("gradients", finish, [], exact=False)
+    assert losses is not None
+    return losses, grads
+
+
+def _with_graph(problem: Problem, params: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses and their gradients, which can be differentiated again."""
+    with torch.enable_grad(), twice_differentiable():
+        losses = problem.losses()
+        return losses, _gradients(losses, params, create_graph=True)
 
 
 def kind(optimizer: torch.optim.Optimizer) -> Hashable | None:

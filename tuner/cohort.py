@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optimizers import CurvatureOptimizer, tracing
 from optimizers.base import Closure
-from optimizers.stacked import StackedOptimizer, kind
+from optimizers.stacked import Finish, StackedOptimizer, kind
 from tasks.base import Task
 from tuner.engine import Engine, Runner
 from tuner.train import (
@@ -226,9 +227,9 @@ class StackedModel:
         self.buffers = [buffer[places] for buffer in self.buffers]
         self._graphs.clear()
 
-    def losses(self, model: nn.Module, batch: StackBatch) -> Tensor:
-        """(members,), with their graph."""
-        return self._losses(model, self.params, self.buffers, batch)
+    def losses(self, batch: StackBatch) -> Tensor:
+        """(members,), in full precision and with their graph."""
+        return self._losses(self.runner.exact, self.params, self.buffers, batch)
 
     def _losses(self, model: nn.Module, params: list[Tensor], buffers: list[Tensor], batch: StackBatch) -> Tensor:
         names = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
@@ -242,34 +243,33 @@ class StackedModel:
         with sdpa_kernel(SDPBackend.MATH):
             return torch.vmap(member, in_dims=in_dims, randomness="different")(params, buffers, batch.tensors)
 
-    def gradients(self, batch: StackBatch) -> tuple[Tensor, list[Tensor | None]]:
-        """Losses, (members,), detached, and their gradients, replayed after the first batch of its kind."""
-        inputs = [*self.params, *self.buffers, *batch.tensors]
-        key = batch.shared, tuple(tensor.shape for tensor in batch.tensors)
+    def replay(
+        self, batch: StackBatch, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool
+    ) -> list[Tensor | None]:
+        """See ``optimizers.stacked.Problem``."""
+        inputs = [*self.params, *self.buffers, *batch.tensors, *further]
+        key = name, batch.shared, tuple(tensor.shape for tensor in batch.tensors)
         if key not in self._graphs:
-            self._graphs[key] = self._graph(batch, inputs)
+            graphs = GRAPHS.setdefault(self.task, {})
+            whole = name, batch.shared, self.runner.engine, tracing.kind(inputs)
+            if whole not in graphs:
+                model = self.runner.exact if exact else self.runner.trained
+                graphs[whole] = self._trace(model, batch, finish, inputs)
+            self._graphs[key] = graphs[whole]
         with torch.no_grad():
-            losses, *grads = self._graphs[key](*inputs)
-        assert losses is not None
-        return losses, grads
+            return list(self._graphs[key](*inputs))
 
-    def _graph(self, batch: StackBatch, inputs: list[Tensor]) -> tracing.Flat:
-        graphs = GRAPHS.setdefault(self.task, {})
-        key = batch.shared, self.runner.engine, tracing.kind(inputs)
-        if key not in graphs:
-            many, buffers = len(self.params), len(self.buffers)
+    def _trace(self, model: nn.Module, batch: StackBatch, finish: Finish, inputs: list[Tensor]) -> tracing.Flat:
+        ends = list(accumulate(map(len, (self.params, self.buffers, batch.tensors))))
 
-            def flat(*tensors: Tensor) -> list[Tensor | None]:
-                params, rest = list(tensors[:many]), list(tensors[many:])
-                needed = [p for p in params if p.requires_grad]
-                own = StackBatch(tuple(rest[buffers:]), batch.shared)
-                with torch.enable_grad():
-                    losses = self._losses(self.runner.trained, params, rest[:buffers], own)
-                found = iter(torch.autograd.grad(losses.sum(), needed, allow_unused=True))
-                return [losses.detach(), *(next(found) if p.requires_grad else None for p in params)]
+        def flat(*tensors: Tensor) -> list[Tensor | None]:
+            params, buffers, own, further = (
+                list(tensors[start:end]) for start, end in pairwise([0, *ends, len(tensors)])
+            )
+            losses = self._losses(model, params, buffers, StackBatch(tuple(own), batch.shared))
+            return finish(losses, params, further)
 
-            graphs[key] = tracing.trace(flat, inputs)
-        return graphs[key]
+        return tracing.trace(flat, inputs)
 
 
 GRAPHS: WeakKeyDictionary[Task, dict[Any, tracing.Flat]] = WeakKeyDictionary()
@@ -294,11 +294,11 @@ class AtBatch:
     model: StackedModel
     batch: StackBatch
 
-    def gradients(self) -> tuple[Tensor, list[Tensor | None]]:
-        return self.model.gradients(self.batch)
+    def replay(self, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool) -> list[Tensor | None]:
+        return self.model.replay(self.batch, name, finish, further, exact=exact)
 
     def losses(self) -> Tensor:
-        return self.model.losses(self.model.runner.exact, self.batch)
+        return self.model.losses(self.batch)
 
     def closure(self, place: int) -> Closure:
         self.model.load(place)
