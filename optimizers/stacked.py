@@ -307,7 +307,7 @@ def kind(optimizer: torch.optim.Optimizer) -> Hashable | None:
 def traced(
     rule: Rule, layout: Layout, numbers: tuple[str, ...], constants: Constants, kinds: tuple[Any, ...]
 ) -> tuple[tracing.Flat, list[tuple[str, ...]]]:
-    """A rule over a stack of several tensors as a list of operations, and the names of each tensor's new state.
+    """A rule over a stack of several tensors, and the names of each tensor's new state, known once it has been called.
 
     It takes for each tensor parameter, gradient, curvature where there is one, and state; then the numbers. It returns
     the new parameters, then the new states.
@@ -325,8 +325,7 @@ def traced(
         names[:] = [tuple(state) for _, state in applied]
         return [*(param for param, _ in applied), *(value for _, state in applied for value in state.values())]
 
-    example = [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device, _ in kinds]
-    return tracing.trace(torch.vmap(member), example), names
+    return tracing.Traced(torch.vmap(member)), names
 
 
 def _merge(constants: Constants, numbers: Mapping[str, Tensor]) -> Hyperparameters:

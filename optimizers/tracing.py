@@ -22,11 +22,34 @@ SAME = {ATEN.alias.default, ATEN.detach.default}
 RESHAPES = {ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default}
 
 
-def trace(function: Flat, example: Sequence[Tensor]) -> Flat:
-    """The function's operations on inputs like the example, without gradients of their own.
+class Traced:
+    """A function that is run as it is the first time, which may be the only one, and replayed from the second on.
 
-    Operations that change an input in place do so at each replay, but not to the example; random ones draw anew.
+    Operations that change an input in place do so at each replay; random ones draw anew. What is replayed carries no
+    gradients of its own.
+
+    Args:
+        function: to be called with inputs of one ``kind`` only.
     """
+
+    def __init__(self, function: Flat) -> None:
+        self.function = function
+        self._called = False
+        self._replay: Flat | None = None
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor | None]:
+        if self._replay is not None:
+            with torch.no_grad():
+                return self._replay(*inputs)
+        if self._called:
+            self._replay = _trace(self.function, inputs)
+            return self(*inputs)
+        self._called = True
+        with torch.enable_grad():
+            return self.function(*inputs)
+
+
+def _trace(function: Flat, example: Sequence[Tensor]) -> Flat:
     copies = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in example]
     state = torch.random.get_rng_state()
     with torch.enable_grad():

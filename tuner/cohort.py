@@ -215,7 +215,7 @@ class StackedModel:
         network = networks[0]
         self.runner = Runner(engine, network)
         self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
-        self._graphs: dict[Any, tracing.Flat] = {}
+        self._graphs: dict[Any, tracing.Traced] = {}
 
     def load(self, place: int) -> None:
         """Make the ordinary network a view of a member."""
@@ -254,12 +254,11 @@ class StackedModel:
             whole = name, batch.shared, self.runner.engine, tracing.kind(inputs)
             if whole not in graphs:
                 model = self.runner.exact if exact else self.runner.trained
-                graphs[whole] = self._trace(model, batch, finish, inputs)
+                graphs[whole] = self._traced(model, batch, finish)
             self._graphs[key] = graphs[whole]
-        with torch.no_grad():
-            return list(self._graphs[key](*inputs))
+        return list(self._graphs[key](*inputs))
 
-    def _trace(self, model: nn.Module, batch: StackBatch, finish: Finish, inputs: list[Tensor]) -> tracing.Flat:
+    def _traced(self, model: nn.Module, batch: StackBatch, finish: Finish) -> tracing.Traced:
         ends = list(accumulate(map(len, (self.params, self.buffers, batch.tensors))))
 
         def flat(*tensors: Tensor) -> list[Tensor | None]:
@@ -269,10 +268,10 @@ class StackedModel:
             losses = self._losses(model, params, buffers, StackBatch(tuple(own), batch.shared))
             return finish(losses, params, further)
 
-        return tracing.trace(flat, inputs)
+        return tracing.Traced(flat)
 
 
-GRAPHS: WeakKeyDictionary[Task, dict[Any, tracing.Flat]] = WeakKeyDictionary()
+GRAPHS: WeakKeyDictionary[Task, dict[Any, tracing.Traced]] = WeakKeyDictionary()
 """What was traced of a task stays for its next cohorts."""
 
 
