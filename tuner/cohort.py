@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -183,8 +183,7 @@ class Stack(Lockstep):
             self.stacked = list(self.live)
 
 
-@dataclass(frozen=True)
-class StackBatch:
+class StackBatch(NamedTuple):
     """A batch for each member of a stack.
 
     Attributes:
@@ -286,8 +285,7 @@ class Bound:
         return functional_call(self.model, self.state, inputs, named)
 
 
-@dataclass(frozen=True)
-class AtBatch:
+class AtBatch(NamedTuple):
     """What a stack minimises at one step: see ``optimizers.stacked.Problem``."""
 
     model: StackedModel

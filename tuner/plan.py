@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from tuner.jobs import Done, Job, Outcome, Phase, missing_seeds
 from tuner.schema import Config
 from tuner.searcher import OptimizerStudy
 from tuner.store import Run, hp_columns
+
+STUDY_LAG_S = 5.0
+"""How far study.db may lag behind trials.csv."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Search:
             name: OptimizerStudy(config, name, storage, sizes.startup(name), self.writer) for name in config.optimizers
         }
         self.sizes = sizes
+        self.written = time.monotonic()
 
     def next_jobs(self) -> list[Job]:
         """A cohort of the study with the fewest trials under way, so that each learns from its own soon."""
@@ -70,6 +75,13 @@ class Search:
         for name, study in self.studies.items():
             study.tell([(job, outcome) for job, outcome in done if job.optimizer == name])
         self.write_best()
+
+    def tick(self) -> None:
+        """Bring study.db up to date now and then: that takes longer than many a trial."""
+        if time.monotonic() - self.written > STUDY_LAG_S:
+            self.written = time.monotonic()
+            for study in self.studies.values():
+                study.write()
 
     def write_best(self) -> None:
         optimizers = {name: study.summary() for name, study in self.studies.items() if study.done}
@@ -188,6 +200,11 @@ class Plan:
             self.search.record(searched)
         if retrained:
             self.retrain.record(retrained)
+
+    def tick(self) -> None:
+        """To be called often."""
+        if self.search:
+            self.search.tick()
 
     def note_task(self, about: dict[str, Any]) -> None:
         """Put the data and the network's size, the same in every worker, into env.json."""

@@ -203,6 +203,7 @@ class JobCallback(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.desk.interrupted:
             raise Interrupted
+        self.desk.plan.tick()
         self.desk.on_event()
 
     def on_trial_result(

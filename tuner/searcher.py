@@ -90,7 +90,6 @@ class OptimizerStudy:
         """What became of trials that ``ask`` returned."""
         for job, outcome in done:
             self._tell(job, outcome)
-        self._write()
 
     def _tell(self, job: Job, outcome: Outcome) -> None:
         trial = self._running.pop(job.trial)
@@ -114,13 +113,16 @@ class OptimizerStudy:
         for trial in self._running.values():
             self._study.tell(trial, state=TrialState.FAIL)
         self._running.clear()
-        self._write()
+        self.write()
         for writing in self._writing:
             writing.result()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Have the writer put what has ended into the storage."""
         trials = self._study.get_trials(deepcopy=False)[self._written :]
         finished = list(takewhile(lambda trial: trial.state.is_finished(), trials))
+        if not finished:
+            return
         self._written += len(finished)
         self._writing = [writing for writing in self._writing if not writing.done() or writing.result()]
         self._writing.append(self._writer.submit(self._record.add_trials, finished))
