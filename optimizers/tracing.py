@@ -1,18 +1,18 @@
-"""Functions of tensors as plain lists of operations: traced once per kind of inputs, then replayed.
+"""Functions of tensors as plain lists of operations: recorded once per kind of inputs, then replayed.
 
 What ``vmap`` and autograd do at every call, a replay has behind it: of small tensors they are most of the time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.node import map_arg
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Flat = Callable[..., Sequence[Tensor | None]]
 """Takes tensors, returns tensors (or ``None`` in place of some); what else it depends on must not change."""
@@ -20,10 +20,13 @@ Flat = Callable[..., Sequence[Tensor | None]]
 ATEN = torch.ops.aten
 SAME = {ATEN.alias.default, ATEN.detach.default}
 RESHAPES = {ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default}
+ROUNDING = 1e-5
+LITERALS = (bool, int, str, type(None))
 
 
 class Traced:
-    """A function that is run as it is the first time, which may be the only one, and replayed from the second on.
+    """A function that is run as it is the first time, which may be the only one, recorded at the second call and
+    replayed from the third on; unless that first replay, compared with the function itself, is something else.
 
     Operations that change an input in place do so at each replay; random ones draw anew. What is replayed carries no
     gradients of its own.
@@ -34,75 +37,182 @@ class Traced:
 
     def __init__(self, function: Flat) -> None:
         self.function = function
-        self._called = False
-        self._replay: Flat | None = None
+        self._calls = 0
+        self._program: Program | None = None
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor | None]:
-        if self._replay is not None:
+        if self._calls > 2:
+            if self._program is None:
+                return self._run(inputs)
             with torch.no_grad():
-                return self._replay(*inputs)
-        if self._called:
-            self._replay = _trace(self.function, inputs)
-            return self(*inputs)
-        self._called = True
+                return self._program.replay(*inputs)
+        self._calls += 1
+        if self._calls == 1:
+            return self._run(inputs)
+        if self._calls == 2:
+            with Recorder() as recorder:
+                outputs = self._run(inputs)
+            self._program = Program(inputs, recorder.calls, outputs)
+            return outputs
+        return self._compared(inputs)
+
+    def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
         with torch.enable_grad():
             return self.function(*inputs)
 
-
-def _trace(function: Flat, example: Sequence[Tensor]) -> Flat:
-    copies = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in example]
-    state = torch.random.get_rng_state()
-    with torch.enable_grad():
-        graph = make_fx(function)(*copies)
-    torch.random.set_rng_state(state)
-    _simplify(graph)
-    return graph.forward
+    def _compared(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The function's own outputs, after a replay that must come to the same."""
+        program = self._program
+        assert program is not None
+        # Some operations do not declare what they change. What is expanded would not be by a copy.
+        copies = [x.detach() if 0 in x.stride() else x.detach().clone() for x in inputs]
+        device = inputs[0].device
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+                replayed = list(program.replay(*copies))
+        except RuntimeError:
+            replayed = []
+        outputs = self._run(inputs)
+        if not replayed or not all(map(_alike, [*outputs, *inputs], [*replayed, *copies])):
+            self._program = None
+        return outputs
 
 
 def kind(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What a trace depends on of its inputs."""
+    """What a recording depends on of its inputs."""
     return tuple((tuple(t.shape), t.dtype, t.device, t.requires_grad) for t in tensors)
 
 
-def _simplify(graph: GraphModule) -> None:
-    """Leave out operations that do nothing, and do those that depend on no input now."""
-    nodes = graph.graph
-    nodes.eliminate_dead_code()
-    for node in list(nodes.nodes):
-        if node.op == "call_function" and _does_nothing(node):
-            node.replace_all_uses_with(node.args[0])
-            nodes.erase_node(node)
-    for node in list(nodes.nodes):
-        if node.op == "call_function" and _is_constant(node):
-            name = f"constant_{node.name}"
-            args, kwargs = map_arg((node.args, node.kwargs), lambda source: getattr(graph, source.target))
-            graph.register_buffer(name, node.target(*args, **kwargs))
-            with nodes.inserting_before(node):
-                node.replace_all_uses_with(nodes.get_attr(name))
-            nodes.erase_node(node)
-    nodes.eliminate_dead_code()
-    graph.recompile()
+class Recorder(TorchDispatchMode):
+    """Notes every operation on tensors, below ``vmap`` and autograd, while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, output))
+        return output
 
 
-def _does_nothing(node: Node) -> bool:
-    if node.target in SAME:
-        return True
-    source = node.args[0]
-    return node.target in RESHAPES and isinstance(source, Node) and _shape(node) == _shape(source) is not None
+class Program:
+    """Recorded operations as lines of Python: without those that do nothing, that no output needs, or that depend on no
+    input and so were done for good when they were recorded.
+
+    Attributes:
+        replay: takes tensors like the inputs; returns what the outputs would be.
+    """
+
+    def __init__(
+        self, inputs: Sequence[Tensor], calls: Sequence[tuple[Any, Any, Any, Any]], outputs: Sequence[Tensor | None]
+    ) -> None:
+        self._names = {id(tensor): f"x{i}" for i, tensor in enumerate(inputs)}
+        self._constants: dict[str, Any] = {}
+        self._lines: list[Line] = []
+        changed = {_storage(tensor) for func, args, kwargs, _ in calls for tensor in _written(func, args, kwargs)}
+        for call in calls:  # the caller holds all tensors, so that each has an id of its own
+            self._add(*call, changed)
+        returned = ["None" if output is None else self._text(output) for output in outputs]
+        arguments = ", ".join(f"x{i}" for i in range(len(inputs)))
+        lines = [f"def replay({arguments}):", *_needed(self._lines, returned), f"return [{', '.join(returned)}]"]
+        exec("\n    ".join(lines), self._constants)
+        self.replay: Flat = self._constants["replay"]
+
+    def _add(self, func: Any, args: Any, kwargs: Any, output: Any, changed: set[int]) -> None:
+        if func in SAME or (func in RESHAPES and output.shape == args[0].shape):
+            if id(args[0]) in self._names:
+                self._names[id(output)] = self._names[id(args[0])]
+            return
+        results = [tensor for tensor in tree_leaves(output) if isinstance(tensor, Tensor)]
+        given = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
+        writes = bool(_written(func, args, kwargs))
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        fresh = not any(id(tensor) in self._names for tensor in given)
+        if fresh and not writes and not random and not any(_storage(tensor) in changed for tensor in results):
+            return  # its results are constants
+        sources = [self._text(tensor) for tensor in given]
+        call = ", ".join([*map(self._text, args), *(f"{name}={self._text(value)}" for name, value in kwargs.items())])
+        target, names = self._target(output)
+        self._lines.append(Line(f"{target}{self._constant(func)}({call})", names, sources, writes or random))
+
+    def _target(self, output: Any) -> tuple[str, list[str]]:
+        parts = output if isinstance(output, tuple | list) else [output]
+        names = []
+        for part in parts:
+            if isinstance(part, Tensor):
+                if id(part) not in self._names:
+                    self._names[id(part)] = f"t{len(self._names)}"
+                names.append(self._names[id(part)])
+            else:
+                names.append("_")
+        if not parts:
+            return "", []
+        text = ", ".join(names) + ("," if isinstance(output, tuple | list) else "")
+        return f"{text} = ", [name for name in names if name != "_"]
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, Tensor):
+            return self._names[id(value)] if id(value) in self._names else self._constant(value)
+        if isinstance(value, LITERALS) or (isinstance(value, float) and math.isfinite(value)):
+            return repr(value)
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(self._text, value))}]"
+        return self._constant(value)
+
+    def _constant(self, value: Any) -> str:
+        for name, known in self._constants.items():
+            if known is value:
+                return name
+        name = f"c{len(self._constants)}"
+        self._constants[name] = value
+        return name
 
 
-def _shape(node: Node) -> tuple[int, ...] | None:
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+class Line(NamedTuple):
+    """One operation.
+
+    Attributes:
+        results, sources: names of tensors.
+        lasting: whether it has an effect beside its results.
+    """
+
+    text: str
+    results: list[str]
+    sources: list[str]
+    lasting: bool
 
 
-def _is_constant(node: Node) -> bool:
-    """Whether a tensor is made of nothing but numbers and other constants, and never changed."""
-    if any(source.op != "get_attr" for source in node.all_input_nodes):
+def _needed(lines: Sequence[Line], returned: Sequence[str]) -> list[str]:
+    """The lines that count; each lets go of what no later one needs."""
+    needed, kept = set(returned), []
+    for text, results, sources, lasting in reversed(lines):
+        if lasting or needed.intersection(results):
+            last = [name for name in dict.fromkeys([*sources, *results]) if name not in needed and name[0] in "tx"]
+            needed.update(sources)
+            kept.append(text + (f"; {' = '.join(last)} = None" if last else ""))
+    return kept[::-1]
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operation changes in place."""
+    if not func._schema.is_mutable:
+        return []
+    declared = func._schema.arguments
+    given = dict(zip((argument.name for argument in declared), args, strict=False)) | kwargs
+    written = [given.get(a.name) for a in declared if a.alias_info is not None and a.alias_info.is_write]
+    return [tensor for tensor in tree_leaves(written) if isinstance(tensor, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _alike(a: Tensor | None, b: Tensor | None) -> bool:
+    """Up to rounding."""
+    if a is None or b is None or not a.is_floating_point():
+        return a is b if a is None or b is None else torch.equal(a, b)
+    if not torch.equal(a.isnan(), b.isnan()):
         return False
-    touched = [node, *node.users]
-    return not any(isinstance(n.target, torch._ops.OpOverload) and _changes(n.target) for n in touched)
-
-
-def _changes(operation: torch._ops.OpOverload) -> bool:
-    return operation._schema.is_mutable or torch.Tag.nondeterministic_seeded in operation.tags
+    a, b = a.detach().nan_to_num(), b.detach().nan_to_num()
+    return bool(((a - b).abs() <= ROUNDING * a.abs().amax()).all()) if a.numel() else True
