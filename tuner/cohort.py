@@ -130,7 +130,7 @@ class Stack(Lockstep):
         self.model = StackedModel(task, engine, self.seeds)
         optimizers = []
         for member in members:
-            torch.manual_seed(member.seed)  # of the probes
+            torch.default_generator.manual_seed(member.seed)  # of the probes; torch.manual_seed takes a millisecond
             optimizers.append(make_optimizer(self.model.own_params, member.hp))
         torch.manual_seed(members[0].seed)  # dropout
         self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=engine.scheduled)

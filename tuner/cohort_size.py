@@ -44,12 +44,22 @@ class CohortSizes:
         at_first = min(self.search[optimizer] * workers(self.config), max(1, self.config.search.trials // 3))
         return max(STARTUP, at_first)
 
-    def to_ask(self, optimizer: str, asked: int) -> int:
-        """How many trials to ask for next, after so many."""
-        left = -(-(self.startup(optimizer) - asked) // workers(self.config))
-        if self.config.resources.cohort == "auto" and left > self.search[optimizer]:
-            return self._size(optimizer, left)  # none of them could learn from another
-        return self.search[optimizer]
+    def to_ask(self, optimizer: str, asked: int, *, alone: bool = False) -> int:
+        """How many trials to ask for next, after so many.
+
+        Args:
+            alone: whether only this study has trials left; its last ones are then shared out among all workers.
+        """
+        size = self.search[optimizer]
+        if self.config.resources.cohort != "auto":
+            return size
+        startup = -(-(self.startup(optimizer) - asked) // workers(self.config))
+        if startup > size:
+            return self._size(optimizer, startup)  # none of them could learn from another
+        left = self.config.search.trials - asked
+        if alone and left <= size:
+            return min(size, max(SMALLEST, -(-left // (self.config.resources.max_concurrent or 1))))
+        return size
 
     def to_dict(self) -> dict[str, Any]:
         """For env.json."""

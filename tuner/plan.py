@@ -53,7 +53,7 @@ class Search:
         if not open_studies:
             return []
         study = min(open_studies, key=lambda s: (s.running, s.asked))
-        return study.ask(self.sizes.to_ask(study.optimizer, study.asked))
+        return study.ask(self.sizes.to_ask(study.optimizer, study.asked, alone=len(open_studies) == 1))
 
     def record(self, done: Done) -> None:
         rows = [

@@ -31,6 +31,8 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
         entry = {"optimizer": name, **entry, "n_seeds": len(own), "seeds": _count(own["status"])}
         entry["metrics"] = {metric: _mean_sd(own, metric) for metric in metrics(config, seeds)}
         entry["step_ms"] = _mean_sd(own, "step_ms")
+        searched = trials[trials["optimizer"] == name]
+        entry["cohort"] = {"search": _largest_cohort(searched), "retrain": _largest_cohort(own)}
         optimizers.append(entry)
     env = run.env()
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
@@ -68,12 +70,19 @@ def _mean_sd(rows: pd.DataFrame, column: str) -> dict[str, float | None] | None:
     return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
 
 
+def _largest_cohort(rows: pd.DataFrame) -> int:
+    """1 in the tables of runs that were made before there were cohorts."""
+    return int(rows["cohort"].max()) if "cohort" in rows and rows["cohort"].notna().any() else 1
+
+
 def print_table(summary: dict[str, Any], config: Config, console: Console) -> None:
     """The optimizers, one per row; best of its kind is for the report to say."""
     shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
-    shared = 0 < (config.resources.gpus_per_trial or 0) < 1 or config.resources.cpus_per_trial < 1
+    cohorts = any(max(entry["cohort"].values()) > 1 for entry in summary["optimizers"])
+    shared = cohorts or 0 < (config.resources.gpus_per_trial or 0) < 1 or config.resources.cpus_per_trial < 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("optimizer", *shown, "ms/step (shared)" if shared else "ms/step", "diverged", "at boundary"):
+    step = "ms/step (shared)" if shared else "ms/step"
+    for column in ("optimizer", *shown, step, *(["cohort"] if cohorts else []), "diverged", "at boundary"):
         table.add_column(column, no_wrap=True)
     table.add_column("best hyperparameters", overflow="fold")
     for entry in summary["optimizers"]:
@@ -81,6 +90,7 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
             entry["optimizer"],
             *(_plus_minus(entry["metrics"][metric]) for metric in shown),
             _plus_minus(entry["step_ms"], 3),
+            *(["{search} trials, {retrain} seeds".format(**entry["cohort"])] if cohorts else []),
             _diverged(entry),
             ", ".join(entry["at_boundary"]) or "-",
             hp_text(entry["hp"]) if entry["hp"] else "none was valid" if entry["n_trials"] else "not searched yet",
