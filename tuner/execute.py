@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
 from tuner.cohort_size import CohortSizes
-from tuner.estimate import Estimate, estimate, sentences, warning
+from tuner.estimate import Estimate, Timings, estimate, sentences, warning
 from tuner.jobs import missing_seeds
 from tuner.preflight import Preflight
 from tuner.progress import LenientConsole
@@ -26,6 +26,8 @@ from tuner.store import Run
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
+
+MakePlan = Callable[[Config, Run, CohortSizes, Estimate | None], "Plan"]
 
 PATIENCE_S = 15.0
 EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
@@ -47,18 +49,19 @@ def new_run(config: Config, path: Path, output: Output) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    sizes, expected = check(config, output, search=True, seeds=len(config.retrain.seeds))
+    work = Work(search=True, seeds=len(config.retrain.seeds))
+    timings = check(config, output)
     from tuner import environment, plan
 
     run = Run.create(path)
 
-    def make_plan(settled: Config, run: Run) -> Plan:
+    def make_plan(settled: Config, run: Run, sizes: CohortSizes, expected: Estimate | None) -> Plan:
         about = {"estimate": expected and expected.to_dict(), "cohorts": sizes.to_dict()}
         run.write_env(environment.describe(this_machine()) | about)
         return plan.new_plan(settled, run, sizes)
 
     try:
-        return carry_out(config, run, make_plan, output)
+        return carry_out(config, run, make_plan, work, timings, output)
     finally:
         run.discard_if_empty()  # Ray did not start
 
@@ -72,35 +75,54 @@ def more_seeds(config: Config, run: Run, output: Output) -> int:
     missing = missing_seeds(config, run.valid_seed_rows())
     if not missing:
         return EXIT_CODES[_present(config, run, output)]
-    sizes, _ = check(config, output, search=False, seeds=len(missing) / len(config.optimizers))
+    work = Work(search=False, seeds=len(missing) / len(config.optimizers))
+    timings = check(config, output)
     from tuner.plan import retrain_plan
 
-    return carry_out(config, run, lambda settled, run: retrain_plan(settled, run, sizes), output)
+    def make_plan(settled: Config, run: Run, sizes: CohortSizes, expected: Estimate | None) -> Plan:
+        return retrain_plan(settled, run, sizes)
+
+    return carry_out(config, run, make_plan, work, timings, output)
 
 
-def check(config: Config, output: Output, *, search: bool, seeds: float) -> tuple[CohortSizes, Estimate | None]:
-    """Load the task's data and time a few steps, in a process of its own; say how long the run will take.
+@dataclass(frozen=True)
+class Work:
+    """What a command has to do.
 
-    Args:
+    Attributes:
+        search: whether there is a search before the retraining.
         seeds: retraining runs per optimizer.
+    """
+
+    search: bool
+    seeds: float
+
+
+def check(config: Config, output: Output) -> Timings | None:
+    """Load the task's data and time a few steps, in a process of its own; ``None`` where that is for a cluster to do.
 
     Raises:
         UserError: the task, an optimizer or the data cannot be used.
     """
-    say = console(output)
     with (
         Preflight(config, verbose=output.verbose) as preflight,
-        waiting(say, "loading the data, timing a few steps ..."),
+        waiting(console(output), "loading the data, timing a few steps ..."),
     ):
         from tuner import plan, ray_tune  # noqa: F401  (meanwhile: these imports take as long)
 
-        timings = preflight.wait()
-    sizes = CohortSizes(config, timings.member_s if timings else {}, math.ceil(seeds))
+        return preflight.wait()
+
+
+def announce(
+    config: Config, work: Work, timings: Timings | None, output: Output
+) -> tuple[CohortSizes, Estimate | None]:
+    """How large cohorts will be, and how long the run will take, which is said."""
+    sizes = CohortSizes(config, timings.member_s if timings else {}, math.ceil(work.seeds))
     if timings is None:
         return sizes, None
-    expected = estimate(config, timings, sizes, search=search, seeds=seeds)
+    expected = estimate(config, timings, sizes, search=work.search, seeds=work.seeds)
     for line in sentences(expected, timings.untimed):
-        say.print(line, markup=False)
+        console(output).print(line, markup=False)
     if too_long := warning(config, expected):
         print(too_long, file=sys.stderr)
     return sizes, expected
@@ -122,19 +144,27 @@ def console(output: Output) -> LenientConsole:
     return LenientConsole(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True)
 
 
-def carry_out(config: Config, run: Run, make_plan: Callable[[Config, Run], Plan], output: Output) -> int:
+def carry_out(
+    config: Config, run: Run, make_plan: MakePlan, work: Work, timings: Timings | None, output: Output
+) -> int:
     """Start Ray, do the plan's jobs, print what came out; the exit code."""
     from tuner import ray_tune
     from tuner.progress import make_view
 
     say = console(output)
     address = config.resources.address
+    if not address:
+        announced = announce(config, work, timings, output)
     say.print("joining Ray ..." if address else "starting Ray ...", markup=False)
     interrupted = False
     with ray_tune.cluster(address, this_machine(), output.verbose) as (machine, scratch):
         config = settle(config, machine, "the cluster" if address else "this machine")
+        if address:
+            with waiting(say, "loading the data, timing a few steps in the cluster ..."):
+                timings = ray_tune.timings_there(config)
+            announced = announce(config, work, timings, output)
         run.write_config(config)
-        plan = make_plan(config, run)
+        plan = make_plan(config, run, *announced)
         view = make_view(plan.progress, config.task.metric, output.quiet)
         with view, ray_tune.Desk(plan, view.update).signals() as desk:
             try:

@@ -55,38 +55,54 @@ class Preflight:
         code = self.process.wait()
         if code != 0 or not said:
             raise UserError(f"the check of the task ended with code {code}; -v shows why")
-        found = json.loads(said)
-        if "error" in found:
-            raise UserError(found["error"])
-        return Timings.from_json(found["timings"]) if found["timings"] else None
+        return timings(json.loads(said))
 
 
 def main() -> None:
     config = from_yaml(sys.stdin.read())
     document = sys.stdout
     sys.stdout = sys.stderr  # libraries print
-    found: dict[str, Any]
+    json.dump(look(config, here=config.resources.address is None), document)
+
+
+def look(config: Config, *, here: bool) -> dict[str, Any]:
+    """The check: ``{"timings": ...}``, or ``{"error": ...}``.
+
+    Args:
+        here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
+    """
     try:
-        timings = check(config)
-        found = {"timings": None if timings is None else asdict(timings)}
+        timings = check(config, here=here)
+        return {"timings": None if timings is None else asdict(timings)}
     except UserError as error:
-        found = {"error": str(error)}
+        return {"error": str(error)}
     except Exception as error:
         traceback.print_exc()
-        found = {"error": f"task {config.task.name}: {type(error).__name__}: {error} (-v shows where)"}
-    json.dump(found, document)
+        return {"error": f"task {config.task.name}: {type(error).__name__}: {error} (-v shows where)"}
 
 
-def check(config: Config) -> Timings | None:
+def timings(found: dict[str, Any]) -> Timings | None:
+    """What ``look`` found.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    if "error" in found:
+        raise UserError(found["error"])
+    return Timings.from_json(found["timings"]) if found["timings"] else None
+
+
+def check(config: Config, *, here: bool) -> Timings | None:
     """
     Raises:
         UserError: what is wrong.
     """
-    check_device(config)
+    if here:
+        check_device(config)
     task = objects.make_task(config)
     for name, spec in config.optimizers.items():
         try_optimizer(name, spec)
-    if config.resources.address:
+    if not here:
         return None
     from tuner.timing import measure
 
@@ -101,7 +117,7 @@ def check_device(config: Config) -> None:
     """
     import torch
 
-    if config.resources.gpus_per_trial and not config.resources.address and not torch.cuda.is_available():
+    if config.resources.gpus_per_trial and not torch.cuda.is_available():
         raise UserError("resources.gpus_per_trial: this PyTorch cannot use the GPU; use --gpus-per-trial 0")
 
 

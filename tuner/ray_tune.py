@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tuner.config import from_yaml
 from tuner.errors import UserError
+from tuner.estimate import Timings
 from tuner.jobs import Job, Outcome
 from tuner.plan import Plan
 from tuner.resources import Machine
@@ -90,6 +92,25 @@ def _knock(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def timings_there(config: Config) -> Timings | None:
+    """What ``tuner.preflight`` finds in a process of the cluster that has a trial's resources; ``None`` if it is lost.
+
+    Raises:
+        UserError: the data cannot be used there.
+    """
+    from tuner import preflight
+
+    def look(text: str) -> dict[str, Any]:
+        return preflight.look(from_yaml(text), here=True)
+
+    resources = {"num_cpus": config.resources.cpus_per_trial, "num_gpus": config.resources.gpus_per_trial or 0}
+    try:
+        found = ray.get(ray.remote(**resources, max_calls=1)(look).remote(config.to_yaml()))
+    except ray.exceptions.RayError:
+        return None
+    return preflight.timings(found)
 
 
 class Desk:
