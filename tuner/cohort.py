@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -108,10 +108,12 @@ def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member],
     params = list(task.build(members[0].seed).parameters())
     found: dict[Hashable, list[int]] = {}
     for place, member in enumerate(members):
-        optimizer = make_optimizer(params, member.hp)
-        of_kind = kind(optimizer)
-        if engine.scheduled and "lr" not in optimizer.param_groups[0]:
+        try:
+            optimizer = make_optimizer(params, member.hp)
+        except Exception:  # it will be raised again where this member trains
             of_kind = None
+        else:
+            of_kind = kind(optimizer) if "lr" in optimizer.param_groups[0] or not engine.scheduled else None
         found.setdefault(("alone", place) if of_kind is None else of_kind, []).append(place)
     return list(found.values())
 
@@ -169,9 +171,10 @@ class Stack(Lockstep):
         if self.steps == 0:
             self._first_looks[first] = metrics
             return metrics, {}
-        optimizer = self.optimizer.lend(place)
-        own = optimizer.diagnostics() if isinstance(optimizer, CurvatureOptimizer) else {}
-        return metrics, {name: float(value) for name, value in own.items()}
+        if not isinstance(self.optimizer.members[place], CurvatureOptimizer):
+            return metrics, {}
+        own = cast(CurvatureOptimizer, self.optimizer.lend(place))
+        return metrics, {name: float(value) for name, value in own.diagnostics().items()}
 
     def part(self, members: Iterable[int]) -> None:
         """Those that part stay in the stack, and are looked at no more, until enough have."""
