@@ -65,7 +65,7 @@ def test_says_what_came_out_and_what_to_do_next(main_job):
 def test_every_trial_is_recorded_and_told(main_job):
     run = main_job[0]
     trials = run.trials()
-    columns = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "hp.lr"]
+    columns = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "hp.lr"]
     assert list(trials.columns) == columns
     assert sorted(zip(trials["optimizer"], trials["trial"], strict=True)) == [
         (name, number) for name in ("adam", "sgd") for number in range(4)
@@ -148,6 +148,7 @@ def test_one_at_a_time_is_repeatable_and_asha_stops_trials(tmp_path):
     first, second = (Run(tmp_path / name).trials().drop(columns="seconds") for name in ("first", "second"))
     pd.testing.assert_frame_equal(first, second)
     assert {"complete", "stopped"} == set(first["state"])
+    assert set(first["cohort"]) == {1}
     assert (first["steps"][first["state"] == "stopped"] == 50).all()
     assert (first["steps"][first["state"] == "complete"] == 100).all()
 
@@ -172,7 +173,7 @@ def test_a_users_optimizer_that_raises_fails_its_trials_and_nothing_else(tmp_pat
         "class: my_package.Faulty\nspace:\n  lr: {low: 1e-4, high: 1.0, log: true}\ndefaults:\n  - {lr: 1e-2}\n"
     )
     args = [*TINY, "--configs", "mine", "--optimizers", "faulty", "adam", "--trials", "2", "--seeds", "1"]
-    code, out, err = run(tmp_path, "tuner.search", *args, "--name", "job")
+    code, out, err = run(tmp_path, "tuner.search", *args, "--name", "job", "--cohort", "1")
     job = Run(tmp_path / "job")
     assert code == 3, err
     assert "a fault of its own" in err
@@ -183,6 +184,7 @@ def test_a_users_optimizer_that_raises_fails_its_trials_and_nothing_else(tmp_pat
     assert set(trials.loc["faulty", "state"]) == {"failed"}
     assert trials.loc["faulty", "value"].isna().all()
     assert set(trials.loc["adam", "state"]) == {"complete"}
+    assert set(trials["cohort"]) == {1}
     assert optuna_states(job, "faulty") == ["FAIL", "FAIL"]
 
 

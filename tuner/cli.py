@@ -63,7 +63,7 @@ def parse_seeds(text: str) -> int | list[int]:
 
 def cohort_size(text: str) -> int | str:
     """``auto``, or a number of runs."""
-    if text == "auto" or (text.isdigit() and int(text) >= 1):
+    if text == "auto" or (text.isdecimal() and int(text) >= 1):
         return text if text == "auto" else int(text)
     raise argparse.ArgumentTypeError(f"expected auto, or a whole number of at least 1, got {text!r}")
 

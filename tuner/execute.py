@@ -76,7 +76,8 @@ def more_seeds(config: Config, run: Run, output: Output) -> int:
     if not missing:
         return EXIT_CODES[_present(config, run, output)]
     work = Work(search=False, seeds=len(missing) / len(config.optimizers))
-    timings = check(config, output)
+    left = config.retrain.model_copy(update={"seeds": list(dict.fromkeys(seed for _, seed in missing))})
+    timings = check(config.model_copy(update={"retrain": left}), output)
     from tuner.plan import retrain_plan
 
     def make_plan(settled: Config, run: Run, sizes: CohortSizes, expected: Estimate | None) -> Plan:

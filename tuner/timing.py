@@ -41,6 +41,7 @@ def measure(config: Config, task: Task) -> Timings:
     steps_per_epoch = task.steps_per_epoch
     batch = min(task.batch_size, len(task.splits["train"][0]))
     step_s, member_s, untimed = {}, {}, {}
+    sizes = to_measure(config, len(config.retrain.seeds))
     with engine.settings():
         scale, plain = _scaled(task, engine)
         for name, spec in config.optimizers.items():
@@ -52,7 +53,6 @@ def measure(config: Config, task: Task) -> Timings:
             except Exception as error:
                 untimed[name] = " ".join(f"{type(error).__name__}: {error}".split())
                 continue
-            sizes = to_measure(config, len(config.retrain.seeds)) if scale == 1.0 else []
             member_s[name] = {1: step_s[name]} | stacks(config, task, make, spec.first_point(), step_s[name], sizes)
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))
     return Timings(step_s, FORWARD_SHARE * plain * rows / batch, steps_per_epoch, untimed, member_s)
@@ -62,12 +62,16 @@ def stacks(
     config: Config, task: Task, make: MakeOptimizer, hp: Hyperparameters, alone_s: float, sizes: list[int]
 ) -> dict[int, float]:
     """Seconds of a member's step in stacks of increasing size, up to where larger ones are slower or want more memory
-    than there is. None where a step is so long that a stack has nothing to save, or where there is no stack.
+    than there is; nothing where there is no stack.
+
+    A step may be so long that a stack has nothing to save. A size that was asked for then counts as one at a time.
     """
-    found: dict[int, float] = {}
     engine = objects.make_engine(config)
-    if alone_s > LONGEST_WORTH_STACKING_S:
+    found: dict[int, float] = {}
+    if len(cohort.stacks(task, make, [cohort.Member(hp, seed=0)] * 2, engine)) > 1:
         return found
+    if alone_s > LONGEST_WORTH_STACKING_S:
+        return found if config.resources.cohort == "auto" else dict.fromkeys(sizes, alone_s)
     allowed = memory.allowance_mb(task.device, config.resources.gpus_per_trial, config.resources.max_concurrent)
     memory.reset_peak(task.device)
     base = memory.peak_mb(task.device)
@@ -77,8 +81,6 @@ def stacks(
             break
         members = [cohort.Member(hp, seed=0)] * size
         try:
-            if len(cohort.stacks(task, make, members, engine)) > 1:
-                break
             found[size] = _median_step(cohort.Stack(task, make, members, engine, epochs=1), task) / size
         except Exception:
             break  # it will train one at a time

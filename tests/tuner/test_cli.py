@@ -62,8 +62,8 @@ def test_help_names_every_flag_without_torch_or_ray(folder: Path) -> None:
     out = in_new_process("--help")
     assert out.startswith("usage: python -m tuner.search ")
     flags = ["task", "optimizers", "trials", "seeds", "preset", "gpus-per-trial", "cpus-per-trial", "max-concurrent",
-             "address", "sampler", "scheduler", "data-dir", "dataset", "out", "name", "configs", "set", "dry-run",
-             "json", "quiet", "verbose"]  # fmt: skip
+             "cohort", "address", "sampler", "scheduler", "data-dir", "dataset", "out", "name", "configs", "set",
+             "dry-run", "json", "quiet", "verbose"]  # fmt: skip
     assert set(flags) <= set(re.findall(r"--([a-z-]+)", out))
     assert everything(folder) == {}
 
@@ -126,7 +126,8 @@ def test_a_dry_run_as_json_is_one_document(capsys: pytest.CaptureFixture[str]) -
     assert plan["runs"] == {"trials": 8, "retrain": 6, "total": 14}
     assert plan["config"]["retrain"]["seeds"] == [0, 1, 2]
     assert plan["space"]["adam"]["lr"] == {"low": 1e-5, "high": 0.1, "log": True}
-    assert plan["resources"] == {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 4, "address": None}
+    assert plan["resources"] == {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 4, "address": None,
+                                 "cohort": "auto"}  # fmt: skip
     assert re.fullmatch(r"runs/mnist1d-\d{8}-\d{6}", plan["run"])
 
 
@@ -154,6 +155,12 @@ def prepared(*argv: str) -> tuple[dict[str, Any], Path]:
         (["--gpus-per-trial", "0"], "resources.gpus_per_trial", 0),
         (["--cpus-per-trial", "0.5"], "resources.cpus_per_trial", 0.5),
         (["--max-concurrent", "2"], "resources.max_concurrent", 2),
+        (["--cohort", "8"], "resources.cohort", 8),
+        (["--cohort", "1"], "resources.cohort", 1),
+        (["--cohort", "auto"], "resources.cohort", "auto"),
+        ([], "resources.cohort", "auto"),
+        (["--cohort", "1", "--scheduler", "asha"], "resources.cohort", 1),
+        (["--scheduler", "asha"], "resources.cohort", "auto"),
         (["--address", "auto"], "resources.address", "auto"),
         (["--sampler", "qmc"], "search.sampler", "qmc"),
         (["--scheduler", "asha"], "search.scheduler", "asha"),
@@ -250,6 +257,12 @@ TASK = ["--task", "mnist1d"]
         ([*TASK, "--gpus-per-trial", "1"], "use --gpus-per-trial 0"),
         ([*TASK, "--gpus-per-trial", "nan"], "resources.gpus_per_trial: "),
         ([*TASK, "--max-concurrent", "0"], "resources.max_concurrent: "),
+        *(
+            ([*TASK, "--cohort", size], f"--cohort: expected auto, or a whole number of at least 1, got {size!r}")
+            for size in ("0", "-1", "x", "2.5", "", "Auto", "1e3")
+        ),
+        ([*TASK, "--set", "resources.cohort=true"], "resources.cohort: "),
+        ([*TASK, "--scheduler", "asha", "--cohort", "4"], "resources.cohort: asha "),
         ([*TASK, "--configs", "none"], "--configs none: no such folder"),
         ([*TASK, "--data-dir", "none"], "--data-dir none: no such folder or file"),
         (["--task", "resnet18", "--dataset", "cifar"], "unknown dataset 'cifar' of resnet18; did you mean 'cifar10'?"),

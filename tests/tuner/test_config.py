@@ -402,7 +402,8 @@ def test_any_setting_is_taken_or_refused_in_one_line(sets: list[str]) -> None:
             "search.optimizers": st.lists(typed, min_size=1, max_size=2), "search.trials": st.integers(),
             "retrain.seeds": st.integers(max_value=3000) | st.lists(st.integers(), max_size=3), "preset": typed,
             "resources.gpus_per_trial": st.floats(), "resources.cpus_per_trial": st.floats(),
-            "resources.max_concurrent": st.integers(), "resources.address": typed, "search.sampler": typed,
+            "resources.max_concurrent": st.integers(), "resources.cohort": typed, "resources.address": typed,
+            "search.sampler": typed,
             "search.scheduler": typed, "task.data_dir": typed, "task.dataset": typed, "out": typed, "name": typed,
         },
     )

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from tasks.tabular_mlp import TabularMLP
 from tuner import preflight
+from tuner.cohort_size import CohortSizes, to_measure
 from tuner.config import resolve
 from tuner.errors import UserError
 from tuner.estimate import DAY_S, Estimate, Timings, estimate, sentences, warning, words
@@ -36,11 +37,15 @@ SEEDS = 4
 TIMINGS = Timings(step_s={"adam": 0.002, "sgd": 0.001}, evaluation_s=0.5, steps_per_epoch=100, untimed={})
 
 
+def expected(settled: Config, timings: Timings, *, search: bool, seeds: int) -> Estimate:
+    return estimate(settled, timings, CohortSizes(settled, timings.member_s, seeds), search=search, seeds=seeds)
+
+
 # The arithmetic.
 
 
 def test_seconds_are_those_of_steps_and_evaluations_of_all_runs() -> None:
-    found = estimate(config(resources__max_concurrent=1), TIMINGS, search=True, seeds=SEEDS)
+    found = expected(config(resources__max_concurrent=1), TIMINGS, search=True, seeds=SEEDS)
     evaluations = 6 * 0.5  # one before the first step
     assert found.search_s == pytest.approx(10 * (300 * 0.002 + evaluations) + 10 * (300 * 0.001 + evaluations))
     assert found.retrain_s == pytest.approx(4 * (2000 * 0.002 + evaluations) + 4 * (2000 * 0.001 + evaluations))
@@ -48,40 +53,64 @@ def test_seconds_are_those_of_steps_and_evaluations_of_all_runs() -> None:
 
 
 def test_runs_at_once_share_the_time_as_far_as_there_are_runs() -> None:
-    alone = estimate(config(resources__max_concurrent=1), TIMINGS, search=True, seeds=SEEDS)
+    alone = expected(config(resources__max_concurrent=1), TIMINGS, search=True, seeds=SEEDS)
     for at_once, shared, retrained in (
         (2, 2, 2),
         (8, 8, 8),
         (20, 20, 8),
         (1000, 20, 8),
     ):  # 20 trials, 8 retraining runs
-        found = estimate(config(resources__max_concurrent=at_once), TIMINGS, search=True, seeds=SEEDS)
+        found = expected(config(resources__max_concurrent=at_once), TIMINGS, search=True, seeds=SEEDS)
         assert found.search_s == pytest.approx(alone.search_s / shared)
         assert found.retrain_s == pytest.approx(alone.retrain_s / retrained)
         assert found.concurrent == at_once
-    assert estimate(config(), TIMINGS, search=True, seeds=SEEDS) == alone  # not yet settled: one at once
+    assert expected(config(), TIMINGS, search=True, seeds=SEEDS) == alone  # not yet settled: one at once
+
+
+STACKED = replace(TIMINGS, member_s={"adam": {1: 0.002, 4: 0.0005, 8: 0.0004}, "sgd": {1: 0.001}})
+
+
+def test_in_a_stack_a_members_share_of_a_step_counts() -> None:
+    asked = config(search__trials=32, resources__max_concurrent=1)
+    found = expected(asked, STACKED, search=True, seeds=SEEDS)
+    assert found.search_s == pytest.approx(32 * (300 * 0.0004 + 3) + 32 * (300 * 0.001 + 3))  # 8 is a quarter
+    assert found.retrain_s == pytest.approx(4 * (2000 * 0.0005 + 3) + 4 * (2000 * 0.001 + 3))
+    assert found.step_ms == {"adam": pytest.approx(2.0), "sgd": pytest.approx(1.0)}
+
+
+@pytest.mark.parametrize(("workers", "searching", "retraining"), [(1, 1, 1), (2, 2, 2), (100, 32 / 8 + 32, 4 / 4 + 4)])
+def test_a_cohort_is_work_for_one_worker(workers: int, searching: float, retraining: float) -> None:
+    asked = config(search__trials=32, resources__max_concurrent=workers)
+    sizes = CohortSizes(config(search__trials=32, resources__max_concurrent=1), STACKED.member_s, SEEDS)
+    found = estimate(asked, STACKED, sizes, search=True, seeds=SEEDS)
+    assert found.search_s == pytest.approx((32 * 3.12 + 32 * 3.3) / searching)
+    assert found.retrain_s == pytest.approx((4 * 4.0 + 4 * 5.0) / retraining)
+
+
+def test_sizes_stay_numbers_on_the_way_from_the_process_that_measured_them() -> None:
+    assert Timings.from_json(json.loads(json.dumps(asdict(STACKED)))) == STACKED
 
 
 def test_without_a_search_it_takes_no_time() -> None:
-    found = estimate(config(), TIMINGS, search=False, seeds=SEEDS)
-    assert found.search_s == 0 and found.retrain_s == estimate(config(), TIMINGS, search=True, seeds=SEEDS).retrain_s
+    found = expected(config(), TIMINGS, search=False, seeds=SEEDS)
+    assert found.search_s == 0 and found.retrain_s == expected(config(), TIMINGS, search=True, seeds=SEEDS).retrain_s
 
 
 def test_retraining_is_as_long_as_a_trial_unless_told_otherwise() -> None:
-    as_long = estimate(config(settings=["retrain.epochs=null"]), TIMINGS, search=True, seeds=SEEDS)
+    as_long = expected(config(settings=["retrain.epochs=null"]), TIMINGS, search=True, seeds=SEEDS)
     assert as_long.retrain_s == pytest.approx(as_long.search_s * 4 / 10)
 
 
 def test_optimizers_that_could_not_be_timed_are_left_out() -> None:
     timings = Timings({"adam": 0.002}, 0.5, 100, {"sgd": "ValueError: no"})
-    found = estimate(config(), timings, search=True, seeds=SEEDS)
+    found = expected(config(), timings, search=True, seeds=SEEDS)
     assert found.search_s == pytest.approx(10 * (0.6 + 3)) and list(found.step_ms) == ["adam"]
-    nothing = estimate(config(), Timings({}, 0.5, 100, {"adam": "a", "sgd": "b"}), search=True, seeds=SEEDS)
+    nothing = expected(config(), Timings({}, 0.5, 100, {"adam": "a", "sgd": "b"}), search=True, seeds=SEEDS)
     assert (nothing.search_s, nothing.retrain_s, nothing.step_ms) == (0, 0, {})
 
 
 def test_an_estimate_is_plain_json() -> None:
-    found = estimate(config(), TIMINGS, search=True, seeds=SEEDS).to_dict()
+    found = expected(config(), TIMINGS, search=True, seeds=SEEDS).to_dict()
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {"search_s", "retrain_s", "concurrent", "step_ms"}
 
@@ -99,8 +128,8 @@ def test_times_in_words(seconds: float, text: str) -> None:
 
 
 def test_the_expected_time_with_its_parts_is_one_line() -> None:
-    expected = Estimate(search_s=700.0, retrain_s=25.0, concurrent=2, step_ms={"adam": 1.23456, "sgd": 0.5})
-    (line,) = sentences(expected, {})
+    both = Estimate(search_s=700.0, retrain_s=25.0, concurrent=2, step_ms={"adam": 1.23456, "sgd": 0.5})
+    (line,) = sentences(both, {})
     assert line == (
         "expected: about 12:05 of training (search 11:40, retraining 25 s; adam 1.23 ms a step, sgd 0.5 ms a step)"
     )
@@ -161,9 +190,10 @@ def test_timings_are_one_document_whatever_a_task_prints(
     load = TabularMLP.load
     monkeypatch.setattr(TabularMLP, "load", lambda *args: (print("loading"), load(*args))[1])
     document, err = said(small(), monkeypatch, capsys)
-    timings = Timings(**document["timings"])
+    timings = Timings.from_json(document["timings"])
+    assert all({1} < set(times) <= {1, *to_measure(small(), SEEDS)} for times in timings.member_s.values())
     assert set(timings.step_s) == {"adam", "sgd"} and timings.steps_per_epoch == 1 and timings.untimed == {}
-    assert estimate(small(), timings, search=True, seeds=SEEDS).search_s > 0
+    assert expected(small(), timings, search=True, seeds=SEEDS).search_s > 0
     assert err == "loading\n"
 
 

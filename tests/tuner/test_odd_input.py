@@ -14,6 +14,7 @@ import pytest
 
 from tuner import search
 from tuner.cli import run_command
+from tuner.cohort_size import CohortSizes
 from tuner.config import from_yaml, resolve
 from tuner.errors import UserError
 from tuner.jobs import Job, Outcome
@@ -153,11 +154,8 @@ def test_many_seeds_are_checked_at_once() -> None:
 
 
 def trial(run: Run, number: int, value: Any) -> None:
-    run.append_trial(
-        {"task": "t", "optimizer": "o", "trial": number, "state": "complete", "value": 1.0, "seed": 1},
-        {"x": value},
-        ["x"],
-    )
+    row = {"task": "t", "optimizer": "o", "trial": number, "state": "complete", "value": 1.0, "seed": 1, "hp.x": value}
+    run.append_trials([row], ["x"])
 
 
 @pytest.mark.parametrize("name", ["1", "007", "True"])
@@ -223,9 +221,13 @@ def config(seeds: int = 1, optimizers: Any = None) -> Config:
 
 
 def finish(plan: Plan, outcome: Callable[[Job], Outcome]) -> None:
-    while job := plan.next_job():
-        plan.record(job, outcome(job))
+    while jobs := plan.next_jobs():
+        plan.record([(job, outcome(job)) for job in jobs])
     plan.close()
+
+
+def sizes(seeds: int = 1) -> CohortSizes:
+    return CohortSizes(config(seeds), {}, seeds)
 
 
 def complete(job: Job) -> Outcome:
@@ -236,9 +238,9 @@ def complete(job: Job) -> Outcome:
 
 def test_rows_with_whole_numbers_stay_to_the_byte(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r")
-    finish(new_plan(config(), run), complete)
+    finish(new_plan(config(), run, sizes()), complete)
     lines = (run.path / "seeds.csv").read_text().splitlines()
-    finish(retrain_plan(config(2), run), complete)
+    finish(retrain_plan(config(2), run, sizes(2)), complete)
     assert set(lines) <= set((run.path / "seeds.csv").read_text().splitlines())
 
 
@@ -249,8 +251,8 @@ def test_a_run_done_again_replaces_its_curves(tmp_path: Path) -> None:
         return Outcome("failed", evaluations=slower, error="lost") if job.phase == "retrain" else done
 
     run = Run.create(tmp_path / "r")
-    finish(new_plan(config(), run), lost_at_the_end)
-    finish(retrain_plan(config(), run), complete)
+    finish(new_plan(config(), run, sizes()), lost_at_the_end)
+    finish(retrain_plan(config(), run, sizes()), complete)
     curves = run.curves()
     assert curves.duplicated(["optimizer", "phase", "trial", "seed", "step", "split", "metric"]).sum() == 0
 

@@ -67,6 +67,7 @@ def one_line(error: BaseException) -> str:
         ("resources.cpus_per_trial", [0, -1, math.nan, math.inf]),
         ("resources.gpus_per_trial", [-1, math.nan, math.inf, 1.5, 1e-5]),
         ("resources.max_concurrent", [0, -1]),
+        ("resources.cohort", [0, -1, 2.5, 4.0, "4", "Auto", True, None]),
         ("optimizers", [None, 5]),
         ("optimizers.adam", [None, 5]),
         ("optimizers.adam.space", [None, 5]),
@@ -263,6 +264,8 @@ def contents(draw: st.DrawFn) -> Content:
     optimizers = draw(st.dictionaries(words, optimizer, min_size=1, max_size=2))
     seeds = draw(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4, unique=True))
     seed = draw(st.integers(0, 2**32 - 1).filter(lambda seed: seed not in seeds))
+    scheduler = draw(st.sampled_from(["fifo", "asha"]))
+    cohort = draw(st.sampled_from(["auto", 1]) if scheduler == "asha" else st.just("auto") | count)
     return {
         "preset": draw(anything), "out": draw(anything), "name": draw(st.none() | words.map("r{}".format)),
         "task": {"name": draw(anything), "class": draw(anything), "args": draw(args), "metric": "val_" + draw(words),
@@ -273,11 +276,11 @@ def contents(draw: st.DrawFn) -> Content:
         "train": {key: draw(count) for key in ("epochs", "batch_size", "evaluations")},
         "search": {"optimizers": list(optimizers), "trials": draw(count), "seed": seed,
                    "sampler": draw(st.sampled_from(["tpe", "gp", "random", "qmc"])),
-                   "scheduler": draw(st.sampled_from(["fifo", "asha"]))},
+                   "scheduler": scheduler},
         "retrain": {"seeds": seeds, "epochs": draw(st.none() | count)},
         "resources": {"cpus_per_trial": draw(st.floats(0.01, 64)), "address": draw(maybe),
                       "gpus_per_trial": draw(st.none() | st.floats(1e-4, 1)),
-                      "max_concurrent": draw(st.none() | count)},
+                      "max_concurrent": draw(st.none() | count), "cohort": cohort},
     }  # fmt: skip
 
 
@@ -286,6 +289,21 @@ def contents(draw: st.DrawFn) -> Content:
 def test_a_configuration_survives_its_yaml(content: Content) -> None:
     before = Config.model_validate(content)
     assert from_yaml(before.to_yaml()) == before
+
+
+def test_asha_takes_trials_one_at_a_time() -> None:
+    text = refusal(search__scheduler="asha", resources__cohort=4)
+    assert text.startswith("resources.cohort: asha") and "--cohort 1" in text and "--scheduler fifo" in text
+    for cohort in ("auto", 1):
+        assert config(search__scheduler="asha", resources__cohort=cohort).resources.cohort == cohort
+
+
+def test_a_configuration_without_cohorts_lets_them_be_chosen() -> None:
+    """As the config.yaml of a run that is older than they are."""
+    content = config(resources__cohort=4).model_dump(by_alias=True)
+    assert from_yaml(Config.model_validate(content).to_yaml()).resources.cohort == 4
+    del content["resources"]["cohort"]
+    assert Config.model_validate(content).resources.cohort == "auto"
 
 
 def test_a_low_of_zero_survives_its_yaml() -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +61,32 @@ def url(blank: Path, tmp_path: Path) -> str:
     return f"sqlite:///{shutil.copy(blank, tmp_path)}"
 
 
+class AtOnce(Executor):
+    """Does what is submitted there and then."""
+
+    def submit(self, do: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(do(*args, **kwargs))
+        return done
+
+
 @pytest.fixture
 def make(url: str) -> Make:
     storage = optuna.storages.RDBStorage(url)
 
-    def make(optimizer: str = "one", **settings: Any) -> OptimizerStudy:
-        return OptimizerStudy(config(**settings), optimizer, storage, 1)
+    def make(optimizer: str = "one", startup: int = 1, **settings: Any) -> OptimizerStudy:
+        return OptimizerStudy(config(**settings), optimizer, storage, startup, AtOnce())
 
     return make
 
 
-def in_memory(**settings: Any) -> OptimizerStudy:
-    return OptimizerStudy(config(**settings), "one", optuna.storages.InMemoryStorage(), 1)
+def in_memory(startup: int = 1, **settings: Any) -> OptimizerStudy:
+    return OptimizerStudy(config(**settings), "one", optuna.storages.InMemoryStorage(), startup, AtOnce())
+
+
+def ask(study: OptimizerStudy) -> Job:
+    (job,) = study.ask(1)
+    return job
 
 
 def trials(url: str, optimizer: str = "one") -> list[optuna.trial.FrozenTrial]:
@@ -82,11 +98,12 @@ def ended(value: float, state: Any = "complete") -> Outcome:
 
 
 def run_all(study: OptimizerStudy, outcomes: list[Outcome]) -> list[Job]:
-    """One trial after the other."""
+    """One trial after the other, and all written."""
     jobs = []
     for outcome in outcomes:
-        jobs.append(study.ask())
-        study.tell(jobs[-1], outcome)
+        jobs.append(ask(study))
+        study.tell([(jobs[-1], outcome)])
+    study.write()
     return jobs
 
 
@@ -100,12 +117,14 @@ def test_published_defaults_within_the_space_come_first_in_their_order(make: Mak
 
 
 def test_defaults_beyond_the_number_of_trials_are_left_out(make: Make, url: str) -> None:
-    make(trials=1, defaults=DEFAULTS)
-    assert [trial.state for trial in trials(url)] == [TrialState.WAITING]
+    study = make(trials=1, defaults=DEFAULTS)
+    assert [job.hp for job in study.ask(9)] == [DEFAULTS[0]]
+    study.close()
+    assert [trial.params for trial in trials(url)] == [DEFAULTS[0]]
 
 
 def test_a_default_that_says_nothing_of_a_dimension_leaves_it_to_the_sampler(make: Make) -> None:
-    hp = make(defaults=[{"lr": 1e-3}]).ask().hp
+    hp = ask(make(defaults=[{"lr": 1e-3}])).hp
     assert hp["lr"] == 1e-3
     assert 0 <= hp["beta"] <= 1
 
@@ -113,7 +132,7 @@ def test_a_default_that_says_nothing_of_a_dimension_leaves_it_to_the_sampler(mak
 def test_a_job_is_a_trial_of_the_search_with_the_search_seed(make: Make) -> None:
     study = make("two")
     for number in range(2):
-        job = study.ask()
+        job = ask(study)
         assert (job.phase, job.optimizer, job.trial, job.seed) == ("search", "two", number, SEED)
 
 
@@ -142,9 +161,9 @@ def test_tpe_learns_from_the_answers() -> None:
     study = in_memory(sampler="tpe", space={"x": {"low": 0.0, "high": 1.0}}, trials=20)
     asked = []
     for _ in range(20):
-        job = study.ask()
+        job = ask(study)
         asked.append(job.hp["x"])
-        study.tell(job, ended(job.hp["x"]))
+        study.tell([(job, ended(job.hp["x"]))])
     assert sum(x < 0.3 for x in asked[10:]) > 6
 
 
@@ -188,24 +207,120 @@ def test_counts_say_what_became_of_the_trials(make: Make) -> None:
     study = make(trials=6)
     states = ["diverged", "failed", "complete", "stopped", "diverged"]
     run_all(study, [ended(1.0, state) for state in states])
-    study.ask()
+    ask(study)
     assert study.counts == {"complete": 1, "diverged": 2, "failed": 1, "stopped": 1}
     assert (study.asked, study.done, study.running, study.total) == (6, 5, 1, 6)
 
 
 def test_trials_may_end_in_any_order(make: Make, url: str) -> None:
     study = make()
-    jobs = [study.ask() for _ in range(4)]
+    jobs = [ask(study) for _ in range(4)]
     for job in (jobs[2], jobs[0], jobs[3], jobs[1]):
-        study.tell(job, ended(float(job.trial)))
+        study.tell([(job, ended(float(job.trial)))])
+    study.write()
     assert [trial.value for trial in trials(url)] == [0.0, 1.0, 2.0, 3.0]
     assert [trial.params for trial in trials(url)] == [job.hp for job in jobs]
 
 
+def test_several_are_asked_for_at_once_as_far_as_there_are_any(make: Make) -> None:
+    study = make(trials=5, sampler="tpe")
+    first, second = study.ask(3), study.ask(3)
+    assert [job.trial for job in first + second] == [0, 1, 2, 3, 4]
+    assert (study.asked, study.running) == (5, 5) and study.ask(3) == []
+    assert len({str(job.hp) for job in first + second}) == 5
+    study.tell([(job, ended(1.0)) for job in second])
+    assert (study.done, study.running) == (2, 3)
+
+
+def test_the_best_of_a_cohort_is_found(make: Make) -> None:
+    study = make(trials=4)
+    jobs = study.ask(4)
+    study.tell([(job, ended(value)) for job, value in zip(jobs, [3.0, 1.0, 0.5, 2.0], strict=True)])
+    assert study.best == (jobs[2], 0.5)
+
+
+@pytest.mark.parametrize("startup", [1, 6])
+def test_startup_trials_are_those_of_the_random_sampler(startup: int) -> None:
+    """One after the other, with answers that TPE would learn from."""
+    space, trials = {"x": {"low": 0.0, "high": 1.0}}, 8
+    drawn = [job.hp["x"] for job in run_all(in_memory(space=space, trials=trials), [ended(1.0)] * trials)]
+    study, asked = in_memory(sampler="tpe", startup=startup, space=space, trials=trials), []
+    for _ in range(trials):
+        asked.append(ask(study))
+        study.tell([(asked[-1], ended(asked[-1].hp["x"]))])
+    same = [job.hp["x"] == x for job, x in zip(asked, drawn, strict=True)]
+    assert all(same[:startup]) and not any(same[startup:])
+
+
+# study.db.
+
+
+def test_only_what_has_ended_is_written_and_in_the_order_of_numbers(make: Make, url: str) -> None:
+    study = make()
+    jobs = study.ask(4)
+    for told, written in ((1, 0), (2, 0), (0, 3), (3, 4)):
+        study.tell([(jobs[told], ended(float(told)))])
+        study.write()
+        assert [trial.value for trial in trials(url)] == [float(number) for number in range(written)]
+        assert all(trial.state is TrialState.COMPLETE for trial in trials(url))
+    assert [trial.number for trial in trials(url)] == [0, 1, 2, 3]
+
+
+def test_nothing_is_written_before_it_is_asked_for_and_nothing_twice(make: Make, url: str) -> None:
+    study = make()
+    study.tell([(job, ended(1.0)) for job in study.ask(3)])
+    assert trials(url) == []
+    for _ in range(2):
+        study.write()
+        assert len(trials(url)) == 3
+    study.close()
+    assert len(trials(url)) == 3
+
+
+def test_a_written_trial_is_optunas_own(make: Make, url: str) -> None:
+    """With its distributions and times: what a dashboard, or a study that goes on, reads."""
+    study = make(space=MIXED)
+    (job,) = run_all(study, [ended(1.0)])
+    (trial,) = trials(url)
+    assert trial.params == job.hp
+    assert trial.distributions == {name: distribution(dim) for name, dim in study.spec.space.items()}
+    assert trial.datetime_start is not None and trial.datetime_complete is not None
+    assert trial.datetime_start <= trial.datetime_complete
+
+
+def test_a_slow_disk_holds_up_nobody_but_the_end(url: str) -> None:
+    gate = threading.Event()
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        writer.submit(gate.wait)
+        study = OptimizerStudy(config(), "one", optuna.storages.RDBStorage(url), 1, writer)
+        jobs = study.ask(3)
+        for job in jobs:
+            study.tell([(job, ended(1.0))])
+            study.write()
+        assert trials(url) == []
+        threading.Timer(0.05, gate.set).start()
+        study.close()
+        assert [trial.params for trial in trials(url)] == [job.hp for job in jobs]
+
+
+def test_a_disk_that_cannot_be_written_is_no_secret(make: Make) -> None:
+    class Full(Executor):
+        def submit(self, do: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            failed: Future[Any] = Future()
+            failed.set_exception(OSError("no space left"))
+            return failed
+
+    study = make()
+    study._writer = Full()
+    study.tell([(ask(study), ended(1.0))])
+    with pytest.raises(OSError, match="no space left"):
+        study.close()
+
+
 def test_closing_leaves_no_trial_running(make: Make, url: str) -> None:
     study = make()
-    jobs = [study.ask() for _ in range(3)]
-    study.tell(jobs[1], ended(1.0))
+    jobs = [ask(study) for _ in range(3)]
+    study.tell([(jobs[1], ended(1.0))])
     study.close()
     assert [trial.state for trial in trials(url)] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.FAIL]
     assert study.running == 0
@@ -230,7 +345,7 @@ def test_the_best_is_that_of_the_complete_trials(make: Make, mode: str, best: in
     outcomes = [ended(3.0), ended(1.0), ended(2.0), ended(better, "diverged"), ended(better, "stopped"),
                 ended(better, "failed")]  # fmt: skip
     jobs = run_all(study, outcomes)
-    study.ask()
+    ask(study)
     summary = study.summary()
     assert study.best == (jobs[best], outcomes[best].metrics["val_loss"])
     assert summary == {

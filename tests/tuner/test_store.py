@@ -50,7 +50,7 @@ def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Run]:
 
 def trial(number: int, **changes: Any) -> Row:
     return {"task": "blobs", "optimizer": "adam", "trial": number, "state": "complete", "value": 0.5, "seed": 1000,
-            "steps": 10, "seconds": 0.25} | changes  # fmt: skip
+            "steps": 10, "seconds": 0.25, "cohort": 1} | changes  # fmt: skip
 
 
 def evaluation(step: int, **changes: Any) -> Row:
@@ -75,8 +75,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_trials_have_the_columns_of_the_design(run: Run) -> None:
-    run.append_trial(trial(0), {"lr": 0.1}, ["lr", "beta"])
-    design = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "hp.lr", "hp.beta"]
+    run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr", "beta"])
+    design = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "hp.lr", "hp.beta"]
     assert header(run.path / "trials.csv") == design
     assert list(run.trials().columns) == design
 
@@ -86,7 +86,7 @@ def test_trials_have_the_columns_of_the_design(run: Run) -> None:
 def test_numbers_of_trials_come_back_to_the_bit(new_run: Callable[[], Run], rows: list[tuple[float, ...]]) -> None:
     run = new_run()
     for number, (value, seconds, lr) in enumerate(rows):
-        run.append_trial(trial(number, value=value, seconds=seconds), {"lr": lr}, ["lr"])
+        run.append_trials([trial(number, value=value, seconds=seconds, **{"hp.lr": lr})], ["lr"])
     table = run.trials()
     read = zip(table["value"], table["seconds"], table["hp.lr"], strict=True)
     assert [bits(list(row)) for row in read] == [bits(list(row)) for row in rows]
@@ -102,32 +102,32 @@ def test_numbers_of_trials_come_back_to_the_bit(new_run: Callable[[], Run], rows
 def test_hyperparameters_of_any_type_come_back(new_run: Callable[[], Run], values: list[Any]) -> None:
     run = new_run()
     for number, value in enumerate(values):
-        run.append_trial(trial(number), {"kind": value}, ["kind"])
+        run.append_trials([trial(number, **{"hp.kind": value})], ["kind"])
     assert list(map(repr, run.trials()["hp.kind"].tolist())) == list(map(repr, values))
 
 
 def test_a_hyperparameter_that_an_optimizer_has_not_is_empty(run: Run) -> None:
-    run.append_trial(trial(0), {"lr": 0.1}, ["lr", "beta"])
-    run.append_trial(trial(1), {"beta": "x"}, ["lr", "beta"])
+    run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr", "beta"])
+    run.append_trials([trial(1, **{"hp.beta": "x"})], ["lr", "beta"])
     table = run.trials()
     assert table["hp.lr"].isna().tolist() == [False, True]
     assert table["hp.beta"].isna().tolist() == [True, False]
     assert (run.path / "trials.csv").read_text().splitlines()[1:] == [
-        "blobs,adam,0,complete,0.5,1000,10,0.25,0.1,",
-        "blobs,adam,1,complete,0.5,1000,10,0.25,,x",
+        "blobs,adam,0,complete,0.5,1000,10,0.25,1,0.1,",
+        "blobs,adam,1,complete,0.5,1000,10,0.25,1,,x",
     ]
 
 
 def test_a_failed_trial_has_no_value(run: Run) -> None:
-    run.append_trial(trial(0, state="failed", value=None), {}, [])
+    run.append_trials([trial(0, state="failed", value=None)], [])
     assert math.isnan(run.trials()["value"][0])
 
 
 def test_trials_are_appended_and_never_rewritten(run: Run) -> None:
     path = run.path / "trials.csv"
-    run.append_trial(trial(0), {"lr": 0.1}, ["lr"])
+    run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr"])
     before = path.read_bytes()
-    run.append_trial(trial(1), {"lr": 0.2}, ["lr"])
+    run.append_trials([trial(1, **{"hp.lr": 0.2})], ["lr"])
     assert path.read_bytes().startswith(before)
     assert len(path.read_text().splitlines()) == 3
 
@@ -145,7 +145,7 @@ def test_seeds_have_the_columns_of_the_design(run: Run) -> None:
     run.write_seeds([seed_row(0, **metrics, **{"hp.lr": 0.1})], ["lr"])
     assert header(run.path / "seeds.csv") == [
         "task", "optimizer", "seed", "status", "train_loss", "val_loss", "test_loss", "test_acc", "val_acc", "val_f1",
-        "steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "hp.lr",
+        "steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "hp.lr",
     ]  # fmt: skip
 
 
@@ -418,6 +418,6 @@ def test_checking_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_text_with_line_ends_is_one_record(run: Run) -> None:
-    run.append_trial(trial(0), {"kind": "a\nb"}, ["kind"])
+    run.append_trials([trial(0, **{"hp.kind": "a\nb"})], ["kind"])
     with (run.path / "trials.csv").open(newline="", encoding="utf-8") as file:
         assert [row["hp.kind"] for row in csv.DictReader(file)] == ["a\nb"]

@@ -46,7 +46,7 @@ def fill(run: Run, one: list[str], two: list[str], states: tuple[str, str] = ("c
     """A run whose optimizers have a trial of that state each, and retrained seeds of those statuses."""
     best = {}
     for name, state in zip(("one", "two"), states, strict=True):
-        run.append_trial({"task": "blobs", "optimizer": name, "trial": 0, "state": state, "seed": SEED}, {}, [])
+        run.append_trials([{"task": "blobs", "optimizer": name, "trial": 0, "state": state, "seed": SEED}], [])
         valid = state == "complete"
         best[name] = entry() if valid else entry(hp=None, value=None, trial=None, n_diverged=1)
     run.write_best({"task": "blobs", "metric": "val_loss", "optimizers": best})
@@ -211,3 +211,31 @@ def test_a_line_says_what_was_trained(run: Run) -> None:
     said = setting(summarize(run, config()), config())
     assert said.startswith("blobs, preset ")
     assert said.endswith("1,234,567 parameters; two blobs (train 1,200, val 9, test 8)")
+
+
+# Cohorts.
+
+
+def test_what_trained_together_is_said_where_anything_did(run: Run) -> None:
+    trial = {"task": "blobs", "trial": 0, "state": "complete", "seed": SEED}
+    run.write_best({"task": "blobs", "metric": "val_loss", "optimizers": {"one": entry(), "two": entry()}})
+    sizes = [("one", 4), ("one", 2), ("two", 1)]
+    run.append_trials([trial | {"optimizer": name, "cohort": size} for name, size in sizes], [])
+    run.write_seeds([seed_row("one", seed, cohort=3) for seed in range(3)] + [seed_row("two", 0, cohort=1)], [])
+    summary = summarize(run, config())
+    assert [one["cohort"] for one in summary["optimizers"]] == [
+        {"search": 4, "retrain": 3}, {"search": 1, "retrain": 1},
+    ]  # fmt: skip
+    shown = "\n".join(table(run, config()))
+    assert "4 trials, 3 seeds" in shown and "1 trials, 1 seeds" in shown and "ms/step (shared)" in shown
+
+
+def test_of_runs_one_at_a_time_and_of_older_tables_the_report_says_nothing(run: Run) -> None:
+    fill(run, ["complete"], ["complete"])
+    for line in ("trials.csv", "seeds.csv"):
+        lines = [row.split(",") for row in (run.path / line).read_text().splitlines()]
+        place = lines[0].index("cohort")
+        (run.path / line).write_text("".join(",".join(row[:place] + row[place + 1 :]) + "\n" for row in lines))
+    summary = summarize(run, config(1))
+    assert [one["cohort"] for one in summary["optimizers"]] == [{"search": 1, "retrain": 1}] * 2
+    assert "cohort" not in "\n".join(table(run, config(1)))

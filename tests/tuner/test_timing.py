@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,10 +52,15 @@ def trainer(clock: Clock, period: int | None, plain: Any, refresh: float = 0.0, 
 
     class Fake:
         def __init__(self, task: Any, *_: Any, **__: Any) -> None:
+            self.task = task
             self.grad_equivalents = 0.0
             self.optimizer = SimpleNamespace() if period is None else SimpleNamespace(update_period=period)
             self.steps = 0
             made.append(self)
+
+        def batches(self, epochs: int) -> Any:
+            assert epochs == 1
+            return iter(self.task.batches(0, 0))
 
         def step(self, batch: Any) -> torch.Tensor:
             refreshes = period is not None and self.steps % period == 0
@@ -100,7 +106,7 @@ def test_slow_steps_are_few(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds_per_row: float, *settings: str) -> tuple[Any, Any]:
-    settled = config("mnist1d", ["adam"], *settings)
+    settled = config("mnist1d", ["adam"], "resources.cohort=1", *settings)
     monkeypatch.setattr(timing, "Trainer", trainer(clock, None, lambda batch: seconds_per_row * len(batch[0])))
     task = loaded(settled)
     return task, measure(settled, task)
@@ -126,12 +132,98 @@ def test_a_long_step_is_timed_by_a_part_of_it(clock: Clock, monkeypatch: pytest.
 def test_a_batch_larger_than_the_data_is_the_data(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds_per_row: float
 ) -> None:
-    settled = config("tabular_mlp", ["adam"])  # iris: 90 rows train, 30 validate, a batch is of 2,048
+    settled = config(
+        "tabular_mlp", ["adam"], "resources.cohort=1"
+    )  # iris: 90 rows train, 30 validate, a batch is of 2,048
     monkeypatch.setattr(timing, "Trainer", trainer(clock, None, lambda batch: seconds_per_row * len(batch[0])))
     found = measure(settled, loaded(settled))
     assert found.steps_per_epoch == 1
     assert found.step_s == {"adam": pytest.approx(90 * seconds_per_row)}
     assert found.evaluation_s == pytest.approx(120 * seconds_per_row / 3)
+
+
+# Stacks of increasing size.
+
+
+def stacks(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: Callable[[int], float], **more: Any) -> Any:
+    """What is found of stacks whose steps take so long, and of which sizes there were any."""
+    built: list[int] = []
+
+    def stack(task: Any, make: Any, members: Any, *_: Any, **__: Any) -> Any:
+        built.append(len(members))
+        return trainer(clock, None, seconds(len(members)), warm_up=more.get("warm_up", 0.0))(task)
+
+    monkeypatch.setattr(timing.cohort, "Stack", stack)
+    settled = config("tabular_mlp", [more.get("optimizer", "adam")], *more.get("settings", []))
+    ((name, spec),) = settled.optimizers.items()
+    make, task = objects.optimizer_maker(name, spec), loaded(settled)
+    found = timing.stacks(
+        settled, task, make, spec.first_point(), more.get("alone", 0.01), more.get("sizes", [2, 8, 32])
+    )
+    return found, built
+
+
+def test_a_members_share_of_a_stacks_step_is_found_for_each_size(clock: Clock, monkeypatch: Any) -> None:
+    found, built = stacks(monkeypatch, clock, lambda size: 0.01 + 0.001 * size, warm_up=0.5)
+    assert found == {2: pytest.approx(0.006), 8: pytest.approx(0.018 / 8), 32: pytest.approx(0.042 / 32)}
+    assert built == [2, 8, 32]
+
+
+def test_larger_stacks_than_one_that_is_slower_are_not_tried(clock: Clock, monkeypatch: Any) -> None:
+    found, built = stacks(monkeypatch, clock, lambda size: 0.001 * size**2)
+    assert built == [2, 8] and found == {2: pytest.approx(0.002), 8: pytest.approx(0.008)}
+    found, built = stacks(monkeypatch, clock, lambda size: 0.011 * size)  # slower than one at a time
+    assert built == [2] and found == {2: pytest.approx(0.011)}
+
+
+@pytest.mark.parametrize(("alone", "tried"), [(0.029, [2, 8, 32]), (0.031, [])])
+def test_a_long_step_has_nothing_to_save(clock: Clock, monkeypatch: Any, alone: float, tried: list[int]) -> None:
+    found, built = stacks(monkeypatch, clock, lambda size: 0.001, alone=alone)
+    assert built == list(found) == tried
+
+
+@pytest.mark.parametrize(
+    "more", [{"optimizer": "rmsprop"}, {"settings": ["train.compile=true"]}, {"settings": ["train.channels_last=true"]}]
+)
+def test_what_does_not_stack_has_no_sizes(clock: Clock, monkeypatch: Any, more: dict[str, Any]) -> None:
+    assert stacks(monkeypatch, clock, lambda size: 0.001, **more) == ({}, [])
+
+
+def test_a_stack_that_breaks_is_the_end(clock: Clock, monkeypatch: Any) -> None:
+    def seconds(size: int) -> float:
+        if size == 8:
+            raise torch.OutOfMemoryError("out of memory")
+        return 0.001
+
+    found, built = stacks(monkeypatch, clock, seconds)
+    assert list(found) == [2] and built == [2, 8]
+
+
+@pytest.mark.parametrize(("allowed", "tried"), [(1000.0, [2, 8, 32]), (50.0, [2, 8]), (10.0, [2])])
+def test_no_stack_is_tried_that_would_want_more_memory_than_there_is(
+    clock: Clock, monkeypatch: Any, allowed: float, tried: list[int]
+) -> None:
+    peaks = iter([100.0, 104.0, 116.0, 164.0])  # 2 MB for each member
+    monkeypatch.setattr(timing.memory, "reset_peak", lambda device: None)
+    monkeypatch.setattr(timing.memory, "peak_mb", lambda device: next(peaks))
+    monkeypatch.setattr(timing.memory, "allowance_mb", lambda *_: allowed)
+    assert stacks(monkeypatch, clock, lambda size: 0.001)[1] == tried
+
+
+def test_a_step_that_was_timed_in_part_is_not_stacked(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing.cohort, "Stack", lambda *_, **__: pytest.fail("a step of seconds"))
+    settled = config("mnist1d", ["adam"])
+    monkeypatch.setattr(timing, "Trainer", trainer(clock, None, lambda batch: 0.1 * len(batch[0])))
+    assert measure(settled, loaded(settled)).member_s == {"adam": {1: pytest.approx(3.2)}}
+
+
+def test_sizes_are_measured_for_each_optimizer_with_real_stacks() -> None:
+    settled = config("tabular_mlp", ["adam", "ssvp", "rmsprop"], search__trials=48, resources__max_concurrent=3)
+    found = measure(settled, loaded(settled)).member_s
+    assert set(found["rmsprop"]) == {1}
+    for name in ("adam", "ssvp"):  # 12, a quarter of the trials, of one worker on each; 10 seeds
+        assert {1, 8} <= set(found[name]) <= {1, 8, 10, 12}
+        assert found[name][8] < 0.9 * found[name][1]
 
 
 # With real steps.
