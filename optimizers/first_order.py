@@ -22,8 +22,11 @@ def sgd(
     grad = _with_decay(grad, param, hp)
     if not _any(hp["momentum"]):
         return plus(param, -hp["lr"], grad), {}
+    kept = 1 - hp["dampening"]
+    if isinstance(hp["momentum"], Tensor):  # a member of a stack may have none
+        kept = torch.where(hp["momentum"] == 0, torch.ones_like(hp["momentum"]), kept)
     # PyTorch takes the first gradient whole.
-    momentum = plus(state["momentum"] * hp["momentum"], 1 - hp["dampening"], grad) if state else grad.clone()
+    momentum = plus(state["momentum"] * hp["momentum"], kept, grad) if state else grad.clone()
     step = plus(grad, hp["momentum"], momentum) if hp["nesterov"] else momentum
     return plus(param, -hp["lr"], step), {"momentum": momentum}
 

@@ -137,7 +137,9 @@ class StackedOptimizer:
             applied = _clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
             self._used = [i for i, grad in enumerate(grads) if grad is not None]
             with torch.enable_grad():
-                refresh = self._seen(losses, self.params, grads, self._used, applied)
+                assert self._streams is not None
+                previous, directions = [self._previous[i] for i in self._used], lambda: self._directions(applied)
+                refresh = _as_seen(losses, self.params, grads, self._streams, previous, directions)
                 estimates = list(estimator(refresh))
             self._cost = estimator.cost(refresh)
         curvatures: list[Tensor | None] = [None] * len(grads)
@@ -158,36 +160,11 @@ class StackedOptimizer:
 
         def finish(losses: Tensor, params: list[Tensor], probes: list[Tensor]) -> list[Tensor | None]:
             grads = _gradients(losses, params, create_graph=True)
-            refresh = self._seen(losses, params, grads, used, [], Given(probes))
-            return [losses.detach(), *grads, *estimator(refresh)]
+            return [losses.detach(), *grads, *estimator(_as_seen(losses, params, grads, Given(probes)))]
 
-        name = "hutchinson", estimator.samples, tuple(used)
-        losses, *rest = problem.replay(name, finish, probes, exact=True)
+        losses, *rest = problem.replay(("hutchinson", estimator.samples, tuple(used)), finish, probes, exact=True)
         assert losses is not None
         return losses, rest[: len(self.params)], rest[len(self.params) :]
-
-    def _seen(
-        self,
-        losses: Tensor,
-        params: list[Tensor],
-        grads: list[Tensor | None],
-        used: list[int],
-        applied: list[Tensor | None],
-        streams: Streams | None = None,
-    ) -> Refresh:
-        """The step as an estimator sees it."""
-        return Refresh(
-            loss=losses.sum(),
-            outputs=None,
-            params=[params[i] for i in used],
-            indices=used,
-            grads=[g for g in grads if g is not None],
-            previous_grads=[self._previous[i] for i in used],
-            directions=lambda: self._directions(applied),
-            generator=streams or self._streams,
-            record=None,
-            memory={},
-        )
 
     def _refresh_each(
         self, problem: Problem, max_grad_norm: float | None
@@ -239,6 +216,30 @@ class StackedOptimizer:
             self.states[i] = {name: next(new) for name in own}
 
 
+def _as_seen(
+    losses: Tensor,
+    params: list[Tensor],
+    grads: list[Tensor | None],
+    streams: Streams,
+    previous: Sequence[Tensor | None] = (),
+    directions: Callable[[], list[Tensor]] = list,
+) -> Refresh:
+    """A stack's step as an estimator sees it."""
+    used = [i for i, grad in enumerate(grads) if grad is not None]
+    return Refresh(
+        loss=losses.sum(),
+        outputs=None,
+        params=[params[i] for i in used],
+        indices=used,
+        grads=[grad for grad in grads if grad is not None],
+        previous_grads=previous,
+        directions=directions,
+        generator=streams,
+        record=None,
+        memory={},
+    )
+
+
 class Given(Streams):
     """Draws that were made before."""
 
@@ -278,9 +279,10 @@ def _with_graph(problem: Problem, params: list[Tensor]) -> tuple[Tensor, list[Te
 def kind(optimizer: torch.optim.Optimizer) -> Hashable | None:
     """What must be the same in all members of a stack; ``None`` for an optimizer that cannot be in one.
 
-    That is one with several parameter groups, without a pure rule, or with steps of its own.
+    That is one with several parameter groups, without a pure rule, or with steps or hooks of its own.
     """
-    if len(optimizer.param_groups) != 1 or optimizer.param_groups[0].get("maximize"):
+    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if hooked or len(optimizer.param_groups) != 1 or optimizer.param_groups[0].get("maximize"):
         return None
     hp = _hyperparameters(optimizer)
     constants = tuple((name, None if _is_number(value) else value) for name, value in sorted(hp.items()))
@@ -346,7 +348,9 @@ def _stack_numbers(
         parts = {f"{name}.{i}": [hp[name][i] for hp in members] for i in range(len(value))} if _is_tuple(value) else {}
         for part, values in (parts or {name: [hp[name] for hp in members]}).items():
             if name in always or any(v != values[0] for v in values):
-                numbers[part] = torch.tensor(values, dtype=like.dtype, device=like.device)
+                # As ``new_count``: in half precision 0.999 would be 1.
+                dtype = torch.promote_types(like.dtype, torch.float32)
+                numbers[part] = torch.tensor(values, dtype=dtype, device=like.device)
     return tuple(members[0].items()), numbers
 
 
@@ -376,7 +380,7 @@ def _clipped(grads: list[Tensor | None], max_grad_norm: float | None) -> list[Te
     """Each member's gradient scaled down to that norm over all parameters."""
     if max_grad_norm is None or not any(grad is not None for grad in grads):
         return grads
-    norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads if grad is not None]
+    norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads if g is not None]
     scale = (max_grad_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + CLIP_EPS)).clamp(max=1.0)
     return [None if g is None else g * scale.view(-1, *[1] * (g.ndim - 1)) for g in grads]
 

@@ -80,7 +80,7 @@ class Traced:
 
 def kind(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     """What a recording depends on of its inputs."""
-    return tuple((tuple(t.shape), t.dtype, t.device, t.requires_grad) for t in tensors)
+    return tuple((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors)
 
 
 class Recorder(TorchDispatchMode):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, S
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -65,22 +64,22 @@ def train(
         steps = training(task, make_optimizer, [members[place] for place in places], budget, engine)
         while True:
             try:
-                for member, evaluation in next(steps).items():
-                    on_eval(places[member], evaluation)
+                evaluations = next(steps)
             except StopIteration as stop:
                 results.update(zip(places, stop.value, strict=True))
                 return
+            except Exception:
+                if len(places) == 1:
+                    raise
+                break
+            for member, evaluation in evaluations.items():
+                on_eval(places[member], evaluation)
+        release_memory(task.device)
+        for place in places:
+            run([place])
 
     for places in stacks(task, make_optimizer, members, engine):
-        try:
-            run(places)
-        except Exception:
-            if len(places) == 1:
-                raise
-        if places[0] not in results:
-            release_memory(task.device)
-            for place in places:
-                run([place])
+        run(places)
     return [results[place] for place in range(len(members))]
 
 
@@ -103,7 +102,7 @@ def training(
 
 def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member], engine: Engine) -> list[list[int]]:
     """Which members can train as one stack, by their places; one that cannot is alone."""
-    if engine.compile or engine.channels_last:
+    if engine.compile or engine.channels_last or not members:
         return [[place] for place in range(len(members))]
     params = list(task.build(members[0].seed).parameters())
     found: dict[Hashable, list[int]] = {}
@@ -113,7 +112,11 @@ def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member],
         except Exception:  # it will be raised again where this member trains
             of_kind = None
         else:
-            of_kind = kind(optimizer) if "lr" in optimizer.param_groups[0] or not engine.scheduled else None
+            group = optimizer.param_groups[0]
+            stackable = list(map(id, group["params"])) == list(map(id, params)) and (
+                "lr" in group or not engine.scheduled
+            )
+            of_kind = kind(optimizer) if stackable else None
         found.setdefault(("alone", place) if of_kind is None else of_kind, []).append(place)
     return list(found.values())
 
@@ -208,6 +211,9 @@ class StackedModel:
     def __init__(self, task: Task, engine: Engine, seeds: Sequence[int]) -> None:
         self.task = task
         built = {seed: task.build(seed).train() for seed in dict.fromkeys(seeds)}
+        first, *others = (_other_tensors(network) for network in built.values())
+        if not all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
+            raise ValueError("the network holds tensors that are neither parameters nor buffers and differ by seed")
         networks = [built[seed] for seed in seeds]
         self.params = [
             torch.stack([p.detach() for p in params]).requires_grad_(params[0].requires_grad)
@@ -231,28 +237,16 @@ class StackedModel:
 
     def losses(self, batch: StackBatch) -> Tensor:
         """(members,), in full precision and with their graph."""
-        return self._losses(self.runner.exact, self.params, self.buffers, batch)
-
-    def _losses(self, model: nn.Module, params: list[Tensor], buffers: list[Tensor], batch: StackBatch) -> Tensor:
-        names = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
-
-        def member(params: list[Tensor], buffers: list[Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
-            state = dict(zip(names[0], params, strict=True)), dict(zip(names[1], buffers, strict=True))
-            return self.task.loss(Bound(model, state), tensors)[0]
-
-        in_dims = (0, 0, None if batch.shared else 0)
-        # Fused attention has neither a batching rule nor, on refresh steps, a double backward.
-        with sdpa_kernel(SDPBackend.MATH):
-            return torch.vmap(member, in_dims=in_dims, randomness="different")(params, buffers, batch.tensors)
+        return stacked_losses(self.task, self.runner.exact, self.params, self.buffers, batch)
 
     def replay(
         self, batch: StackBatch, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool
     ) -> list[Tensor | None]:
         """See ``optimizers.stacked.Problem``."""
         inputs = [*self.params, *self.buffers, *batch.tensors, *further]
-        key = name, batch.shared, tuple(tensor.shape for tensor in batch.tensors)
+        key = name, batch.shared, tuple((tensor.shape, tensor.stride()) for tensor in batch.tensors)
         if key not in self._graphs:
-            graphs = GRAPHS.setdefault(self.task, {})
+            graphs = vars(self.task).setdefault(GRAPHS, {})
             whole = name, batch.shared, self.runner.engine, tracing.kind(inputs)
             if whole not in graphs:
                 model = self.runner.exact if exact else self.runner.trained
@@ -261,20 +255,47 @@ class StackedModel:
         return list(self._graphs[key](*inputs))
 
     def _traced(self, model: nn.Module, batch: StackBatch, finish: Finish) -> tracing.Traced:
+        # Nothing of this stack's tensors is to be held: what is traced stays with the task.
+        task, shared = self.task, batch.shared
         ends = list(accumulate(map(len, (self.params, self.buffers, batch.tensors))))
 
         def flat(*tensors: Tensor) -> list[Tensor | None]:
             params, buffers, own, further = (
                 list(tensors[start:end]) for start, end in pairwise([0, *ends, len(tensors)])
             )
-            losses = self._losses(model, params, buffers, StackBatch(tuple(own), batch.shared))
+            losses = stacked_losses(task, model, params, buffers, StackBatch(tuple(own), shared))
             return finish(losses, params, further)
 
         return tracing.Traced(flat)
 
 
-GRAPHS: WeakKeyDictionary[Task, dict[Any, tracing.Traced]] = WeakKeyDictionary()
-"""What was traced of a task stays for its next cohorts."""
+GRAPHS = "_graphs of stacks"
+"""The attribute of a task that holds what was traced of it, for its next cohorts."""
+
+
+def stacked_losses(
+    task: Task, model: nn.Module, params: list[Tensor], buffers: list[Tensor], batch: StackBatch
+) -> Tensor:
+    """The losses of a stack's members, (members,), with their graph.
+
+    Args:
+        params, buffers: (members, ...) each, in the order of the model's own.
+    """
+    names = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
+
+    def member(params: list[Tensor], buffers: list[Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
+        state = dict(zip(names[0], params, strict=True)), dict(zip(names[1], buffers, strict=True))
+        return task.loss(Bound(model, state), tensors)[0]
+
+    in_dims = (0, 0, None if batch.shared else 0)
+    # Fused attention has neither a batching rule nor, on refresh steps, a double backward.
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.vmap(member, in_dims=in_dims, randomness="different")(params, buffers, batch.tensors)
+
+
+def _other_tensors(network: nn.Module) -> list[Tensor]:
+    """What a network's modules hold as plain attributes."""
+    return [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
 
 
 class Bound:
