@@ -6,19 +6,17 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
-from optimizers import CurvatureOptimizer, tracing
-from optimizers.base import Closure
-from optimizers.stacked import Finish, StackedOptimizer, kind
+from optimizers import CurvatureOptimizer
+from optimizers.stacked import StackedOptimizer
+from optimizers.stacked_rule import kind
 from tasks.base import Task
-from tuner.engine import Engine, Runner
+from tuner.engine import Engine
+from tuner.stacked_model import AtBatch, StackBatch, StackedModel
 from tuner.train import (
     DEFAULTS,
     Budget,
@@ -187,144 +185,6 @@ class Stack(Lockstep):
             self.model.keep(places)
             self.optimizer.keep(places, self.model.params)
             self.stacked = list(self.live)
-
-
-class StackBatch(NamedTuple):
-    """A batch for each member of a stack.
-
-    Attributes:
-        tensors: with the members as first dimension; or, if shared, those of one batch for all.
-    """
-
-    tensors: tuple[Tensor, ...]
-    shared: bool
-
-
-class StackedModel:
-    """A task's network with the parameters and buffers of all members, (members, ...) each.
-
-    Attributes:
-        own_params: of an ordinary network, which ``load`` makes that of one member.
-        runner: of that one.
-    """
-
-    def __init__(self, task: Task, engine: Engine, seeds: Sequence[int]) -> None:
-        self.task = task
-        built = {seed: task.build(seed).train() for seed in dict.fromkeys(seeds)}
-        first, *others = (_other_tensors(network) for network in built.values())
-        if not all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
-            raise ValueError("the network holds tensors that are neither parameters nor buffers and differ by seed")
-        networks = [built[seed] for seed in seeds]
-        self.params = [
-            torch.stack([p.detach() for p in params]).requires_grad_(params[0].requires_grad)
-            for params in zip(*(network.parameters() for network in networks), strict=True)
-        ]
-        self.buffers = [torch.stack(list(b)) for b in zip(*(network.buffers() for network in networks), strict=True)]
-        network = networks[0]
-        self.runner = Runner(engine, network)
-        self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
-        self._graphs: dict[Any, tracing.Traced] = {}
-
-    def load(self, place: int) -> None:
-        """Make the ordinary network a view of a member."""
-        for own, stack in zip([*self.own_params, *self.own_buffers], [*self.params, *self.buffers], strict=True):
-            own.data = stack.data[place]
-
-    def keep(self, places: Tensor) -> None:
-        self.params = [p.detach()[places].requires_grad_(p.requires_grad) for p in self.params]
-        self.buffers = [buffer[places] for buffer in self.buffers]
-        self._graphs.clear()
-
-    def losses(self, batch: StackBatch) -> Tensor:
-        """(members,), in full precision and with their graph."""
-        return stacked_losses(self.task, self.runner.exact, self.params, self.buffers, batch)
-
-    def replay(
-        self, batch: StackBatch, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool
-    ) -> list[Tensor | None]:
-        """See ``optimizers.stacked.Problem``."""
-        inputs = [*self.params, *self.buffers, *batch.tensors, *further]
-        key = name, batch.shared, tuple((tensor.shape, tensor.stride()) for tensor in batch.tensors)
-        if key not in self._graphs:
-            graphs = vars(self.task).setdefault(GRAPHS, {})
-            whole = name, batch.shared, self.runner.engine, tracing.kind(inputs)
-            if whole not in graphs:
-                model = self.runner.exact if exact else self.runner.trained
-                graphs[whole] = self._traced(model, batch, finish)
-            self._graphs[key] = graphs[whole]
-        return list(self._graphs[key](*inputs))
-
-    def _traced(self, model: nn.Module, batch: StackBatch, finish: Finish) -> tracing.Traced:
-        # Nothing of this stack's tensors is to be held: what is traced stays with the task.
-        task, shared = self.task, batch.shared
-        ends = list(accumulate(map(len, (self.params, self.buffers, batch.tensors))))
-
-        def flat(*tensors: Tensor) -> list[Tensor | None]:
-            params, buffers, own, further = (
-                list(tensors[start:end]) for start, end in pairwise([0, *ends, len(tensors)])
-            )
-            losses = stacked_losses(task, model, params, buffers, StackBatch(tuple(own), shared))
-            return finish(losses, params, further)
-
-        return tracing.Traced(flat)
-
-
-GRAPHS = "_graphs of stacks"
-"""The attribute of a task that holds what was traced of it, for its next cohorts."""
-
-
-def stacked_losses(
-    task: Task, model: nn.Module, params: list[Tensor], buffers: list[Tensor], batch: StackBatch
-) -> Tensor:
-    """The losses of a stack's members, (members,), with their graph.
-
-    Args:
-        params, buffers: (members, ...) each, in the order of the model's own.
-    """
-    names = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
-
-    def member(params: list[Tensor], buffers: list[Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
-        state = dict(zip(names[0], params, strict=True)), dict(zip(names[1], buffers, strict=True))
-        return task.loss(Bound(model, state), tensors)[0]
-
-    in_dims = (0, 0, None if batch.shared else 0)
-    # Fused attention has neither a batching rule nor, on refresh steps, a double backward.
-    with sdpa_kernel(SDPBackend.MATH):
-        return torch.vmap(member, in_dims=in_dims, randomness="different")(params, buffers, batch.tensors)
-
-
-def _other_tensors(network: nn.Module) -> list[Tensor]:
-    """What a network's modules hold as plain attributes."""
-    return [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-
-
-class Bound:
-    """A network with given parameters and buffers, to call."""
-
-    def __init__(self, model: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
-        self.model = model
-        self.state = state
-
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
-        return functional_call(self.model, self.state, inputs, named)
-
-
-class AtBatch(NamedTuple):
-    """What a stack minimises at one step: see ``optimizers.stacked.Problem``."""
-
-    model: StackedModel
-    batch: StackBatch
-
-    def replay(self, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool) -> list[Tensor | None]:
-        return self.model.replay(self.batch, name, finish, further, exact=exact)
-
-    def losses(self) -> Tensor:
-        return self.model.losses(self.batch)
-
-    def closure(self, place: int) -> Closure:
-        self.model.load(place)
-        own = self.batch.tensors if self.batch.shared else tuple(tensor[place] for tensor in self.batch.tensors)
-        return lambda: self.model.task.loss(self.model.runner.exact, own)
 
 
 def release_memory(device: torch.device) -> None:

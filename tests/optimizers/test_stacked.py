@@ -18,7 +18,8 @@ from optimizers import (
 )
 from optimizers.estimator import Streams
 from optimizers.first_order import PURE
-from optimizers.stacked import StackedOptimizer, kind
+from optimizers.stacked import StackedOptimizer
+from optimizers.stacked_rule import kind
 from tests.optimizers.settings import SETTINGS
 
 STEPS = 12
