@@ -31,7 +31,7 @@ test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow
 
 bench: .venv/.installed-dev
-	$(BIN)/python -m benchmarks.search_throughput
+	$(BIN)/python -m benchmarks.search_throughput --out docs/performance.md
 	$(BIN)/python -m benchmarks.optimizer_step
 	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.train_loop --out docs/train_loop.md
