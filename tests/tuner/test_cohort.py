@@ -6,251 +6,41 @@ import time
 import weakref
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import tuner.train
 from optimizers import (
-    SADH,
     SSDH,
-    SSVP,
-    AdaHessian,
-    DiagHessian,
-    MuonWithAdamW,
     Sophia,
-    SubsampledNewton,
-    adapt_learning_rate,
 )
-from tasks.base import Data, Task
+from tests.tuner.members import (
+    CHANGING,
+    CONSTANT,
+    MIXED,
+    NETWORKS,
+    RTOL,
+    RULES,
+    TWELVE_STEPS,
+    Scaled,
+    Small,
+    alone,
+    assert_as_alone,
+    assert_equal,
+    assert_same_bits,
+    by_name,
+    convolutional,
+    members_of,
+    normalised,
+    of,
+    together,
+)
 from tuner import cohort
 from tuner.cohort import Member, Stack
 from tuner.engine import Engine
-from tuner.train import Budget, all_batches, train
+from tuner.train import Budget, all_batches
 
-RTOL = 1e-9  # the promise is 1e-5; rounding errors grow to 1e-12
-CONSTANT = Engine()
-CHANGING = Engine(schedule="cosine", warmup_epochs=2, clip_grad_norm=0.3)
-HUNDRED_STEPS = Budget(epochs=25, evaluations=10, test=True)
-TWELVE_STEPS = Budget(epochs=3, evaluations=3, test=True)
-
-
-class Attention(nn.Module):
-    """The six numbers as a sequence."""
-
-    def __init__(self):
-        super().__init__()
-        self.into, self.out = nn.Linear(1, 4), nn.Linear(4, 3)
-        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
-
-    def forward(self, x):
-        return self.out(self.layer(self.into(x[..., None])).mean(1))
-
-
-class Embedded(nn.Module):
-    """The six numbers, small, middling or large, as words whose vectors are tied to those of the output."""
-
-    def __init__(self):
-        super().__init__()
-        self.words, self.out = nn.Embedding(3, 4), nn.Linear(4, 3, bias=False)
-        self.words.weight = self.out.weight
-
-    def forward(self, x):
-        words = (x > 0).long() + (x > 1).long()
-        return self.out(self.words(words).mean(1).tanh())
-
-
-def perceptron():
-    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Dropout(0.0), nn.Linear(9, 3))
-
-
-def normalised():
-    # No bias before BatchNorm: its gradient would be rounding errors alone, which curvature rules divide by as small.
-    return nn.Sequential(nn.Linear(6, 9, bias=False), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 3))
-
-
-def convolutional():
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 2, 3)),
-        nn.Conv2d(1, 4, 3, padding=1, bias=False),
-        nn.BatchNorm2d(4),
-        nn.LeakyReLU(),
-        nn.Conv2d(4, 4, (2, 1)),
-        nn.MaxPool2d((1, 3)),
-        nn.Flatten(),
-        nn.Linear(4, 3),
-    )
-
-
-class Scaled(nn.Sequential):
-    """Its outputs are multiplied with a parameter without shape."""
-
-    def __init__(self):
-        super().__init__(nn.Linear(6, 3))
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.scale * self[0](x)
-
-
-def partly_frozen():
-    """Its first layer is frozen and its last is not used."""
-    network = perceptron()
-    network[0].requires_grad_(False)
-    network.unused = nn.Linear(2, 2)
-    network.forward = lambda x: network[3](network[1](network[0](x)))
-    return network
-
-
-NETWORKS = {
-    "perceptron": perceptron,
-    "normalised": normalised,
-    "convolutional": convolutional,
-    "attention": Attention,
-    "embedded": Embedded,
-    "partly_frozen": partly_frozen,
-}
-
-
-class Small(Task):
-    """Three classes of points in six dimensions, in double precision: 57 training rows, the last batch has 9."""
-
-    def __init__(self, network=perceptron, dtype=torch.float64):
-        super().__init__(metric="val_loss", mode="min", batch_size=16)
-        self.make = network
-        self.dtype = dtype
-        self.setup(None, torch.device("cpu"))
-
-    def load(self, data_dir):
-        self.worst = {"loss": 1e3, "errors": 1.0}
-        inputs = np.random.default_rng(0).normal(size=(90, 6))
-        labels = (inputs[:, 0] > 0).astype(np.int64) + (inputs[:, 1] > 0.3)
-        inputs = torch.from_numpy(inputs).to(self.dtype).numpy()
-        ends = {"train": (0, 57), "val": (57, 75), "test": (75, 90)}
-        return Data("small", {split: (inputs[a:b], labels[a:b]) for split, (a, b) in ends.items()})
-
-    def network(self):
-        return self.make().to(self.dtype)
-
-    def criterion(self, outputs, targets):
-        return nn.functional.cross_entropy(outputs, targets)
-
-    def metrics(self, outputs, targets):
-        return super().metrics(outputs, targets) | {"errors": (outputs.argmax(1) != targets).double().mean().item()}
-
-
-def of(rule, **fixed):
-    return lambda params, hp: rule(params, **fixed, **hp)
-
-
-def alone(task, make, member, budget=HUNDRED_STEPS, engine=CONSTANT):
-    curve = []
-    return train(task, make, member.hp, member.seed, budget, curve.append, engine), curve
-
-
-def together(task, make, members, budget=HUNDRED_STEPS, engine=CONSTANT):
-    """Result and curve of each member; a curve that begins again replaces what was there."""
-    curves = [[] for _ in members]
-
-    def on_eval(member, evaluation):
-        if evaluation.step == 0:
-            curves[member].clear()
-        curves[member].append(evaluation)
-
-    return list(zip(cohort.train(task, make, members, budget, on_eval, engine), curves, strict=True))
-
-
-def assert_equal(run, other, rtol=RTOL):
-    """Everything but seconds and memory."""
-    (result, curve), (expected, expected_curve) = run, other
-    assert (result.status, result.clocks.steps) == (expected.status, expected.clocks.steps)
-    assert result.clocks.grad_equivalents == pytest.approx(expected.clocks.grad_equivalents, rel=1e-12)
-    assert result.metrics == pytest.approx(expected.metrics, rel=rtol, abs=0)
-    assert [(look.step, look.epoch) for look in curve] == [(look.step, look.epoch) for look in expected_curve]
-    for look, expected_look in zip(curve, expected_curve, strict=True):
-        assert look.grad_equivalents == pytest.approx(expected_look.grad_equivalents, rel=1e-12)
-        assert look.metrics == pytest.approx(expected_look.metrics, rel=rtol, abs=0)
-        assert look.diagnostics == pytest.approx(expected_look.diagnostics, rel=1e-12)
-
-
-def assert_same_bits(run, other):
-    (result, curve), (expected, expected_curve) = run, other
-    assert (result.status, result.metrics, result.clocks.steps) == (
-        expected.status,
-        expected.metrics,
-        expected.clocks.steps,
-    )
-    assert [(look.step, look.metrics) for look in curve] == [(look.step, look.metrics) for look in expected_curve]
-
-
-def assert_as_alone(task, make, members, budget=HUNDRED_STEPS, engine=CONSTANT):
-    runs = together(task, make, members, budget, engine)
-    assert [result.cohort for result, _ in runs] == [len(members)] * len(members)  # they were stacked
-    for member, run in zip(members, runs, strict=True):
-        assert_equal(run, alone(task, make, member, budget, engine))
-    return runs
-
-
-# Each rule with hyperparameters at which all its terms count; members differ in more than one, in one of a tuple too.
-
-DIAG = {"diff": 0.5, "square": 2.0, "damping": 0.1, "eps": 0.1, "weight_decay": 0.0}
-DIAG_HPS = [
-    {"lr": 2e-2, "betas": (0.9, 0.99)},
-    {"lr": 1e-2, "betas": (0.9, 0.9), "weight_decay": 0.1},
-    {"lr": 1e-2, "betas": (0.8, 0.99), "diff": 0.8, "damping": 0.2},
-]
-CLIPPED_HPS = [
-    {"lr": 0.05, "betas": (0.9, 0.8), "rho": 0.1, "eps": 1e-2},
-    {"lr": 0.02, "betas": (0.9, 0.9), "rho": 0.2, "eps": 1e-2, "weight_decay": 0.1},
-    {"lr": 0.02, "betas": (0.8, 0.9), "rho": 0.1, "eps": 1e-1},
-]
-ADAM_HPS = [
-    {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.0},
-    {"lr": 0.003, "betas": (0.9, 0.9), "weight_decay": 0.1},
-    {"lr": 0.003, "betas": (0.5, 0.99), "weight_decay": 0.1, "eps": 1e-2},
-]
-GAUSSIAN = {"name": "hutchinson", "probe": "gaussian", "samples": 2}
-
-
-def diag(estimator, period):
-    fixed = {"estimator": estimator, "update_period": period}
-    return lambda params, hp: DiagHessian(params, **{**DIAG, **hp}, **fixed), DIAG_HPS
-
-
-RULES = {
-    "sgd": (
-        of(torch.optim.SGD),
-        [{"lr": 0.1, "weight_decay": 0.0}, {"lr": 0.03, "weight_decay": 0.0}, {"lr": 0.03, "weight_decay": 0.1}],
-    ),
-    "momentum": (
-        of(torch.optim.SGD, dampening=0.1),
-        [{"lr": 0.1, "momentum": 0.9}, {"lr": 0.1, "momentum": 0.5}, {"lr": 0.03, "momentum": 0.5}],
-    ),
-    "nesterov": (
-        of(torch.optim.SGD, nesterov=True, momentum=0.9),
-        [{"lr": 0.05, "weight_decay": 1e-3}, {"lr": 0.03, "weight_decay": 0.1}, {"lr": 0.05, "weight_decay": 0.0}],
-    ),
-    "adam": (of(torch.optim.Adam), ADAM_HPS),
-    "amsgrad": (of(torch.optim.Adam, amsgrad=True), ADAM_HPS),
-    "adamw": (of(torch.optim.AdamW), ADAM_HPS),
-    "diag_hutchinson": diag("hutchinson", 1),
-    "diag_hutchinson_5": diag("hutchinson", 5),
-    "diag_gaussian": diag(GAUSSIAN, 3),
-    "diag_none": diag("none", 1),
-    "diag_secant": diag("secant", 1),
-    "diag_secant_3": diag("secant", 3),
-    "diag_gnb": diag("gnb", 4),
-    "diag_ggn_mc": diag("ggn_mc", 4),
-    "diag_ggn_exact": diag("ggn_exact", 7),
-    "diag_exact": diag("exact", 20),
-    "sadh": (of(SADH), CLIPPED_HPS),
-    "ssdh": (of(SSDH, update_period=1), CLIPPED_HPS),
-    "ssvp": (of(SSVP, update_period=3), CLIPPED_HPS),
-    "sophia": (of(Sophia, update_period=4), CLIPPED_HPS),
-    "sophia_gnb": (of(Sophia, estimator="gnb"), CLIPPED_HPS),
-    "adahessian": (of(AdaHessian, update_period=2), ADAM_HPS),
-}
 SEEDS = {"same seed": (7, 7, 7), "own seeds": (0, 1, 2), "two seeds": (3, 4, 3)}
 ENGINES = {"constant": CONSTANT, "changing": CHANGING}
 
@@ -386,23 +176,6 @@ def test_evaluations_are_told_with_their_member_in_the_order_of_the_list():
         assert_equal((result, own), alone(task, of(torch.optim.SGD), member, TWELVE_STEPS))
 
 
-def by_name(params, hp):
-    return getattr(torch.optim, hp["name"])(params, **{name: value for name, value in hp.items() if name != "name"})
-
-
-MIXED = [
-    ("SGD", {"lr": 0.1}),
-    ("Adam", {"lr": 0.01}),
-    ("RMSprop", {"lr": 0.01}),
-    ("SGD", {"lr": 0.2, "nesterov": True, "momentum": 0.9}),
-    ("SGD", {"lr": 0.2}),
-    ("Adam", {"lr": 0.02}),
-    ("Adam", {"lr": 0.02, "amsgrad": True}),
-    ("RMSprop", {"lr": 0.02}),
-    ("SGD", {"lr": 0.3}),
-]
-
-
 def test_a_mixed_list_is_stacked_by_kind_and_comes_back_in_order():
     members = [Member({"name": name, **hp}, seed) for seed, (name, hp) in enumerate(MIXED)]
     task = Small()
@@ -475,11 +248,6 @@ def test_a_cohort_with_another_optimizer_or_other_shapes_is_as_alone():
     assert_as_alone(task, *members_of("sgd"), TWELVE_STEPS)
 
 
-def members_of(rule):
-    make, hps = RULES[rule]
-    return make, [Member(hp, seed) for seed, hp in enumerate(hps)]
-
-
 def test_two_tasks_share_nothing():
     """The same shapes, with another criterion."""
     first, second = Small(), Small()
@@ -536,154 +304,3 @@ def test_single_precision_and_deterministic_algorithms():
     for member, run in zip(members, together(task, make, members, TWELVE_STEPS, engine), strict=True):
         assert run[0].cohort == 3
         assert_equal(run, alone(task, make, member, TWELVE_STEPS, engine), rtol=1e-4)
-
-
-# What cannot be stacked.
-
-
-def in_two_groups(params, hp):
-    params = list(params)
-    return torch.optim.SGD([{"params": params[:1]}, {"params": params[1:], "lr": 0.01}], **hp)
-
-
-SINGLE = {
-    "rmsprop": (of(torch.optim.RMSprop), {"lr": 0.01}),
-    "lbfgs": (of(torch.optim.LBFGS, max_iter=2), {"lr": 0.1}),
-    "hessian_lr_adaptation": (of(adapt_learning_rate), {"lr": 0.01}),
-    "muon": (of(MuonWithAdamW), {"lr": 0.01}),
-    "subsampled_newton": (of(SubsampledNewton, sampling_rate=0.3, damping=1.0), {"lr": 0.1}),
-    "groups": (in_two_groups, {"lr": 0.1}),
-    "maximize": (of(torch.optim.SGD, maximize=True), {"lr": 1e-3}),
-}
-
-
-def assert_alone(task, make, members, budget=TWELVE_STEPS, engine=CONSTANT):
-    """They train one at a time, to the bit as ``train`` does."""
-    runs = together(task, make, members, budget, engine)
-    assert [result.cohort for result, _ in runs] == [1] * len(members)
-    for member, run in zip(members, runs, strict=True):
-        assert_same_bits(run, alone(task, make, member, budget, engine))
-
-
-@pytest.mark.parametrize("single", SINGLE)
-def test_optimizers_without_a_pure_rule_train_one_at_a_time(single):
-    make, hp = SINGLE[single]
-    members = [Member(hp, 1), Member({**hp, "lr": hp["lr"] / 2}, 2)]
-    assert cohort.stacks(Small(), make, members, CONSTANT) == [[0], [1]]
-    assert_alone(Small(), make, members)
-
-
-@pytest.mark.parametrize(
-    ("rule", "name", "values"),
-    [
-        (torch.optim.SGD, "nesterov", [False, True]),
-        (AdaHessian, "betas", [(0.9, 0.99), (0, 0.99)]),
-        (DiagHessian, "update_period", [1, 2]),
-        (DiagHessian, "estimator", ["hutchinson", "secant"]),
-        (DiagHessian, "estimator", ["hutchinson", GAUSSIAN]),
-    ],
-)
-def test_members_that_differ_in_more_than_numbers_train_apart(rule, name, values):
-    fixed = {"momentum": 0.9} if rule is torch.optim.SGD else {}
-    assert_alone(Small(), of(rule, lr=1e-3, **fixed), [Member({name: value}, 1) for value in values])
-
-
-class Reading(nn.Module):
-    """Reads a number, which a stack cannot, at every batch or at the last one of an epoch."""
-
-    def __init__(self, rows):
-        super().__init__()
-        self.rows, self.layer = rows, nn.Linear(6, 3)
-
-    def forward(self, x):
-        y = self.layer(x)
-        return y * 2 if len(x) in self.rows and y.abs().max().item() > 0 else y
-
-
-class Accumulating(nn.Linear):
-    """Adds in place to zeros, which are not the members' own."""
-
-    def forward(self, x):
-        total = torch.zeros(len(x), 3, dtype=x.dtype)
-        total += super().forward(x)
-        return total
-
-
-UNSTACKABLE = {
-    "reads a number": lambda: Reading([16, 9]),
-    "reads a number late": lambda: Reading([9]),
-    "adds in place": lambda: Accumulating(6, 3),
-    "averages by count": lambda: nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9, momentum=None), nn.Linear(9, 3)),
-    "dropout and a number": lambda: nn.Sequential(nn.Dropout(0.2), Reading([9])),
-}
-
-
-@pytest.mark.parametrize(
-    ("network", "rule"), [*((network, "momentum") for network in UNSTACKABLE), ("reads a number", "diag_hutchinson_5")]
-)
-def test_networks_that_cannot_be_stacked_train_one_at_a_time(network, rule):
-    assert_alone(Small(UNSTACKABLE[network]), *members_of(rule))
-
-
-# Known to be otherwise: stacked, to other numbers than alone.
-
-
-def of_the_last_layer(params, hp):
-    return torch.optim.SGD(list(params)[2:], **hp)
-
-
-def with_a_hook(params, hp):
-    optimizer = torch.optim.SGD(params, **hp)
-
-    def shrink(optimizer, args, kwargs):
-        torch._foreach_mul_([param.data for param in optimizer.param_groups[0]["params"]], 0.9)
-
-    optimizer.register_step_post_hook(shrink)
-    return optimizer
-
-
-class Features(nn.Linear):
-    """Of random features that are neither parameters nor buffers."""
-
-    def __init__(self):
-        super().__init__(9, 3)
-        self.features = torch.randn(6, 9, dtype=torch.float64)
-
-    def forward(self, x):
-        return super().forward((x @ self.features).tanh())
-
-
-OTHERWISE = {
-    "some of the parameters": (perceptron, of_the_last_layer),
-    "a hook": (perceptron, with_a_hook),
-    "drawn and no buffer": (Features, of(torch.optim.SGD)),
-}
-
-
-@pytest.mark.parametrize(("network", "make"), OTHERWISE.values(), ids=OTHERWISE)
-def test_what_a_stack_does_not_look_at(network, make):
-    members = [Member({"lr": 0.1}, 1), Member({"lr": 0.05}, 2)]
-    for member, run in zip(members, together(Small(network), make, members, TWELVE_STEPS), strict=True):
-        assert_equal(run, alone(Small(network), make, member, TWELVE_STEPS))
-
-
-def test_a_failed_stack_does_not_touch_the_others():
-    """Of a network that cannot be stacked, and an optimizer that is not: all are as alone."""
-    members = [Member({"name": name, **hp}, seed) for seed, (name, hp) in enumerate(MIXED[:5])]
-    assert_alone(Small(UNSTACKABLE["reads a number late"]), by_name, members)
-
-
-@pytest.mark.parametrize("engine", [Engine(compile=True), Engine(channels_last=True)], ids=["compiled", "images"])
-def test_compiled_networks_and_other_memory_formats_are_not_stacked(engine):
-    members = [Member({"lr": lr}, 1) for lr in (0.1, 0.2)]
-    assert cohort.stacks(Small(convolutional), of(torch.optim.SGD), members, engine) == [[0], [1]]
-    if not engine.compile:
-        assert_alone(Small(convolutional), of(torch.optim.SGD), members, engine=engine)
-
-
-def test_an_error_of_a_single_run_is_raised():
-    def broken(params, hp):
-        raise ArithmeticError("as alone")
-
-    with pytest.raises(ArithmeticError, match="as alone"):
-        cohort.train(Small(), broken, [Member({}, 1)] * 2, TWELVE_STEPS)

@@ -8,7 +8,7 @@ import torch
 
 import tuner.train
 from optimizers import SSVP, DiagHessian, Sophia
-from tests.tuner.test_cohort import CONSTANT, GAUSSIAN, Small, alone, assert_equal, normalised, of, perceptron, together
+from tests.tuner.members import CONSTANT, GAUSSIAN, Small, alone, assert_equal, normalised, of, perceptron, together
 from tuner import cohort
 from tuner.cohort import Member, Stack
 from tuner.engine import Engine
