@@ -18,7 +18,7 @@ from optimizers.base import CLIP_EPS, PROBE_SALT, Closure, CurvatureOptimizer
 from optimizers.curvature import Hutchinson
 from optimizers.estimator import Draw, Refresh, Streams, twice_differentiable
 from optimizers.first_order import PURE
-from optimizers.stacked_rule import Layout, hyperparameters, merge, stack_numbers, traced
+from optimizers.stacked_rule import Layout, hyperparameters, merge, stack_numbers, stacks, traced
 
 Finish = Callable[[Tensor, list[Tensor], list[Tensor]], list[Tensor | None]]
 """What is wanted of losses, (members,) with their graph, of the stacked parameters and of further tensors."""
@@ -58,6 +58,7 @@ class StackedOptimizer:
         self.states: list[State] = [{} for _ in params]
         self._previous: list[Tensor | None] = [None] * len(params)
         self._used: list[int] = []
+        self._now: dict[str, Tensor] = {}
         first = members[0]
         self.rule = first.update if isinstance(first, CurvatureOptimizer) else PURE[type(first)]
         self._curved = first if isinstance(first, CurvatureOptimizer) else None
@@ -76,18 +77,21 @@ class StackedOptimizer:
     def step(self, problem: Problem, lr_factor: float = 1.0, max_grad_norm: float | None = None) -> Tensor:
         """One step of every member; the losses before it, (members,), detached."""
         optimizer = self._curved
+        self._now = self._numbers
+        if "lr" in self._numbers and lr_factor != 1.0:
+            self._now = self._numbers | {"lr": self._numbers["lr"] * lr_factor}
         refresh = self.steps % self.update_period == 0
         if optimizer is None or not refresh:
             losses, grads = _plain(problem)
             self.grad_equivalents += 1.0
             applied = _clipped(grads, max_grad_norm)
             curvatures: list[Tensor | None] = [None] * len(grads)
-        elif optimizer.estimator.stacks:
+        elif stacks(optimizer.estimator):
             losses, grads, applied, curvatures = self._refresh(optimizer, problem, max_grad_norm)
         else:
             losses, applied, curvatures = self._refresh_each(problem, max_grad_norm)
             grads = applied
-        self._apply(applied, curvatures, lr_factor)
+        self._apply(applied, curvatures)
         if optimizer is not None and optimizer.estimator.previous_gradients:
             self._previous = grads
         self.steps += 1
@@ -105,7 +109,7 @@ class StackedOptimizer:
     def _take(self, params: list[Tensor]) -> None:
         self.params = params
         self._data = [param.detach() for param in params]
-        self._rules: dict[Layout, tuple[tracing.Flat, list[tuple[str, ...]]]] = {}
+        self._rules: dict[Layout, tuple[tracing.Traced, list[tuple[str, ...]]]] = {}
 
     def keep(self, places: Tensor, params: list[Tensor]) -> None:
         """Go on with some of the members, whose stacked parameters these are."""
@@ -186,9 +190,9 @@ class StackedOptimizer:
             return direction(grad, state, merge(constants, numbers))
 
         given = [(grad, state) for grad, state in zip(grads, self.states, strict=True) if grad is not None]
-        return [torch.vmap(of_member)(grad, state, self._numbers) for grad, state in given]
+        return [torch.vmap(of_member)(grad, state, self._now) for grad, state in given]
 
-    def _apply(self, grads: list[Tensor | None], curvatures: list[Tensor | None], lr_factor: float) -> None:
+    def _apply(self, grads: list[Tensor | None], curvatures: list[Tensor | None]) -> None:
         places = [i for i, grad in enumerate(grads) if grad is not None and grad.numel()]
         if not places:
             return
@@ -197,12 +201,9 @@ class StackedOptimizer:
         for i in places:
             inputs += [t for t in (self._data[i], grads[i], curvatures[i]) if t is not None]
             inputs += self.states[i].values()
-        numbers = self._numbers
-        if "lr" in numbers and lr_factor != 1.0:
-            numbers = numbers | {"lr": numbers["lr"] * lr_factor}
-        inputs += numbers.values()
+        inputs += self._now.values()
         if layout not in self._rules:
-            self._rules[layout] = traced(self.rule, layout, tuple(numbers), self._constants, tracing.kind(inputs))
+            self._rules[layout] = traced(self.rule, layout, tuple(self._now), self._constants, tracing.kind(inputs))
         rule, names = self._rules[layout]
         new = iter(rule(*inputs))
         torch._foreach_copy_([self._data[i] for i in places], [next(new) for _ in places])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import lru_cache
-from inspect import unwrap
+from inspect import getattr_static, unwrap
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from optimizers import tracing
 from optimizers.apply import Hyperparameters, Rule
 from optimizers.base import CurvatureOptimizer
+from optimizers.estimator import Estimator
 from optimizers.first_order import PURE
 
 Constants = tuple[tuple[str, Any], ...]
@@ -34,11 +34,15 @@ def kind(optimizer: torch.optim.Optimizer) -> Hashable | None:
         known = type(optimizer) in PURE and not any(isinstance(value, Tensor) for value in hp.values())
         return (type(optimizer), repr(constants)) if known else None
     estimator = optimizer.estimator
+    if any(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval")):
+        return None
+    if not all(isinstance(getattr_static(optimizer, name), staticmethod) for name in ("update", "direction")):
+        return None
     own_step = any(
         unwrap(getattr(type(optimizer), name)) is not unwrap(getattr(CurvatureOptimizer, name))  # PyTorch wraps steps
         for name in ("step", "differentiate", "curvature_shape", "_refreshes", "_apply")
     )
-    if own_step or (estimator.previous_gradients and not estimator.stacks) or isinstance(hp.get("lr"), Tensor):
+    if own_step or (estimator.previous_gradients and not stacks(estimator)) or isinstance(hp.get("lr"), Tensor):
         return None
     return (
         type(optimizer),
@@ -49,10 +53,18 @@ def kind(optimizer: torch.optim.Optimizer) -> Hashable | None:
     )
 
 
-@lru_cache(maxsize=256)
+def stacks(estimator: Estimator) -> bool:
+    """Whether its own class says so: what a subclass does may be something else."""
+    return bool(vars(type(estimator)).get("stacks", False))
+
+
+PROGRAMS: dict[Any, tracing.Program] = {}
+"""What was recorded of rules, for the next stacks; which rules, layouts and shapes there are, is for a task to say."""
+
+
 def traced(
     rule: Rule, layout: Layout, numbers: tuple[str, ...], constants: Constants, kinds: tuple[Any, ...]
-) -> tuple[tracing.Flat, list[tuple[str, ...]]]:
+) -> tuple[tracing.Traced, list[tuple[str, ...]]]:
     """A rule over a stack of several tensors, and the names of each tensor's new state, known once it has been called.
 
     It takes for each tensor parameter, gradient, curvature where there is one, and state; then the numbers. It returns
@@ -71,7 +83,7 @@ def traced(
         names[:] = [tuple(state) for _, state in applied]
         return [*(param for param, _ in applied), *(value for _, state in applied for value in state.values())]
 
-    return tracing.Traced(torch.vmap(member)), names
+    return tracing.Traced(torch.vmap(member), PROGRAMS, (rule, layout, numbers, constants, kinds)), names
 
 
 def merge(constants: Constants, numbers: Mapping[str, Tensor]) -> Hyperparameters:
@@ -88,14 +100,18 @@ def stack_numbers(
 ) -> tuple[Constants, dict[str, Tensor]]:
     """The hyperparameters as the first member has them; and those in which members differ, (members,) each."""
     numbers: dict[str, Tensor] = {}
-    for name, value in members[0].items():
-        parts = {f"{name}.{i}": [hp[name][i] for hp in members] for i in range(len(value))} if _is_tuple(value) else {}
-        for part, values in (parts or {name: [hp[name] for hp in members]}).items():
-            if name in always or any(v != values[0] for v in values):
-                # As ``new_count``: in half precision 0.999 would be 1.
-                dtype = torch.promote_types(like.dtype, torch.float32)
-                numbers[part] = torch.tensor(values, dtype=dtype, device=like.device)
-    return tuple(members[0].items()), numbers
+    constants: dict[str, Any] = {}
+    dtype = torch.promote_types(like.dtype, torch.float32)  # as ``new_count``: in half precision 0.999 would be 1
+    for name, first in members[0].items():
+        several = _is_tuple(first)
+        entries = list(first) if several else [first]
+        for i in range(len(entries)):
+            values = [hp[name][i] if several else hp[name] for hp in members]
+            if name in always or any(value != values[0] for value in values):
+                numbers[f"{name}.{i}" if several else name] = torch.tensor(values, dtype=dtype, device=like.device)
+                entries[i] = 0.0  # whatever it is: a recording is known by the constants
+        constants[name] = tuple(entries) if several else entries[0]
+    return tuple(constants.items()), numbers
 
 
 def hyperparameters(optimizer: torch.optim.Optimizer) -> Hyperparameters:

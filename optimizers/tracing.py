@@ -21,60 +21,81 @@ ATEN = torch.ops.aten
 SAME = {ATEN.alias.default, ATEN.detach.default}
 RESHAPES = {ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default}
 ROUNDING = 1e-5
+MOST_PROGRAMS = 256
 LITERALS = (bool, int, str, type(None))
+
+
+class ChangedError(RuntimeError):
+    """A function no longer does what was recorded of it."""
 
 
 class Traced:
     """A function that is run as it is the first time, which may be the only one, recorded at the second call and
-    replayed from the third on; unless that first replay, compared with the function itself, is something else.
+    replayed from then on. The first replay, and the one after ``doubt``, are compared with the function itself.
 
     Operations that change an input in place do so at each replay; random ones draw anew. What is replayed carries no
-    gradients of its own.
+    gradients of its own. If the first comparison fails, the function stays in use.
 
     Args:
         function: to be called with inputs of one ``kind`` only.
+        programs: what was recorded before of functions that should do the same, by key; a new recording is added.
+        key: this function's.
     """
 
-    def __init__(self, function: Flat) -> None:
-        self.function = function
-        self._calls = 0
-        self._program: Program | None = None
+    def __init__(self, function: Flat, programs: dict[Any, Program] | None = None, key: Any = None) -> None:
+        self._function = function
+        self._programs = {} if programs is None else programs
+        self._key = key
+        self._called = self._recorded = self._replayed = self._hopeless = False
+        self._to_compare = True
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor | None]:
-        if self._calls > 2:
-            if self._program is None:
-                return self._run(inputs)
-            with torch.no_grad():
-                return self._program.replay(*inputs)
-        self._calls += 1
-        if self._calls == 1:
+        program = self._programs.get(self._key)
+        if self._hopeless or (program is None and not self._called):
+            self._called = True
             return self._run(inputs)
-        if self._calls == 2:
+        if program is None:
             with Recorder() as recorder:
                 outputs = self._run(inputs)
-            self._program = Program(inputs, recorder.calls, outputs)
+            if len(self._programs) >= MOST_PROGRAMS:
+                self._programs.clear()
+            self._programs[self._key] = Program(inputs, recorder.calls, outputs)
+            self._recorded = True
             return outputs
-        return self._compared(inputs)
+        if self._to_compare:
+            return self._compared(program, inputs)
+        with torch.no_grad():
+            return program.replay(*inputs)
+
+    def doubt(self) -> None:
+        """Compare the next replay.
+
+        It raises ``ChangedError`` if there is a difference after replays that were not compared.
+        """
+        self._to_compare = True
 
     def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
         with torch.enable_grad():
-            return self.function(*inputs)
+            return self._function(*inputs)
 
-    def _compared(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def _compared(self, program: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The function's own outputs, after a replay that must come to the same."""
-        program = self._program
-        assert program is not None
         # Some operations do not declare what they change. What is expanded would not be by a copy.
         copies = [x.detach() if 0 in x.stride() else x.detach().clone() for x in inputs]
         device = inputs[0].device
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
                 replayed = list(program.replay(*copies))
-        except RuntimeError:
+        except Exception:
             replayed = []
         outputs = self._run(inputs)
-        if not replayed or not all(map(_alike, [*outputs, *inputs], [*replayed, *copies])):
-            self._program = None
+        if replayed and all(map(_alike, [*outputs, *inputs], [*replayed, *copies])):
+            self._to_compare, self._replayed = False, True
+            return outputs
+        if self._replayed:
+            raise ChangedError("what is computed depends on something else than parameters, buffers and the batch")
+        del self._programs[self._key]
+        self._called, self._hopeless = True, self._recorded
         return outputs
 
 

@@ -137,6 +137,7 @@ class Stack(Lockstep):
             optimizers.append(make_optimizer(self.model.own_params, member.hp))
         torch.manual_seed(members[0].seed)  # dropout
         self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=engine.scheduled)
+        self._looks = 0
         self._first_looks: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
 
     def batches(self, epochs: int) -> Iterator[StackBatch]:
@@ -146,9 +147,10 @@ class Stack(Lockstep):
         if len(seeds) == 1:
             yield from (StackBatch(tuple(batch), shared=True) for batch in each[0])
             return
-        for batches in zip(*each, strict=True):
-            places = [seeds.index(self.seeds[member]) for member in self.stacked]
-            own = (batches[place] for place in places)
+        for drawn in zip(*map(_with_versions, each), strict=True):
+            if any(tensor._version != version for batch in drawn for tensor, version in batch):
+                raise ValueError("the task yields one tensor for the batches of several seeds")
+            own = ([tensor for tensor, _ in drawn[seeds.index(self.seeds[member])]] for member in self.stacked)
             yield StackBatch(tuple(map(torch.stack, zip(*own, strict=True))), shared=False)
 
     def step(self, batch: StackBatch) -> Tensor:
@@ -161,6 +163,12 @@ class Stack(Lockstep):
         if len(self.live) < len(self.stacked):
             losses = losses[[self.stacked.index(member) for member in self.live]]
         return losses
+
+    def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
+        self._looks += 1
+        if self._looks.bit_count() == 1:  # 1, 2, 4, 8, ...: a loss may come to depend on the epoch
+            self.model.doubt()
+        return super().evaluate(splits)
 
     def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
         place = self.stacked.index(member)
@@ -185,6 +193,11 @@ class Stack(Lockstep):
             self.model.keep(places)
             self.optimizer.keep(places, self.model.params)
             self.stacked = list(self.live)
+
+
+def _with_versions(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, int]]]:
+    """With how often each tensor had been changed in place."""
+    return ([(tensor, tensor._version) for tensor in batch] for batch in batches)
 
 
 def release_memory(device: torch.device) -> None:

@@ -36,7 +36,8 @@ class CohortSizes:
     def __init__(self, config: Config, measured: MemberSeconds, seeds: int) -> None:
         self.config = config
         self._measured = measured
-        self.search = {name: self._size(name, at_once(config)) for name in config.optimizers}
+        largest = at_once(config) if config.resources.cohort == "auto" else config.search.trials
+        self.search = {name: self._size(name, largest) for name in config.optimizers}
         self.retrain = {name: self._size(name, seeds) for name in config.optimizers}
 
     def startup(self, optimizer: str) -> int:
@@ -61,6 +62,15 @@ class CohortSizes:
             return min(size, max(SMALLEST, -(-left // (self.config.resources.max_concurrent or 1))))
         return size
 
+    def sentences(self) -> list[str]:
+        """What a person should know of them, a line or none."""
+        together = [
+            f"{name} {self.search[name]} trials, {self.retrain[name]} seeds"
+            for name in self.config.optimizers
+            if max(self.search[name], self.retrain[name]) > 1
+        ]
+        return [f"cohorts, each trained as one stacked model, of up to: {'; '.join(together)}"] if together else []
+
     def to_dict(self) -> dict[str, Any]:
         """For env.json."""
         seconds = {name: {str(size): s for size, s in of.items()} for name, of in self._measured.items()}
@@ -70,7 +80,7 @@ class CohortSizes:
         asked, measured = self.config.resources.cohort, self._measured.get(optimizer)
         if asked != "auto":
             stackable = measured is None or len(measured) > 1
-            return asked if stackable else 1
+            return min(asked, most) if stackable else 1
         if self.config.search.scheduler == "asha" or not measured:
             return 1
         fits = {size: seconds for size, seconds in measured.items() if size <= most}
@@ -92,7 +102,7 @@ def to_measure(config: Config, seeds: int) -> list[int]:
     """The sizes worth timing, in increasing order, beside 1."""
     asked = config.resources.cohort
     if asked != "auto":
-        return [asked] if asked > 1 else []
+        return [min(asked, max(config.search.trials, seeds))] if asked > 1 else []
     if config.search.scheduler == "asha":
         return []
     limits = {at_once(config), -(-max(STARTUP, at_once(config) * workers(config)) // workers(config)), seeds}

@@ -122,7 +122,7 @@ def announce(
     if timings is None:
         return sizes, None
     expected = estimate(config, timings, sizes, search=work.search, seeds=work.seeds)
-    for line in sentences(expected, timings.untimed):
+    for line in [*sentences(expected, timings.untimed), *sizes.sentences()]:
         console(output).print(line, markup=False)
     if too_long := warning(config, expected):
         print(too_long, file=sys.stderr)
@@ -173,7 +173,9 @@ def carry_out(
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                plan.close()
+                faults = plan.close()
+    for fault in faults:
+        print(f"{fault}; trials.csv has them", file=sys.stderr)
     for job, error in plan.failures[:1]:
         failed = f"{len(plan.failures)} {'run' if len(plan.failures) == 1 else 'runs'} failed"
         say.print(f"{failed}; the first: {job}: {error}; see {run.logs}", markup=False)

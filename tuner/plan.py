@@ -95,10 +95,11 @@ class Search:
             diverged, failed = study.counts["diverged"], study.counts["failed"]
             yield Progress(name, "search", study.done, study.total, study.running, diverged, failed, best)
 
-    def close(self) -> None:
-        for study in self.studies.values():
-            study.close()
-        self.writer.shutdown()
+    def close(self) -> list[str]:
+        """What could not be written."""
+        faults = [study.close() for study in self.studies.values()]
+        self.writer.shutdown(wait=not any(faults), cancel_futures=True)
+        return [fault for fault in faults if fault]
 
 
 class Retrain:
@@ -215,11 +216,12 @@ class Plan:
     def progress(self) -> list[Progress]:
         return [*(self.search.progress() if self.search else ()), *self.retrain.progress()]
 
-    def close(self) -> None:
-        """Leave the run's files as a reader expects them, however the command ended."""
-        if self.search:
-            self.search.close()
-        self.run.finish_curves()
+    def close(self) -> list[str]:
+        """Leave the run's files as a reader expects them, however the command ended; what could not be written."""
+        try:
+            return self.search.close() if self.search else []
+        finally:
+            self.run.finish_curves()
 
     def _curve_rows(self, job: Job, outcome: Outcome) -> Iterator[dict[str, Any]]:
         for evaluation in outcome.evaluations:

@@ -124,13 +124,14 @@ class Desk:
         self.plan = plan
         self.on_event = on_event
         self.jobs: dict[str, dict[int, Job]] = {}
+        self.again: list[Job] = []
         self.interrupted = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles itself for a restore of its own; a run is resumed from our records
 
     def take(self, trial_id: str) -> list[Job]:
-        jobs = self.plan.next_jobs()
+        jobs = [self.again.pop(0)] if self.again else self.plan.next_jobs()
         if jobs:
             self.jobs[trial_id] = dict(enumerate(jobs))
         return jobs
@@ -144,10 +145,12 @@ class Desk:
         self.plan.record(done)
 
     def close(self, trial_id: str, error: str) -> None:
-        """The trial has ended: what it has not handed in failed."""
-        lost = self.jobs.pop(trial_id, {})
-        if lost:
-            self.plan.record([(job, Outcome("failed", error=error)) for job in lost.values()])
+        """The trial has ended: what it has not handed in failed; jobs of a cohort are done again, one at a time."""
+        lost = list(self.jobs.pop(trial_id, {}).values())
+        if len(lost) > 1:
+            self.again += lost
+        elif lost:
+            self.plan.record([(job, Outcome("failed", error=error)) for job in lost])
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[Desk]:
@@ -235,7 +238,6 @@ class JobCallback(tune.Callback):
             self.desk.plan.note_task(about)
         if outcomes := outcomes or (if_stopped if result.get("done") else {}):
             self.desk.hand_in(trial.trial_id, outcomes)
-
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune keeps a history of every number of every trial, which nobody reads: 40 kB a trial."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from concurrent.futures import Executor, Future
 from itertools import takewhile
@@ -15,13 +16,15 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tuner.jobs import Done, Job, Outcome
 from tuner.schema import Config, Dimension, OptimizerConfig
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
+PATIENCE_S = 30.0
+"""How long a study.db that another program has locked is waited for at the end."""
 BOUNDARY = 0.05
 """A best value in this outer share of its range is reported as at the boundary."""
 
@@ -62,7 +65,8 @@ class OptimizerStudy:
         )
         self._writer = writer
         self._written = 0
-        self._writing: list[Future[None]] = []
+        self._writing: Future[None] | None = None
+        self._fault = ""
         for point in self.spec.enqueued()[: self.total]:
             self._study.enqueue_trial(point)
 
@@ -108,24 +112,40 @@ class OptimizerStudy:
         if outcome.state == "complete" and (self.best is None or self._better(value, self.best[1])):
             self.best = (job, value)
 
-    def close(self) -> None:
-        """Fail what still runs, nobody owns it any more, and see everything written."""
+    def close(self) -> str:
+        """Fail what still runs, nobody owns it any more, and see everything written; what is wrong if it cannot be."""
         for trial in self._running.values():
             self._study.tell(trial, state=TrialState.FAIL)
         self._running.clear()
-        self.write()
-        for writing in self._writing:
-            writing.result()
+        until = time.monotonic() + PATIENCE_S
+        while not self.write():
+            if time.monotonic() > until:
+                left = len(self._study.trials) - self._written
+                return f"study.db lacks {left} trials of {self.optimizer} ({self._fault})"
+            time.sleep(0.05)
+        return ""
 
-    def write(self) -> None:
-        """Have the writer put what has ended into the storage."""
-        trials = self._study.get_trials(deepcopy=False)[self._written :]
-        finished = list(takewhile(lambda trial: trial.state.is_finished(), trials))
-        if not finished:
-            return
-        self._written += len(finished)
-        self._writing = [writing for writing in self._writing if not writing.done() or writing.result()]
-        self._writing.append(self._writer.submit(self._record.add_trials, finished))
+    def write(self) -> bool:
+        """Have the writer put what has ended into the storage, where it is ready; whether all is there."""
+        if self._writing is not None:
+            if not self._writing.done():
+                return False
+            fault = self._writing.exception()
+            self._fault = "" if fault is None else " ".join(str(fault).split())
+            self._writing = None
+        finished = list(takewhile(lambda trial: trial.state.is_finished(), self._left()))
+        if finished:
+            self._writing = self._writer.submit(self._add, finished)
+        return not finished
+
+    def _add(self, trials: list[FrozenTrial]) -> None:
+        """One by one: each is there as a whole or not at all."""
+        for trial in trials:
+            self._record.add_trial(trial)
+            self._written += 1
+
+    def _left(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)[self._written :]
 
     def summary(self) -> dict[str, Any]:
         """The optimizer's entry in best.json; hp, value and trial are None where no trial was valid."""

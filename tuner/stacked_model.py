@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 from optimizers import tracing
 from optimizers.base import Closure
@@ -40,9 +42,7 @@ class StackedModel:
     def __init__(self, task: Task, engine: Engine, seeds: Sequence[int]) -> None:
         self.task = task
         built = {seed: task.build(seed).train() for seed in dict.fromkeys(seeds)}
-        first, *others = (_other_tensors(network) for network in built.values())
-        if not all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
-            raise ValueError("the network holds tensors that are neither parameters nor buffers and differ by seed")
+        _check(list(built.values()))
         networks = [built[seed] for seed in seeds]
         self.params = [
             torch.stack([p.detach() for p in params]).requires_grad_(params[0].requires_grad)
@@ -55,7 +55,13 @@ class StackedModel:
         self._graphs: dict[Any, tracing.Traced] = {}
 
     def load(self, place: int) -> None:
-        """Make the ordinary network a view of a member."""
+        """Make the ordinary network a view of a member.
+
+        Raises:
+            ValueError: it has replaced a buffer.
+        """
+        if [*map(id, self.runner.exact.buffers())] != [*map(id, self.own_buffers)]:
+            raise ValueError("the network replaces a buffer instead of changing it in place")
         for own, stack in zip([*self.own_params, *self.own_buffers], [*self.params, *self.buffers], strict=True):
             own.data = stack.data[place]
 
@@ -75,16 +81,18 @@ class StackedModel:
         inputs = [*self.params, *self.buffers, *batch.tensors, *further]
         key = name, batch.shared, tuple((tensor.shape, tensor.stride()) for tensor in batch.tensors)
         if key not in self._graphs:
-            graphs = vars(self.task).setdefault(GRAPHS, {})
+            programs = PROGRAMS.setdefault(self.task, {})
             whole = name, batch.shared, self.runner.engine, tracing.kind(inputs)
-            if whole not in graphs:
-                model = self.runner.exact if exact else self.runner.trained
-                graphs[whole] = self._traced(model, batch, finish)
-            self._graphs[key] = graphs[whole]
+            model = self.runner.exact if exact else self.runner.trained
+            self._graphs[key] = tracing.Traced(self._flat(model, batch, finish), programs, whole)
         return list(self._graphs[key](*inputs))
 
-    def _traced(self, model: nn.Module, batch: StackBatch, finish: Finish) -> tracing.Traced:
-        # Nothing of this stack's tensors is to be held: what is traced stays with the task.
+    def doubt(self) -> None:
+        """See ``tracing.Traced.doubt``."""
+        for graph in self._graphs.values():
+            graph.doubt()
+
+    def _flat(self, model: nn.Module, batch: StackBatch, finish: Finish) -> tracing.Flat:
         task, shared = self.task, batch.shared
         ends = list(accumulate(map(len, (self.params, self.buffers, batch.tensors))))
 
@@ -95,11 +103,11 @@ class StackedModel:
             losses = stacked_losses(task, model, params, buffers, StackBatch(tuple(own), shared))
             return finish(losses, params, further)
 
-        return tracing.Traced(flat)
+        return flat
 
 
-GRAPHS = "_graphs of stacks"
-"""The attribute of a task that holds what was traced of it, for its next cohorts."""
+PROGRAMS: WeakKeyDictionary[Task, dict[Any, tracing.Program]] = WeakKeyDictionary()
+"""What was recorded of a task, for its next cohorts."""
 
 
 def stacked_losses(
@@ -113,8 +121,11 @@ def stacked_losses(
     names = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
 
     def member(params: list[Tensor], buffers: list[Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
-        state = dict(zip(names[0], params, strict=True)), dict(zip(names[1], buffers, strict=True))
-        return task.loss(Bound(model, state), tensors)[0]
+        state = dict(zip([*names[0], *names[1]], [*params, *buffers], strict=True))
+        loss, _ = task.loss(Bound(model, state), tensors)
+        if any(state[name] is not buffer for name, buffer in zip(names[1], buffers, strict=True)):
+            raise ValueError("the network replaces a buffer instead of changing it in place")
+        return loss
 
     in_dims = (0, 0, None if batch.shared else 0)
     # Fused attention has neither a batching rule nor, on refresh steps, a double backward.
@@ -122,15 +133,36 @@ def stacked_losses(
         return torch.vmap(member, in_dims=in_dims, randomness="different")(params, buffers, batch.tensors)
 
 
-def _other_tensors(network: nn.Module) -> list[Tensor]:
-    """What a network's modules hold as plain attributes."""
-    return [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+def _check(networks: Sequence[nn.Module]) -> None:
+    """
+    Args:
+        networks: one for each seed.
+
+    Raises:
+        ValueError: a stack would not do what they do.
+    """
+    first, *others = (list(_other_tensors(network)) for network in networks)
+    if not all(len(first) == len(other) and all(map(torch.equal, first, other)) for other in others):
+        raise ValueError("the network holds tensors that are neither parameters nor buffers and differ by seed")
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in networks[0].parameters()):
+        raise ValueError("a parameter has hooks")
+    padded = (isinstance(module, nn.Embedding) and module.padding_idx is not None for module in networks[0].modules())
+    if others and any(padded):  # the batching rule for weights and indices forgets it
+        raise ValueError("an embedding with padding_idx")
+
+
+def _other_tensors(network: nn.Module) -> Iterator[Tensor]:
+    """What a network's modules hold that is neither parameter nor buffer."""
+    for module in network.modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
 class Bound:
     """A network with given parameters and buffers, to call."""
 
-    def __init__(self, model: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+    def __init__(self, model: nn.Module, state: dict[str, Tensor]) -> None:
         self.model = model
         self.state = state
 

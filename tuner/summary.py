@@ -13,6 +13,7 @@ from tuner.schema import Config
 from tuner.store import Run
 
 VALID = "complete"
+COHORT = "cohort (trials, seeds)"
 
 
 def summarize(run: Run, config: Config) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
     shared = cohorts or 0 < (config.resources.gpus_per_trial or 0) < 1 or config.resources.cpus_per_trial < 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     step = "ms/step (shared)" if shared else "ms/step"
-    for column in ("optimizer", *shown, step, *(["cohort"] if cohorts else []), "diverged", "at boundary"):
+    for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):
         table.add_column(column, no_wrap=True)
     table.add_column("best hyperparameters", overflow="fold")
     for entry in summary["optimizers"]:
@@ -90,7 +91,7 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
             entry["optimizer"],
             *(_plus_minus(entry["metrics"][metric]) for metric in shown),
             _plus_minus(entry["step_ms"], 3),
-            *(["{search} trials, {retrain} seeds".format(**entry["cohort"])] if cohorts else []),
+            *([f"{entry['cohort']['search']}, {entry['cohort']['retrain']}"] if cohorts else []),
             _diverged(entry),
             ", ".join(entry["at_boundary"]) or "-",
             hp_text(entry["hp"]) if entry["hp"] else "none was valid" if entry["n_trials"] else "not searched yet",

@@ -14,6 +14,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from tuner import searcher
 from tuner.jobs import Job, Outcome
 from tuner.schema import Config, Dimension, OptimizerConfig
 from tuner.searcher import OptimizerStudy, at_boundary, distribution, study_name
@@ -303,18 +304,38 @@ def test_a_slow_disk_holds_up_nobody_but_the_end(url: str) -> None:
         assert [trial.params for trial in trials(url)] == [job.hp for job in jobs]
 
 
-def test_a_disk_that_cannot_be_written_is_no_secret(make: Make) -> None:
-    class Full(Executor):
-        def submit(self, do: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-            failed: Future[Any] = Future()
-            failed.set_exception(OSError("no space left"))
-            return failed
+class Failing(Executor):
+    """Fails a number of times."""
 
+    def __init__(self, times: float) -> None:
+        self.times = times
+
+    def submit(self, do: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        self.times -= 1
+        if self.times >= 0:
+            done.set_exception(OSError("no space left"))
+        else:
+            done.set_result(do(*args, **kwargs))
+        return done
+
+
+def test_a_disk_that_cannot_be_written_is_said_in_a_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searcher, "PATIENCE_S", 0.2)
     study = make()
-    study._writer = Full()
+    study._writer = Failing(math.inf)
+    study.tell([(ask(study), ended(1.0)), (ask(study), ended(2.0))])
+    assert study.close() == "study.db lacks 2 trials of one (no space left)"
+
+
+def test_what_could_not_be_written_is_written_later_and_once(make: Make, url: str) -> None:
+    study = make()
+    study._writer = Failing(2)
     study.tell([(ask(study), ended(1.0))])
-    with pytest.raises(OSError, match="no space left"):
-        study.close()
+    assert not study.write() and not study.write()
+    study.tell([(ask(study), ended(2.0))])
+    assert study.close() == ""
+    assert [trial.value for trial in trials(url)] == [1.0, 2.0]
 
 
 def test_closing_leaves_no_trial_running(make: Make, url: str) -> None:

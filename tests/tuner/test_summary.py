@@ -227,7 +227,7 @@ def test_what_trained_together_is_said_where_anything_did(run: Run) -> None:
         {"search": 4, "retrain": 3}, {"search": 1, "retrain": 1},
     ]  # fmt: skip
     shown = "\n".join(table(run, config()))
-    assert "4 trials, 3 seeds" in shown and "1 trials, 1 seeds" in shown and "ms/step (shared)" in shown
+    assert "cohort (trials, seeds)" in shown and " 4, 3 " in shown and " 1, 1 " in shown and "ms/step (shared)" in shown
 
 
 def test_of_runs_one_at_a_time_and_of_older_tables_the_report_says_nothing(run: Run) -> None:
