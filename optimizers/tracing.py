@@ -46,26 +46,23 @@ class Traced:
         self._function = function
         self._programs = {} if programs is None else programs
         self._key = key
+        self._program = self._programs.get(key)
         self._called = self._recorded = self._replayed = self._hopeless = False
         self._to_compare = True
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor | None]:
-        program = self._programs.get(self._key)
-        if self._hopeless or (program is None and not self._called):
+        if self._program is not None:
+            if self._to_compare:
+                return self._compared(self._program, inputs)
+            with torch.no_grad():
+                return self._program.replay(*inputs)
+        if self._hopeless or not self._called:
             self._called = True
             return self._run(inputs)
-        if program is None:
-            with Recorder() as recorder:
-                outputs = self._run(inputs)
-            if len(self._programs) >= MOST_PROGRAMS:
-                self._programs.clear()
-            self._programs[self._key] = Program(inputs, recorder.calls, outputs)
-            self._recorded = True
-            return outputs
-        if self._to_compare:
-            return self._compared(program, inputs)
-        with torch.no_grad():
-            return program.replay(*inputs)
+        with Recorder() as recorder:
+            outputs = self._run(inputs)
+        self._keep(Program(inputs, recorder.calls, outputs))
+        return outputs
 
     def doubt(self) -> None:
         """Compare the next replay.
@@ -73,6 +70,12 @@ class Traced:
         It raises ``ChangedError`` if there is a difference after replays that were not compared.
         """
         self._to_compare = True
+
+    def _keep(self, program: Program) -> None:
+        if len(self._programs) >= MOST_PROGRAMS:
+            self._programs.clear()
+        self._program = self._programs[self._key] = program
+        self._recorded = True
 
     def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
         with torch.enable_grad():
@@ -94,7 +97,8 @@ class Traced:
             return outputs
         if self._replayed:
             raise ChangedError("what is computed depends on something else than parameters, buffers and the batch")
-        del self._programs[self._key]
+        self._program = None
+        self._programs.pop(self._key, None)
         self._called, self._hopeless = True, self._recorded
         return outputs
 

@@ -31,8 +31,12 @@ from tuner.train import (
     in_lockstep,
 )
 
-WORTH_DROPPING = 1 / 2
-"""The share of a stack that must have diverged for the rest to go on as a smaller one: that one is traced anew."""
+WORTH_DROPPING = 1 / 16
+"""The share of a stack that must have diverged for the rest to go on as a smaller one, which is recorded anew."""
+
+
+DOUBTED_LOOKS = {1, 2, 5, 10, 20, 50, 100}
+"""Evaluations after which replays are compared with what they stand for: a loss may come to depend on the epoch."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ class Stack(Lockstep):
 
     def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
         self._looks += 1
-        if self._looks.bit_count() == 1:  # 1, 2, 4, 8, ...: a loss may come to depend on the epoch
+        if self._looks in DOUBTED_LOOKS:
             self.model.doubt()
         return super().evaluate(splits)
 
@@ -188,7 +192,7 @@ class Stack(Lockstep):
     def part(self, members: Iterable[int]) -> None:
         """Those that part stay in the stack, and are looked at no more, until enough have."""
         super().part(members)
-        if self.live and len(self.live) <= WORTH_DROPPING * len(self.stacked):
+        if self.live and len(self.live) <= (1 - WORTH_DROPPING) * len(self.stacked):
             places = torch.tensor([self.stacked.index(member) for member in self.live], device=self.task.device)
             self.model.keep(places)
             self.optimizer.keep(places, self.model.params)

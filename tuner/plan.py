@@ -78,8 +78,11 @@ class Search:
 
     def tick(self) -> None:
         """Bring study.db up to date now and then: that takes longer than many a trial."""
-        if time.monotonic() - self.written > STUDY_LAG_S:
-            self.written = time.monotonic()
+        now = time.monotonic()
+        if all(study.recorded for study in self.studies.values()):
+            self.written = now
+        elif now - self.written > STUDY_LAG_S:
+            self.written = now
             for study in self.studies.values():
                 study.write()
 

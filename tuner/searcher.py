@@ -75,6 +75,11 @@ class OptimizerStudy:
         return sum(self.counts.values())
 
     @property
+    def recorded(self) -> bool:
+        """Whether all that has ended is in the storage."""
+        return self._written == self.done
+
+    @property
     def running(self) -> int:
         return len(self._running)
 
