@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ Hyperparameters = dict[str, Any]
 MakeOptimizer = Callable[[Iterable[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
 
 DEFAULTS = Engine()
+
+Told = TypeVar("Told")
+Ended = TypeVar("Ended")
 
 Status = Literal["complete", "diverged"]
 
@@ -96,12 +99,17 @@ def train(
     A non-finite loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
     nothing beside it on the CPU: the same numbers to the bit.
     """
-    run = training(task, make_optimizer, hp, seed, budget, engine)
+    return drained(training(task, make_optimizer, hp, seed, budget, engine), on_eval)
+
+
+def drained(run: Generator[Told, None, Ended], tell: Callable[[Told], object]) -> Ended:
+    """What a training generator returns, after ``tell`` has been told of all that it yields."""
     while True:
         try:
-            on_eval(next(run))
+            told = next(run)
         except StopIteration as stop:
             return stop.value
+        tell(told)
 
 
 def training(

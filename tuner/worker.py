@@ -119,16 +119,17 @@ class Workbench:
 
     def _stack(self, jobs: Sequence[Job]) -> list[Outcome]:
         from tuner import cohort
+        from tuner.train import drained
 
         members = [cohort.Member(job.hp, job.seed) for job in jobs]
         run = cohort.training(self.task, self._optimizer(jobs[0]), members, self._budget(jobs[0]), self.engine)
         curves: list[list[dict[str, Any]]] = [[] for _ in jobs]
-        while True:
-            try:
-                for member, evaluation in next(run).items():
-                    curves[member].append(self._checked(evaluation))
-            except StopIteration as stop:
-                return [outcome(result, curve) for result, curve in zip(stop.value, curves, strict=True)]
+
+        def note(evaluations: dict[int, Evaluation]) -> None:
+            for member, evaluation in evaluations.items():
+                curves[member].append(self._checked(evaluation))
+
+        return [outcome(result, curve) for result, curve in zip(drained(run, note), curves, strict=True)]
 
     def _single(self, job: Job, *, every_evaluation: bool) -> Iterator[Report]:
         from tuner.train import training
