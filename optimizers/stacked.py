@@ -7,14 +7,14 @@ which they differ as tensors of one number per member.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from optimizers import tracing
 from optimizers.apply import State
-from optimizers.base import CLIP_EPS, PROBE_SALT, Closure, CurvatureOptimizer
+from optimizers.base import CLIP_EPS, CURVATURE_KEY, PROBE_SALT, Closure, CurvatureOptimizer
 from optimizers.curvature import Hutchinson
 from optimizers.estimator import Draw, Refresh, Streams, twice_differentiable
 from optimizers.first_order import PURE
@@ -58,6 +58,7 @@ class StackedOptimizer:
         self.states: list[State] = [{} for _ in params]
         self._previous: list[Tensor | None] = [None] * len(params)
         self._used: list[int] = []
+        self._cost = 0.0
         self._now: dict[str, Tensor] = {}
         first = members[0]
         self.rule = first.update if isinstance(first, CurvatureOptimizer) else PURE[type(first)]
@@ -105,6 +106,35 @@ class StackedOptimizer:
             if state:
                 member.state[param] = {name: value[place] for name, value in state.items()}
         return member
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` needs in a stack of the same members; the tensors are the stack's own."""
+        generators = self._streams.generators if self._streams else []
+        curved = [member for member in self.members if isinstance(member, CurvatureOptimizer)]
+        return {
+            "steps": self.steps,
+            "grad_equivalents": self.grad_equivalents,
+            "states": self.states,
+            "previous": self._previous,
+            "used": self._used,
+            "cost": self._cost,
+            "generators": [generator.get_state() for generator in generators],
+            "members": [member.state_dict()[CURVATURE_KEY] for member in curved],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        device = self.params[0].device
+        self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
+        self.states = [{name: value.to(device) for name, value in own.items()} for own in state["states"]]
+        self._previous = [None if grad is None else grad.to(device) for grad in state["previous"]]
+        self._used, self._cost = list(state["used"]), state["cost"]
+        generators = self._streams.generators if self._streams else []
+        for generator, saved in zip(generators, state["generators"], strict=True):
+            generator.set_state(saved.cpu())
+        curved = [member for member in self.members if isinstance(member, CurvatureOptimizer)]
+        for member, own in zip(curved, state["members"], strict=True):
+            member.load_state_dict(member.state_dict() | {CURVATURE_KEY: own})
 
     def _take(self, params: list[Tensor]) -> None:
         self.params = params

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,12 +19,15 @@ from tuner.engine import Engine
 from tuner.stacked_model import AtBatch, StackBatch, StackedModel
 from tuner.train import (
     DEFAULTS,
+    NEVER,
     Budget,
     Evaluation,
     Hyperparameters,
     Lockstep,
     MakeOptimizer,
     Result,
+    Saving,
+    Snapshot,
     Trainer,
     all_batches,
     evaluate,
@@ -66,7 +69,7 @@ def train(
         steps = training(task, make_optimizer, [members[place] for place in places], budget, engine)
         while True:
             try:
-                evaluations = next(steps)
+                told = next(steps)
             except StopIteration as stop:
                 results.update(zip(places, stop.value, strict=True))
                 return
@@ -74,7 +77,7 @@ def train(
                 if len(places) == 1:
                     raise
                 break
-            for member, evaluation in evaluations.items():
+            for member, evaluation in told.items() if isinstance(told, dict) else ():
                 on_eval(places[member], evaluation)
         release_memory(task.device)
         for place in places:
@@ -86,9 +89,15 @@ def train(
 
 
 def training(
-    task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member], budget: Budget, engine: Engine = DEFAULTS
-) -> Generator[dict[int, Evaluation], None, list[Result]]:
-    """One stack as a generator that pauses after each evaluation, of each member that goes on, and returns the results.
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    members: Sequence[Member],
+    budget: Budget,
+    engine: Engine = DEFAULTS,
+    saving: Saving = NEVER,
+) -> Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]:
+    """One stack as a generator that pauses after each evaluation, of each member that goes on, and for snapshots, and
+    returns the results.
 
     Args:
         members: as ``stacks`` put them together; a single one trains as ever.
@@ -99,7 +108,7 @@ def training(
             run = Trainer(task, make_optimizer, members[0].hp, members[0].seed, engine, budget.epochs)
         else:
             run = Stack(task, make_optimizer, members, engine, budget.epochs)
-        return (yield from in_lockstep(run, budget))
+        return (yield from in_lockstep(run, budget, saving))
 
 
 def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member], engine: Engine) -> list[list[int]]:
@@ -147,7 +156,7 @@ class Stack(Lockstep):
     def batches(self, epochs: int) -> Iterator[StackBatch]:
         """Members of the same seed see the same rows."""
         seeds = list(dict.fromkeys(self.seeds))
-        each = [all_batches(self.task, seed, epochs) for seed in seeds]
+        each = [all_batches(self.task, seed, epochs, self.steps) for seed in seeds]
         if len(seeds) == 1:
             yield from (StackBatch(tuple(batch), shared=True) for batch in each[0])
             return
@@ -167,6 +176,18 @@ class Stack(Lockstep):
         if len(self.live) < len(self.stacked):
             losses = losses[[self.stacked.index(member) for member in self.live]]
         return losses
+
+    def own_state(self) -> dict[str, Any]:
+        model = [tensor.detach() for tensor in (*self.model.params, *self.model.buffers)]
+        return {"stacked": self.stacked, "model": model, "optimizer": self.optimizer.state_dict(), "looks": self._looks}
+
+    def restore_own(self, state: dict[str, Any]) -> None:
+        self._keep(state["stacked"])
+        with torch.no_grad():
+            for tensor, saved in zip((*self.model.params, *self.model.buffers), state["model"], strict=True):
+                tensor.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._looks = state["looks"]
 
     def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
         self._looks += 1
@@ -193,10 +214,16 @@ class Stack(Lockstep):
         """Those that part stay in the stack, and are looked at no more, until enough have."""
         super().part(members)
         if self.live and len(self.live) <= (1 - WORTH_DROPPING) * len(self.stacked):
-            places = torch.tensor([self.stacked.index(member) for member in self.live], device=self.task.device)
-            self.model.keep(places)
-            self.optimizer.keep(places, self.model.params)
-            self.stacked = list(self.live)
+            self._keep(self.live)
+
+    def _keep(self, members: list[int]) -> None:
+        """Go on as a smaller stack."""
+        if members == self.stacked:
+            return
+        places = torch.tensor([self.stacked.index(member) for member in members], device=self.task.device)
+        self.model.keep(places)
+        self.optimizer.keep(places, self.model.params)
+        self.stacked = list(members)
 
 
 def _with_versions(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, int]]]:

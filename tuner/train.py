@@ -7,7 +7,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Literal, TypeVar, cast
 
@@ -72,6 +72,37 @@ class Clocks:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """All that a run, or a stack, needs to go on later to the same numbers.
+
+    Attributes:
+        state: plain values and tensors, some of them the run's own: to be written down before the run goes on.
+    """
+
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where a run begins and how often it pauses for a ``Snapshot``.
+
+    Attributes:
+        state: a snapshot's; ``None`` for the beginning.
+        every_s: seconds between snapshots; ``None`` for none.
+    """
+
+    state: dict[str, Any] | None = None
+    every_s: float | None = None
+
+
+NEVER = Saving()
+
+
+class NotRestoredError(Exception):
+    """A run cannot go on from this state: it is of something else."""
+
+
+@dataclass(frozen=True)
 class Result:
     """How a run ended. A diverged run has the task's worst values as its metrics.
 
@@ -99,7 +130,8 @@ def train(
     A non-finite loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
     nothing beside it on the CPU: the same numbers to the bit.
     """
-    return drained(training(task, make_optimizer, hp, seed, budget, engine), on_eval)
+    run = training(task, make_optimizer, hp, seed, budget, engine)
+    return drained(run, lambda told: on_eval(told) if isinstance(told, Evaluation) else None)
 
 
 def drained(run: Generator[Told, None, Ended], tell: Callable[[Told], object]) -> Ended:
@@ -119,30 +151,47 @@ def training(
     seed: int,
     budget: Budget,
     engine: Engine = DEFAULTS,
-) -> Generator[Evaluation, None, Result]:
-    """``train`` as a generator that pauses after each evaluation and returns the result."""
+    saving: Saving = NEVER,
+) -> Generator[Evaluation | Snapshot, None, Result]:
+    """``train`` as a generator that pauses after each evaluation, and for snapshots, and returns the result."""
     with engine.settings():
-        run = in_lockstep(Trainer(task, make_optimizer, hp, seed, engine, budget.epochs), budget)
+        run = in_lockstep(Trainer(task, make_optimizer, hp, seed, engine, budget.epochs), budget, saving)
         while True:
             try:
-                yield next(run)[0]
+                told = next(run)
             except StopIteration as stop:
                 return stop.value[0]
+            yield told if isinstance(told, Snapshot) else told[0]
 
 
-def in_lockstep(run: Lockstep, budget: Budget) -> Generator[dict[int, Evaluation], None, list[Result]]:
+def in_lockstep(
+    run: Lockstep, budget: Budget, saving: Saving = NEVER
+) -> Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]:
     """The loop, of one run or of a stack: pauses after each evaluation, of every member that has not diverged."""
     steps = budget.epochs * run.task.steps_per_epoch
     looks = min(budget.evaluations, steps)
-    batches = run.batches(budget.epochs)
-    evaluations = run.evaluate(("train", "val"))
-    worst = {name: run.task.worst[name.split("_", 1)[1]] for name in evaluations[0].metrics}
-    if budget.test:
-        worst |= {f"test_{name}": value for name, value in run.task.worst.items()}
-    yield evaluations
-    for look in range(1, looks + 1):
+    if saving.state is None:
+        batches = run.batches(budget.epochs)
+        evaluations = run.evaluate(("train", "val"))
+        worst = {name: run.task.worst[name.split("_", 1)[1]] for name in evaluations[0].metrics}
+        if budget.test:
+            worst |= {f"test_{name}": value for name, value in run.task.worst.items()}
+        looked = 0
+        yield evaluations
+    else:
+        try:
+            batches = run.restore(saving.state, budget.epochs)
+            looked, worst = saving.state["looked"], saving.state["worst"]
+        except Exception as error:
+            raise NotRestoredError(str(error)) from error
+    saved = time.monotonic()
+    for look in range(looked + 1, looks + 1):
         until = math.ceil(steps * look / looks)
-        run.take_steps(batches, until)
+        while run.live and run.steps < until:
+            run.take_steps(batches, min(until, run.steps + LOSSES_PER_CHECK))
+            if saving.every_s is not None and run.live and time.monotonic() - saved >= saving.every_s:
+                yield Snapshot(run.state() | {"looked": look - 1, "worst": worst})
+                saved = time.monotonic()
         evaluations = run.evaluate(("train", "val", "test") if budget.test and until == steps else ("train", "val"))
         run.part(member for member, found in evaluations.items() if not _sane(found.metrics, run.task.worst["loss"]))
         evaluations = {member: evaluations[member] for member in run.live}
@@ -177,11 +226,12 @@ class Lockstep(ABC):
         self.seconds = [0.0] * members
         self.live = list(range(members))
         self.parted: dict[int, Clocks] = {}
+        self._peak_before = 0.0
         memory.reset_peak(task.device)
 
     @abstractmethod
     def batches(self, epochs: int) -> Iterator[Any]:
-        """What ``step`` takes, for so many epochs."""
+        """What ``step`` takes, for so many epochs, from the present step on."""
 
     @abstractmethod
     def step(self, batch: Any) -> Tensor:
@@ -190,6 +240,41 @@ class Lockstep(ABC):
     @abstractmethod
     def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
         """A member's metrics, named ``<split>_<metric>``, and what its optimizer says of itself."""
+
+    @abstractmethod
+    def own_state(self) -> dict[str, Any]:
+        """Weights, buffers, optimizer and schedule."""
+
+    @abstractmethod
+    def restore_own(self, state: dict[str, Any]) -> None:
+        """Make them what ``own_state`` said."""
+
+    def state(self) -> dict[str, Any]:
+        """What ``restore`` needs in a run made with the same arguments."""
+        return {
+            "steps": self.steps,
+            "grad_equivalents": self.grad_equivalents,
+            "seconds": list(self.seconds),
+            "live": list(self.live),
+            "parted": {member: asdict(clocks) for member, clocks in self.parted.items()},
+            "peak_mem_mb": self._peak_mb(),
+            "own": self.own_state(),
+            "random": _random_state(self.task.device),
+        }
+
+    def restore(self, state: dict[str, Any], epochs: int) -> Iterator[Any]:
+        """Go on from a state; the batches that are left."""
+        self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
+        self.seconds, self.live = list(state["seconds"]), list(state["live"])
+        self.parted = {member: Clocks(**clocks) for member, clocks in state["parted"].items()}
+        self._peak_before = state["peak_mem_mb"]
+        self.restore_own(state["own"])
+        batches = self.batches(epochs)
+        _set_random_state(state["random"], self.task.device)
+        return batches
+
+    def _peak_mb(self) -> float:
+        return max(self._peak_before, memory.peak_mb(self.task.device))
 
     def take_steps(self, batches: Iterator[Any], until: int) -> None:
         """Train up to step ``until``; members whose losses are seen to have diverged part."""
@@ -209,9 +294,7 @@ class Lockstep(ABC):
         """Stop the clocks of members and go on without them."""
         for member in list(members):
             self.live.remove(member)
-            self.parted[member] = Clocks(
-                self.steps, self.grad_equivalents, self.seconds[member], memory.peak_mb(self.task.device)
-            )
+            self.parted[member] = Clocks(self.steps, self.grad_equivalents, self.seconds[member], self._peak_mb())
 
     def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
         """Of each live member."""
@@ -244,7 +327,24 @@ class Trainer(Lockstep):
         self._optimizer_mode("train")
 
     def batches(self, epochs: int) -> Iterator[Batch]:
-        return all_batches(self.task, self.seed, epochs)
+        return all_batches(self.task, self.seed, epochs, self.steps)
+
+    def own_state(self) -> dict[str, Any]:
+        model = self.runner.exact
+        return {
+            "model": [tensor.detach() for tensor in (*model.parameters(), *model.buffers())],
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+        }
+
+    def restore_own(self, state: dict[str, Any]) -> None:
+        model = self.runner.exact
+        with torch.no_grad():
+            for tensor, saved in zip((*model.parameters(), *model.buffers()), state["model"], strict=True):
+                tensor.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
 
     def step(self, batch: Batch) -> Tensor:
         loss = self._kind_of_step(batch)
@@ -303,8 +403,27 @@ class Trainer(Lockstep):
             switch()
 
 
-def all_batches(task: Task, seed: int, epochs: int) -> Iterator[Batch]:
-    return chain.from_iterable(task.batches(seed, epoch) for epoch in range(epochs))
+def all_batches(task: Task, seed: int, epochs: int, done: int = 0) -> Iterator[Batch]:
+    """The batches of all epochs but for the first ``done``."""
+    epoch, skipped = divmod(done, task.steps_per_epoch)
+    batches = chain.from_iterable(task.batches(seed, epoch) for epoch in range(epoch, epochs))
+    for _ in range(skipped):
+        next(batches)
+    return batches
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of PyTorch's global generators, which dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def evaluate(task: Task, model: nn.Module, splits: tuple[str, ...]) -> dict[str, float]:
