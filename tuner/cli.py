@@ -80,6 +80,8 @@ def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None)
         # The reader of stdout left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
+    except OSError as error:
+        code = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", argv, NOTHING)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -5,9 +5,9 @@ defaults < optimizer < task < preset < --configs < --set < flags
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +18,12 @@ from tuner.errors import UserError, nearest
 from tuner.folders import available, roots
 from tuner.schema import Config, Dimension, OptimizerConfig
 
+if TYPE_CHECKING:
+    from tuner.store import Run
+
 FREE_FORM = ("args", "space")
+MAY_CHANGE = ("search.trials", "retrain.seeds", "task.data_dir", "resources", "faults", "tracker")
+"""Keys in which a run that goes on may differ from its beginning."""
 
 # The YAML loader and OmegaConf raise these, and more kinds than they document, for odd scalars, keys and nesting.
 LOADER_ERRORS = (
@@ -84,6 +89,48 @@ def revise(config: Config, changes: Mapping[str, Any]) -> Config:
     """
     layers = [("the run", config.model_dump(by_alias=True)), ("the command line", _nested(changes))]
     return _validated(_merge(layers), layers)
+
+
+def keep_seeds(config: Config, run: Run) -> Config:
+    """The configuration with the seeds that a run has retrained before those that it asks for."""
+    kept = dict.fromkeys(int(row["seed"]) for row in run.seed_rows())
+    return revise(config, {"retrain.seeds": list(dict.fromkeys([*kept, *config.retrain.seeds]))})
+
+
+def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = ()) -> Config:
+    """The configuration of a run that goes on: more trials or seeds, other resources.
+
+    Args:
+        config: the run's.
+        flags, settings: as in ``resolve``, those that were given.
+
+    Raises:
+        UserError: a value is not valid, or contradicts what the run has done so far.
+    """
+    run = config.model_dump(by_alias=True)
+    layers = [("the run", run), ("--set", _settings(settings)), ("the command line", _nested(flags))]
+    asked = _validated(_merge(layers), layers)
+    different = list(_differences(run, asked.model_dump(by_alias=True)))
+    if different:
+        raise UserError(f"the run was made with another configuration: {'; '.join(different)}")
+    if asked.search.trials < config.search.trials:
+        raise UserError(
+            f"search.trials: {asked.search.trials} asked, but the run has {config.search.trials}; "
+            "a run can be extended, not cut"
+        )
+    return asked
+
+
+def _differences(run: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """What differs, but for keys that say how much, where and how a run is carried out."""
+    for key in dict.fromkeys([*run, *asked]):
+        here, ours, theirs = f"{path}{key}", run.get(key), asked.get(key)
+        if here in MAY_CHANGE or ours == theirs:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{here}.")
+        else:
+            yield f"{here} is {ours!r} in the run, {theirs!r} asked"
 
 
 def require(name: str, kind: str, valid: list[str]) -> None:

@@ -56,12 +56,11 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, search: bool, seeds: float) -> Estimate:
+def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, trials: float, seeds: float) -> Estimate:
     """The time of the run's training and evaluation, all optimizers that could be timed together.
 
     Args:
-        search: whether there is a search before the retraining.
-        seeds: retraining runs per optimizer.
+        trials, seeds: trials and retraining runs per optimizer.
     """
     evaluations = timings.evaluation_s * (config.train.evaluations + 1)
 
@@ -75,7 +74,7 @@ def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, search: bo
         return runs * each / min(config.resources.max_concurrent or 1, max(1, units))
 
     return Estimate(
-        search_s=seconds(config.train.epochs, config.search.trials, sizes.search) if search else 0.0,
+        search_s=seconds(config.train.epochs, trials, sizes.search),
         retrain_s=seconds(config.retrain_epochs, seeds, sizes.retrain),
         concurrent=config.resources.max_concurrent or 1,
         step_ms={name: 1000 * step for name, step in timings.step_s.items()},

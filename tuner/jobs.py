@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tuner.schema import Config
+from tuner.store import Row, hp_columns
 
 Phase = Literal["search", "retrain"]
 State = Literal["complete", "diverged", "failed", "stopped"]
@@ -47,6 +48,7 @@ class Outcome:
         error: one line.
         traceback: the worker's.
         cohort: how many jobs trained as one stack with it, itself included.
+        out_of_memory: whether that is why it failed.
     """
 
     state: State
@@ -56,13 +58,26 @@ class Outcome:
     error: str = ""
     traceback: str = ""
     cohort: int = 1
+    out_of_memory: bool = False
 
 
 Done = Sequence[tuple[Job, Outcome]]
 """Jobs that ended together, with what became of them."""
 
 
-def missing_seeds(config: Config, rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
+def checkpoint_name(jobs: Sequence[Job]) -> str:
+    """Of the file that holds the state of jobs that train as one, or of a single one."""
+    names = [str(job).replace(" ", "-") for job in (jobs[0], jobs[-1])]
+    return names[0] if len(jobs) == 1 else f"{names[0]}-to-{names[1]}-{len(jobs)}"
+
+
+def current_rows(rows: Iterable[Row], best: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """The rows of seeds.csv, as text, that were trained with the hyperparameters that best.json has now."""
+    hp = {name: hp_columns(entry["hp"] or {}) for name, entry in best.items()}
+    return [row for row in rows if all(row.get(k) == str(v) for k, v in hp.get(row["optimizer"], {}).items())]
+
+
+def missing_seeds(config: Config, rows: Iterable[Row]) -> list[tuple[str, int]]:
     """Optimizer and seed of each retraining run that has no row in seeds.csv; optimizers take turns, seed by seed."""
     done = {(row["optimizer"], int(row["seed"])) for row in rows}
     return [(name, seed) for seed in config.retrain.seeds for name in config.optimizers if (name, seed) not in done]

@@ -80,15 +80,23 @@ def set_up(task: Task, config: Config) -> None:
     """
     import torch
 
-    gpus = config.resources.gpus_per_trial or 0.0
-    if 0 < gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(gpus)
+    device = torch.device("cuda" if config.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
+    limit_memory(config, device)
     torch.set_num_threads(max(1, int(config.resources.cpus_per_trial)))
     data_dir = None if config.task.data_dir is None else Path(config.task.data_dir)
     try:
-        task.setup(data_dir, torch.device("cuda" if gpus else "cpu"))
+        task.setup(data_dir, device)
     except ValueError as error:
         raise UserError(f"task {config.task.name}: {error}") from None
+
+
+def limit_memory(config: Config, device: torch.device, *, alone: bool = False) -> None:
+    """Keep this process within a trial's share of the GPU, but where nothing else is on it."""
+    import torch
+
+    share = config.resources.gpus_per_trial or 0.0
+    if device.type == "cuda" and 0 < share < 1:
+        torch.cuda.set_per_process_memory_fraction(1.0 if alone else share)
 
 
 def make_engine(config: Config) -> Engine:

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import optuna
 
 from tuner.cohort_size import CohortSizes
-from tuner.jobs import Done, Job, Outcome, Phase, missing_seeds
+from tuner.jobs import Done, Job, Outcome, Phase, checkpoint_name, current_rows, missing_seeds
 from tuner.schema import Config
 from tuner.searcher import OptimizerStudy
 from tuner.store import Run, hp_columns
+from tuner.study_record import PATIENCE_S, OpenStorage
+from tuner.trackers import make_tracker
 
 STUDY_LAG_S = 5.0
 """How far study.db may lag behind trials.csv."""
@@ -35,25 +38,38 @@ class Progress:
 
 
 class Search:
-    """The search phase: one study per optimizer, all under way at once."""
+    """The search phase: one study per optimizer, all under way at once.
 
-    def __init__(self, config: Config, run: Run, storage: Any, sizes: CohortSizes) -> None:
+    It goes on from what the run directory has of an earlier command.
+    """
+
+    def __init__(self, config: Config, run: Run, storage: OpenStorage, sizes: CohortSizes) -> None:
         self.config = config
         self.run = run
         self.writer = ThreadPoolExecutor(max_workers=1)
+        rows = run.trial_rows()
         self.studies = {
-            name: OptimizerStudy(config, name, storage, sizes.startup(name), self.writer) for name in config.optimizers
-        }
+            name: OptimizerStudy(
+                config, name, storage, sizes.startup(name), self.writer,
+                run.asked(name), [row for row in rows if row["optimizer"] == name],
+            )
+            for name in config.optimizers
+        }  # fmt: skip
         self.sizes = sizes
         self.written = time.monotonic()
+        if rows:
+            run.write_trials(rows, config.hyperparameters)
+            self.write_best()
 
     def next_jobs(self) -> list[Job]:
         """A cohort of the study with the fewest trials under way, so that each learns from its own soon."""
-        open_studies = [study for study in self.studies.values() if study.asked < study.total]
+        open_studies = [study for study in self.studies.values() if study.asks]
         if not open_studies:
             return []
         study = min(open_studies, key=lambda s: (s.running, s.asked))
-        return study.ask(self.sizes.to_ask(study.optimizer, study.asked, alone=len(open_studies) == 1))
+        jobs = study.ask(self.sizes.to_ask(study.optimizer, study.asked, alone=len(open_studies) == 1))
+        self.run.append_asked(jobs)
+        return jobs
 
     def record(self, done: Done) -> None:
         rows = [
@@ -67,6 +83,7 @@ class Search:
                 "steps": int(outcome.clocks.get("steps", 0)),
                 "seconds": outcome.clocks.get("seconds", 0.0),
                 "cohort": outcome.cohort,
+                "error": outcome.error,
             }
             | hp_columns(job.hp)
             for job, outcome in done
@@ -79,12 +96,10 @@ class Search:
     def tick(self) -> None:
         """Bring study.db up to date now and then: that takes longer than many a trial."""
         now = time.monotonic()
-        if all(study.recorded for study in self.studies.values()):
-            self.written = now
-        elif now - self.written > STUDY_LAG_S:
+        if now - self.written > STUDY_LAG_S:
             self.written = now
             for study in self.studies.values():
-                study.write()
+                study.record.write()
 
     def write_best(self) -> None:
         optimizers = {name: study.summary() for name, study in self.studies.items() if study.done}
@@ -98,9 +113,9 @@ class Search:
             diverged, failed = study.counts["diverged"], study.counts["failed"]
             yield Progress(name, "search", study.done, study.total, study.running, diverged, failed, best)
 
-    def close(self) -> list[str]:
+    def close(self, patience_s: float) -> list[str]:
         """What could not be written."""
-        faults = [study.close() for study in self.studies.values()]
+        faults = [study.record.close(patience_s) for study in self.studies.values()]
         self.writer.shutdown(wait=not any(faults), cancel_futures=True)
         return [fault for fault in faults if fault]
 
@@ -127,11 +142,13 @@ class Retrain:
         self.sizes = sizes
         self.rows = [dict(row) for row in rows]
         self.cells = missing_seeds(config, self.rows)
+        self.looked_at: set[str] = set()
         self.running: list[tuple[str, int]] = []
         self.states: dict[tuple[str, int], str] = {}
 
     def next_jobs(self) -> list[Job]:
         """A cohort of runs of the next optimizer that has been searched; optimizers take turns."""
+        self._forget_others()
         for name in dict.fromkeys(name for name, _ in self.cells):
             best = self.best(name)
             if best is None:
@@ -144,6 +161,20 @@ class Retrain:
                 self.running += own
                 return [Job("retrain", name, best["trial"], seed, best["hp"]) for _, seed in own]
         return []
+
+    def _forget_others(self) -> None:
+        """Runs with other hyperparameters than the best: a search that went on may have found better ones."""
+        for name in self.config.optimizers:
+            best = None if name in self.looked_at else self.best(name)
+            if best is None:
+                continue
+            self.looked_at.add(name)
+            current = [dict(row) for row in current_rows(self.rows, {name: best})]
+            if len(current) < len(self.rows):
+                self.rows = current
+                self.cells = [cell for cell in missing_seeds(self.config, current) if cell not in self.running]
+                self.run.write_seeds(current, self.config.hyperparameters)
+                self.run.forget_retrained(name)
 
     def record(self, done: Done) -> None:
         for job, outcome in done:
@@ -183,12 +214,17 @@ class Plan:
         self.run = run
         self.search = search
         self.retrain = retrain
+        self.tracker = make_tracker(config.tracker, run, config) if config.tracker else None
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
 
     def next_jobs(self) -> list[Job]:
         """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
         return (self.search.next_jobs() if self.search else []) or self.retrain.next_jobs()
+
+    def hopeless(self) -> list[str]:
+        """The optimizers whose search was given up."""
+        return [name for name, study in self.search.studies.items() if study.given_up] if self.search else []
 
     def record(self, done: Done) -> None:
         """Write down what became of jobs: their curves first, so that a recorded run always has them."""
@@ -204,6 +240,16 @@ class Plan:
             self.search.record(searched)
         if retrained:
             self.retrain.record(retrained)
+        jobs = [job for job, _ in done]
+        if self.tracker:
+            for job, outcome in done:
+                self.tracker.record(job, outcome)
+        self.run.drop_checkpoints({checkpoint_name(jobs), *(checkpoint_name([job]) for job in jobs)})
+
+    def checkpoint(self, jobs: Sequence[Job]) -> tuple[str, bytes | None]:
+        """From where jobs that an earlier worker did not finish can go on: the state's name, and it itself."""
+        name = checkpoint_name(jobs)
+        return name, self.run.checkpoint(name)
 
     def tick(self) -> None:
         """To be called often."""
@@ -219,11 +265,13 @@ class Plan:
     def progress(self) -> list[Progress]:
         return [*(self.search.progress() if self.search else ()), *self.retrain.progress()]
 
-    def close(self) -> list[str]:
+    def close(self, patience_s: float = PATIENCE_S) -> list[str]:
         """Leave the run's files as a reader expects them, however the command ended; what could not be written."""
         try:
-            return self.search.close() if self.search else []
+            return self.search.close(patience_s) if self.search else []
         finally:
+            if self.tracker:
+                self.tracker.close()
             self.run.finish_curves()
 
     def _curve_rows(self, job: Job, outcome: Outcome) -> Iterator[dict[str, Any]]:
@@ -244,15 +292,16 @@ class Plan:
                 }
 
 
-def new_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:
-    """Search every optimizer, then retrain it."""
-    search = Search(config, run, optuna.storages.RDBStorage(run.study_url), sizes)
+def search_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:
+    """Search every optimizer, then retrain it; what the run has already is not done again."""
+    storage = lru_cache(lambda: optuna.storages.RDBStorage(run.study_url))
+    search = Search(config, run, storage, sizes)
 
     def best(optimizer: str) -> dict[str, Any] | None:
         study = search.studies[optimizer]
-        return study.summary() if study.done == study.total else None
+        return study.summary() if study.over else None
 
-    return Plan(config, run, search, Retrain(config, run, best, sizes))
+    return Plan(config, run, search, Retrain(config, run, best, sizes, run.valid_seed_rows()))
 
 
 def retrain_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:

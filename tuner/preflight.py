@@ -2,7 +2,7 @@
 long will it take?
 
 It runs as a process of its own, `python -m tuner.preflight < config.yaml`, beside the driver's own start, so that the
-driver does not import torch. It prints one JSON document: ``error``, or ``timings``.
+driver does not import torch. It prints one JSON document: ``error``, or what it ``found``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuner import objects
@@ -19,6 +19,21 @@ from tuner.config import from_yaml
 from tuner.errors import UserError
 from tuner.estimate import Timings
 from tuner.schema import Config, OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the check found.
+
+    Attributes:
+        timings: of a few steps.
+        data: what env.json says of the data.
+        device: what training runs will be on.
+    """
+
+    timings: Timings
+    data: dict[str, Any]
+    device: str
 
 
 class Preflight:
@@ -43,8 +58,8 @@ class Preflight:
         self.process.kill()
         self.process.wait()
 
-    def wait(self) -> Timings | None:
-        """What was timed; ``None`` for a cluster, whose nodes are other machines.
+    def wait(self) -> Found | None:
+        """What was found; ``None`` for a cluster, whose nodes are other machines.
 
         Raises:
             UserError: what is wrong.
@@ -55,7 +70,7 @@ class Preflight:
         code = self.process.wait()
         if code != 0 or not said:
             raise UserError(f"the check of the task ended with code {code}; -v shows why")
-        return timings(json.loads(said))
+        return read(json.loads(said))
 
 
 def main() -> None:
@@ -66,14 +81,14 @@ def main() -> None:
 
 
 def look(config: Config, *, here: bool) -> dict[str, Any]:
-    """The check: ``{"timings": ...}``, or ``{"error": ...}``.
+    """The check: ``{"found": ...}``, or ``{"error": ...}``.
 
     Args:
         here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
     """
     try:
-        timings = check(config, here=here)
-        return {"timings": None if timings is None else asdict(timings)}
+        found = check(config, here=here)
+        return {"found": None if found is None else asdict(found)}
     except UserError as error:
         return {"error": str(error)}
     except Exception as error:
@@ -81,23 +96,24 @@ def look(config: Config, *, here: bool) -> dict[str, Any]:
         return {"error": f"task {config.task.name}: {type(error).__name__}: {error} (-v shows where)"}
 
 
-def timings(found: dict[str, Any]) -> Timings | None:
-    """What ``look`` found.
+def read(said: dict[str, Any]) -> Found | None:
+    """What ``look`` says.
 
     Raises:
         UserError: what is wrong.
     """
-    if "error" in found:
-        raise UserError(found["error"])
-    return Timings.from_json(found["timings"]) if found["timings"] else None
+    if "error" in said:
+        raise UserError(said["error"])
+    found = said["found"]
+    return found and Found(Timings.from_json(found["timings"]), found["data"], found["device"])
 
 
-def check(config: Config, *, here: bool) -> Timings | None:
+def check(config: Config, *, here: bool) -> Found | None:
     """
     Raises:
         UserError: what is wrong.
     """
-    if here:
+    if config.resources.address is None:
         check_device(config)
     task = objects.make_task(config)
     for name, spec in config.optimizers.items():
@@ -107,7 +123,7 @@ def check(config: Config, *, here: bool) -> Timings | None:
     from tuner.timing import measure
 
     objects.set_up(task, config)
-    return measure(config, task)
+    return Found(measure(config, task), task.data_summary, task.device.type)
 
 
 def check_device(config: Config) -> None:

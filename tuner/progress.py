@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuner.plan import Progress
+if TYPE_CHECKING:
+    from tuner.plan import Progress
 
 REFRESH_S = 0.25
 PLAIN_INTERVAL_S = 2.0
@@ -53,14 +54,30 @@ class Silence:
     def update(self) -> None: ...
 
 
+class Pace:
+    """The time left, reckoned from the runs after the first that this command saw end, which waited for a worker."""
+
+    def __init__(self, progress: list[Progress]) -> None:
+        self.before = {(p.phase, p.optimizer): p.done for p in progress}
+        self.first: dict[Key, tuple[int, float]] = {}  # how many had ended, and when, at the first look that saw one
+
+    def left_s(self, p: Progress) -> float | None:
+        """To be called often; ``None`` as long as nothing can be said."""
+        key = (p.phase, p.optimizer)
+        if p.done == self.before.get(key, 0):
+            return None
+        done, since = self.first.setdefault(key, (p.done, time.monotonic()))
+        return (time.monotonic() - since) / (p.done - done) * (p.total - p.done) if p.done > done else None
+
+
 class _Lines:
-    """The text of each line, with the time left, reckoned from the runs after the first, which waits for a worker."""
+    """The text of each line, with the time left."""
 
     def __init__(self, progress: Callable[[], list[Progress]], metric: str, console: Console) -> None:
         self.progress = progress
         self.metric = metric
         self.console = console
-        self.first: dict[Key, tuple[int, float]] = {}  # how many had ended, and when, at the first look that saw one
+        self.pace = Pace(progress())
 
     def cells(self, p: Progress) -> list[str]:
         """Phase, optimizer, done of total, running, diverged, best so far, time left."""
@@ -76,10 +93,8 @@ class _Lines:
             return "done"
         if not p.done:
             return "starting" if p.running else "waiting"
-        done, since = self.first.setdefault((p.phase, p.optimizer), (p.done, time.monotonic()))
-        if p.done == done:
-            return ""
-        return f"{duration((time.monotonic() - since) / (p.done - done) * (p.total - p.done))} left"
+        left = self.pace.left_s(p)
+        return "" if left is None else f"{duration(left)} left"
 
 
 class LiveView(_Lines):

@@ -5,23 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuner.config import from_yaml
 from tuner.errors import UserError
-from tuner.estimate import Timings
-from tuner.jobs import Job, Outcome
+from tuner.jobs import Job, Outcome, checkpoint_name
 from tuner.plan import Plan
+from tuner.preflight import Found
 from tuner.resources import Machine
 from tuner.schema import Config
 
 OBJECT_STORE_BYTES = 256 * 2**20
+MEMORY_KILL = re.compile(r"low on memory|memory usage threshold|OutOfMemoryError")
+"""In what Ray says of a worker that it killed for want of memory."""
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our store is the record
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
@@ -63,10 +69,13 @@ def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[tu
         if address:
             _knock(address)
         ray.init(address=address or "local", log_to_driver=verbose, logging_level=level, **local)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ray.exceptions.RayError) as error:
         if address is None:
             raise
-        raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there, or it wants a token (RAY_AUTH_MODE=token, and "
+            f"RAY_AUTH_TOKEN or ~/.ray/auth_token): {error}"
+        ) from None
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(level)
     with tempfile.TemporaryDirectory(prefix="tune-", ignore_cleanup_errors=True) as scratch:
@@ -94,7 +103,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def timings_there(config: Config) -> Timings | None:
+def look_there(config: Config) -> Found | None:
     """What ``tuner.preflight`` finds in a process of the cluster that has a trial's resources; ``None`` if it is lost.
 
     Raises:
@@ -110,11 +119,31 @@ def timings_there(config: Config) -> Timings | None:
         found = ray.get(ray.remote(**resources, max_calls=1)(look).remote(config.to_yaml()))
     except ray.exceptions.RayError:
         return None
-    return preflight.timings(found)
+    return preflight.read(found)
+
+
+class Halted(KeyboardInterrupt):
+    """The run directory cannot be written."""
+
+
+@dataclass
+class Order:
+    """What a trial of Tune does.
+
+    Attributes:
+        jobs: those that have not ended, by their places.
+        since: when it was handed out.
+        alone: whether nothing else runs meanwhile.
+    """
+
+    jobs: dict[int, Job]
+    since: float
+    alone: bool
 
 
 class Desk:
-    """Between the plan, which knows jobs, and Tune, which knows trial ids.
+    """Between the plan, which knows jobs, and Tune, which knows trial ids. What failed for want of a worker or of
+    memory is done again.
 
     Args:
         on_event: called often, for the progress to be shown.
@@ -122,35 +151,82 @@ class Desk:
 
     def __init__(self, plan: Plan, on_event: Callable[[], None]) -> None:
         self.plan = plan
+        self.faults = plan.config.faults
         self.on_event = on_event
-        self.jobs: dict[str, dict[int, Job]] = {}
-        self.again: list[Job] = []
+        self.orders: dict[str, Order] = {}
+        self.again: list[tuple[Job, bool]] = []
+        self.losses: Counter[str] = Counter()
         self.interrupted = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles itself for a restore of its own; a run is resumed from our records
 
-    def take(self, trial_id: str) -> list[Job]:
-        jobs = [self.again.pop(0)] if self.again else self.plan.next_jobs()
-        if jobs:
-            self.jobs[trial_id] = dict(enumerate(jobs))
-        return jobs
+    def take(self, trial_id: str) -> Order | None:
+        """What to do next; ``None`` where there is nothing now."""
+        if any(order.alone for order in self.orders.values()):
+            return None
+        if self.again:
+            alone = self.again[0][1]
+            if alone and self.orders:
+                return None
+            jobs = [self.again.pop(0)[0]]
+        else:
+            jobs, alone = self.plan.next_jobs(), False
+        if not jobs:
+            return None
+        self.orders[trial_id] = Order(dict(enumerate(jobs)), time.monotonic(), alone)
+        return self.orders[trial_id]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to be done, after ``take`` had nothing."""
+        return not self.orders and not self.again
 
     def hand_in(self, trial_id: str, outcomes: Mapping[int, Outcome]) -> None:
         """What became of some of a trial's jobs."""
-        jobs = self.jobs[trial_id]
-        done = [(jobs.pop(place), outcome) for place, outcome in outcomes.items()]
-        if not jobs:
-            del self.jobs[trial_id]
-        self.plan.record(done)
+        order = self.orders[trial_id]
+        done = []
+        for place, outcome in outcomes.items():
+            job = order.jobs.pop(place)
+            if outcome.out_of_memory and not order.alone:
+                self.again.append((job, True))
+            else:
+                done.append((job, outcome))
+        if not order.jobs:
+            del self.orders[trial_id]
+        if done:
+            self.plan.record(done)
+
+    def keep(self, trial_id: str, places: Sequence[int], checkpoint: bytes) -> None:
+        """The state of some of a trial's jobs, from which they can go on."""
+        jobs = self.orders[trial_id].jobs
+        self.plan.run.write_checkpoint(checkpoint_name([jobs[place] for place in places]), checkpoint)
 
     def close(self, trial_id: str, error: str) -> None:
-        """The trial has ended: what it has not handed in failed; jobs of a cohort are done again, one at a time."""
-        lost = list(self.jobs.pop(trial_id, {}).values())
-        if len(lost) > 1:
-            self.again += lost
-        elif lost:
-            self.plan.record([(job, Outcome("failed", error=error)) for job in lost])
+        """The trial has ended: what it has not handed in was lost with its worker."""
+        order = self.orders.pop(trial_id, None)
+        if order is None:
+            return
+        lost = list(order.jobs.values())
+        self.losses.update(map(str, lost))
+        killed_for_memory = MEMORY_KILL.search(error) is not None
+        for job in lost:
+            failure = None if len(lost) > 1 else self._failure(job, order, error)
+            if failure is None:
+                self.again.append((job, len(lost) == 1 and killed_for_memory))
+            else:
+                self.plan.record([(job, failure)])
+
+    def _failure(self, job: Job, order: Order, error: str) -> Outcome | None:
+        """Of a single job whose worker was lost; ``None`` where it is to be done again."""
+        limit, losses = self.faults.trial_limit_s, self.losses[str(job)]
+        if limit is not None and time.monotonic() - order.since >= limit:
+            return Outcome("failed", error=f"took longer than faults.trial_limit_s, {limit:g} s")
+        if MEMORY_KILL.search(error) and order.alone:
+            return Outcome("failed", error="out of memory, with nothing beside it", out_of_memory=True)
+        if losses <= self.faults.retries:
+            return None
+        return Outcome("failed", error=f"the worker was lost, {losses} times ({error})")
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[Desk]:
@@ -202,20 +278,36 @@ class JobSearcher(Searcher):
         self.desk = desk
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        jobs = self.desk.take(trial_id)
-        if jobs:
-            return {"jobs": [job.to_dict() for job in jobs]}
-        return None if self.desk.jobs else Searcher.FINISHED
+        with on_disk():
+            order = self.desk.take(trial_id)
+            if order is None:
+                return Searcher.FINISHED if self.desk.idle else None
+            jobs = list(order.jobs.values())
+            name, kept = self.desk.plan.checkpoint(jobs)
+        checkpoints = {} if kept is None else {name: ray.put(kept)}
+        return {"jobs": [job.to_dict() for job in jobs], "alone": order.alone, "checkpoints": checkpoints}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
-        self.desk.close(trial_id, "the worker was lost")
+        """``JobCallback`` has the whole of it."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a run is resumed from its own records."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a run is resumed from its own records")
+
+
+@contextlib.contextmanager
+def on_disk() -> Iterator[None]:
+    """What cannot be written ends the run. (Tune tidies up for seconds after any ``Exception``.)
+
+    Raises:
+        Halted: with the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Halted(f"{error.filename or 'the run directory'}: {error.strerror or error}") from error
 
 
 class JobCallback(tune.Callback):
@@ -227,20 +319,34 @@ class JobCallback(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.desk.interrupted:
             raise Interrupted
-        self.desk.plan.tick()
-        self.desk.on_event()
+        with on_disk():
+            self.desk.plan.tick()
+            self.desk.on_event()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         outcomes, if_stopped = result.pop("outcomes", {}), result.pop("if_stopped", {})
-        if about := result.pop("about", None):
-            self.desk.plan.note_task(about)
-        if outcomes := outcomes or (if_stopped if result.get("done") else {}):
-            self.desk.hand_in(trial.trial_id, outcomes)
+        with on_disk():
+            if about := result.pop("about", None):
+                self.desk.plan.note_task(about)
+            if checkpoint := result.pop("checkpoint", None):
+                self.desk.keep(trial.trial_id, *checkpoint)
+            if outcomes := outcomes or (if_stopped if result.get("done") else {}):
+                self.desk.hand_in(trial.trial_id, outcomes)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune keeps a history of every number of every trial, which nobody reads: 40 kB a trial."""
+        self._forget(trial, "the worker ended early")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
+        self._forget(trial, " ".join(str(trial.get_error()).split()))
+
+    def _forget(self, trial: Any, error: str) -> None:
+        with on_disk():
+            self.desk.close(trial.trial_id, error)
+        trial.config["checkpoints"] = {}
+        # Tune keeps a history of every number of every trial, which nobody reads: 40 kB a trial.
         with contextlib.suppress(AttributeError):
             trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
 
@@ -255,7 +361,7 @@ class SearchASHA(FIFOScheduler):
         self.never = FIFOScheduler()
         self.schedulers = {
             name: AsyncHyperBandScheduler(
-                time_attr="training_iteration",
+                time_attr="looks",
                 metric="value",
                 mode=config.task.mode,
                 max_t=config.train.evaluations,
@@ -276,4 +382,6 @@ class SearchASHA(FIFOScheduler):
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result.get("looks") is None:  # a checkpoint
+            return self.CONTINUE
         return self._of(trial).on_trial_result(tune_controller, trial, result)

@@ -23,7 +23,7 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
     from tuner import execute
-    from tuner.config import revise
+    from tuner.config import keep_seeds, revise
     from tuner.store import Run
 
     run = Run.open(args.run)
@@ -36,10 +36,8 @@ def main(argv: list[str]) -> int:
         changes["resources.max_concurrent"] = args.max_concurrent
     if args.cohort is not None:
         changes["resources.cohort"] = args.cohort
-    config = revise(config, changes)
-    kept = [seed for seed in run.seeds()["seed"].unique().tolist() if seed not in config.retrain.seeds]
-    config = revise(config, {"retrain.seeds": [*kept, *config.retrain.seeds]})
-    return execute.more_seeds(config, run, execute.Output(args.json, args.quiet, args.verbose))
+    config = keep_seeds(revise(config, changes), run)
+    return execute.go_on(config, run, execute.Output(args.json, args.quiet, args.verbose), search=False)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Dimension(Section):
         if self.choices is not None:
             if self.low is not None or self.high is not None or self.log or self.integer:
                 raise ValueError("give either choices, or low and high")
-            if len(self.choices) < 1 or len(set(map(repr, self.choices))) < len(self.choices):
+            if len(self.choices) < 1 or len(set(map(str, self.choices))) < len(self.choices):
                 raise ValueError(f"choices must be different values, at least one, got {self.choices}")
         elif self.low is None or self.high is None:
             raise ValueError("low and high (or choices) are needed")
@@ -62,6 +62,16 @@ class Dimension(Section):
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return {key: value for key, value in handler(self).items() if value is not None and value is not False}
+
+    def parse(self, text: str) -> bool | int | float | str:
+        """The value that was written as this text.
+
+        Raises:
+            ValueError: the search cannot have come to it.
+        """
+        if self.choices is not None:
+            return self.choices[list(map(str, self.choices)).index(text)]
+        return int(text) if self.integer else float(text)
 
     def contains(self, value: Any) -> bool:
         """Whether the search could come to this value."""
@@ -160,6 +170,20 @@ class RetrainConfig(Section):
         return list(range(seeds))
 
 
+class FaultsConfig(Section):
+    """What is done about faults.
+
+    Attributes:
+        retries: how often a run is tried again whose worker was lost.
+        trial_limit_s: a run that takes longer has failed.
+        checkpoint_s: seconds between the checkpoints of a long run.
+    """
+
+    retries: Annotated[int, Field(ge=0, strict=True)] = 2
+    trial_limit_s: Annotated[float, Field(gt=0)] | None = None
+    checkpoint_s: Annotated[float, Field(gt=0)] = 180.0
+
+
 class ResourcesConfig(Section):
     cpus_per_trial: Annotated[float, Field(ge=SMALLEST_SHARE)]
     gpus_per_trial: Annotated[float, Field(ge=0)] | None
@@ -195,6 +219,24 @@ class Config(Section):
     search: SearchConfig
     retrain: RetrainConfig
     resources: ResourcesConfig
+    faults: FaultsConfig = FaultsConfig()
+    tracker: Literal["tensorboard", "mlflow", "wandb"] | None = None
+
+    @model_validator(mode="after")
+    def _names_that_stay_in_their_folders(self) -> Config:
+        named = [
+            ("name", self.name),
+            ("task.name", self.task.name),
+            *(("optimizers", name) for name in self.optimizers),
+        ]
+        for key, name in named:
+            if name is not None and not NAME.fullmatch(name):
+                raise ValueError(
+                    f"{key}: {name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
+                )
+        if list(self.optimizers) != self.search.optimizers:
+            raise ValueError(f"optimizers: {list(self.optimizers)} are not those of search.optimizers")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -207,10 +249,6 @@ class Config(Section):
             raise ValueError(
                 "resources.cohort: asha decides trial by trial, so that they cannot train in lockstep; use --cohort 1, "
                 f"or --scheduler fifo, got {self.resources.cohort}"
-            )
-        if self.name is not None and not NAME.fullmatch(self.name):
-            raise ValueError(
-                f"name: {self.name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
             )
         return self
 

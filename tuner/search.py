@@ -1,4 +1,7 @@
-"""`python -m tuner.search`: search each optimizer's hyperparameters, retrain the best over seeds, write it all down."""
+"""`python -m tuner.search`: search each optimizer's hyperparameters, retrain the best over seeds, write it all down.
+
+With --resume an earlier run goes on: what it has is kept, what it lacks is done.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from tuner.folders import available
 
 if TYPE_CHECKING:
     from tuner.schema import Config
+    from tuner.store import Run
 
 FLAG_KEYS = {
     "task": "task.name", "optimizers": "search.optimizers", "trials": "search.trials", "seeds": "retrain.seeds",
     "preset": "preset", "gpus_per_trial": "resources.gpus_per_trial", "cpus_per_trial": "resources.cpus_per_trial",
     "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort", "address": "resources.address",
     "sampler": "search.sampler", "scheduler": "search.scheduler", "data_dir": "task.data_dir",
-    "dataset": "task.dataset", "out": "out", "name": "name",
+    "dataset": "task.dataset", "out": "out", "name": "name", "tracker": "tracker",
 }  # fmt: skip
 
 
@@ -28,7 +32,7 @@ def make_parser() -> Parser:
         "tuner.search", "Search each optimizer's hyperparameters, retrain the best over seeds, write it all down."
     )
     add = parser.add_argument
-    add("--task", required=True, help=f"the training problem: {', '.join(available('tasks'))}")
+    add("--task", help=f"the training problem: {', '.join(available('tasks'))}")
     add("--optimizers", nargs="+", metavar="NAME", help=", ".join(available("optimizers")))
     add("--trials", type=int, metavar="N", help="trials per optimizer")
     add("--seeds", metavar="N|a,b,c", help="evaluation seeds: 0 to N-1, or a list (a single seed: 'a,')")
@@ -42,6 +46,13 @@ def make_parser() -> Parser:
     add("--scheduler", help="fifo or asha")
     add("--data-dir", metavar="DIR", help="the folder (or text file) where the task's data lies")
     add("--dataset", metavar="NAME", help="one of the task's data sets")
+    add("--tracker", help="tensorboard, mlflow or wandb: tell it what the run directory gets")
+    add(
+        "--resume",
+        metavar="RUN",
+        type=Path,
+        help="the directory of a run that goes on; more --trials or --seeds extend it",
+    )
     add("--out", metavar="DIR", help="where the run directory is made (default: runs)")
     add("--name", help="the run directory's name (default: <task>-<date>-<time>)")
     add("--configs", metavar="DIR", type=Path, help="your own folder with optimizers/, tasks/ and defaults.yaml")
@@ -53,7 +64,13 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
-    config, path = prepare(args)
+    run = None
+    if args.resume is not None:
+        from tuner.store import Run
+
+        run = Run.open(args.resume)
+    config = prepare(args, run)
+    path = run.path if run else new_path(config)
     if args.dry_run:
         from tuner import dry_run
 
@@ -62,35 +79,62 @@ def main(argv: list[str]) -> int:
 
     from tuner import execute
 
-    return execute.new_run(config, path, execute.Output(args.json, args.quiet, args.verbose))
+    output = execute.Output(args.json, args.quiet, args.verbose)
+    return execute.go_on(config, run, output, search=True) if run else execute.new_run(config, path, output)
 
 
-def prepare(args: argparse.Namespace) -> tuple[Config, Path]:
-    """The resolved configuration and the run directory to make. Nothing is written, neither torch nor Ray imported.
+def prepare(args: argparse.Namespace, run: Run | None) -> Config:
+    """The resolved configuration, of a run that goes on or of a new one. Neither torch nor Ray is imported.
 
     Raises:
         UserError: bad input.
     """
-    from tuner.config import resolve
+    from tuner.config import extend, keep_seeds, resolve
     from tuner.objects import check_dataset
     from tuner.resources import settle, this_machine
-    from tuner.store import check_creatable
+    from tuner.trackers import check
 
+    if run is None and args.task is None:
+        raise UserError("--task is missing: the training problem (or --resume RUN, to go on with an earlier run)")
+    if run is not None and args.configs is not None:
+        raise UserError("--configs: a run that goes on has its own config.yaml; leave it out with --resume")
     flags: dict[str, Any] = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items()}
     if args.data_dir is not None:
         if not Path(args.data_dir).exists():
             raise UserError(f"--data-dir {args.data_dir}: no such folder or file")
-        flags["task.data_dir"] = str(Path(args.data_dir).resolve())  # workers may run elsewhere
+        flags["task.data_dir"] = str(Path(args.data_dir).absolute())  # workers may run elsewhere
     if args.dataset is not None and args.dataset.endswith(".npz"):
-        flags["task.dataset"] = str(Path(args.dataset).resolve())
+        flags["task.dataset"] = str(Path(args.dataset).absolute())
     flags["retrain.seeds"] = None if args.seeds is None else parse_seeds(args.seeds)
-    config = resolve({key: value for key, value in flags.items() if value is not None}, args.set, args.configs)
+    flags = {key: value for key, value in flags.items() if value is not None}
+    if run is None:
+        config = one_at_a_time(resolve(flags, args.set, args.configs))
+    else:
+        config = keep_seeds(extend(run.config(), flags, args.set), run)
     check_dataset(config)
-    if config.resources.address is None:
-        config = settle(config, this_machine())
+    if config.tracker is not None:
+        check(config.tracker)
+    return settle(config, this_machine()) if config.resources.address is None else config
+
+
+def one_at_a_time(config: Config) -> Config:
+    """With --max-concurrent 1 a search is repeatable, so the size of cohorts is not left to what is fastest today."""
+    if config.resources.max_concurrent != 1 or config.resources.cohort != "auto":
+        return config
+    return config.model_copy(update={"resources": config.resources.model_copy(update={"cohort": 1})})
+
+
+def new_path(config: Config) -> Path:
+    """The run directory to make.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    from tuner.store import check_creatable
+
     path = Path(config.out) / (config.name or f"{config.task.name}-{datetime.now():%Y%m%d-%H%M%S}")
     check_creatable(path)
-    return config, path
+    return path
 
 
 if __name__ == "__main__":

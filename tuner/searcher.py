@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import math
 import warnings
-from concurrent.futures import Executor, Future
-from itertools import takewhile
-from typing import Any
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, get_args
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -16,15 +17,21 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuner.jobs import Done, Job, Outcome
+from tuner.jobs import Done, Job, Outcome, State
 from tuner.schema import Config, Dimension, OptimizerConfig
+from tuner.store import HP, Row
+from tuner.study_record import STATE, OpenStorage, StudyRecord, orphans
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-PATIENCE_S = 30.0
-"""How long a study.db that another program has locked is waited for at the end."""
+STATES = {
+    "complete": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL,
+    "stopped": TrialState.PRUNED,
+}  # fmt: skip
+HOPELESS = 5
+"""A search is given up when so many trials have ended and all of them failed."""
 BOUNDARY = 0.05
 """A best value in this outer share of its range is reported as at the boundary."""
 
@@ -33,55 +40,116 @@ class OptimizerStudy:
     """The search of one optimizer's hyperparameters.
 
     Every trial that was asked for is told: a diverged one with the task's worst value, never NaN; a failed one as FAIL.
-    The study itself is kept in memory, where to ask takes a millisecond and not twenty. Trials that have ended go to
-    the storage, in the order of their numbers, by the writer.
+    The study is kept in memory, where to ask takes a millisecond and not twenty, and ``record`` writes it down. What is
+    drawn for a trial depends on the search seed, the trial's number and what the study knows, so that a search that was
+    cut off goes on as if it had not been.
 
     Args:
-        storage: where the finished trials are kept.
         startup: trials to draw at random before those that learn.
         writer: of one thread, which the storage's owner shuts down.
+        run: where earlier commands left what they know of the study.
+        rows: the optimizer's rows of trials.csv, as text.
 
     Attributes:
         best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
+        record: the study in study.db.
     """
 
     def __init__(
-        self, config: Config, optimizer: str, storage: optuna.storages.BaseStorage, startup: int, writer: Executor
+        self,
+        config: Config,
+        optimizer: str,
+        storage: OpenStorage,
+        startup: int,
+        writer: Executor,
+        asked: Mapping[int, dict[str, Any]] | None = None,
+        rows: Sequence[Row] = (),
     ) -> None:
         self.config = config
         self.optimizer = optimizer
         self.spec: OptimizerConfig = config.optimizers[optimizer]
         self.total = config.search.trials
         self.asked = 0
-        self.counts = {"complete": 0, "diverged": 0, "failed": 0, "stopped": 0}
+        self.counts = dict.fromkeys(get_args(State), 0)
         self.best: tuple[Job, float] | None = None
+        self._new = {"ended": 0, "failed": 0}
         self._running: dict[int, optuna.Trial] = {}
         self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
-        direction = "minimize" if config.task.mode == "min" else "maximize"
-        sampler = make_sampler(config.search.sampler, config.search.seed, startup)
-        self._study = optuna.create_study(direction=direction, sampler=sampler)
-        self._record = optuna.create_study(
-            storage=storage, study_name=study_name(config.task.name, optimizer), direction=direction
+        self._startup = startup
+        name = study_name(config.task.name, optimizer)
+        self._study = optuna.create_study(
+            study_name=name, direction="minimize" if config.task.mode == "min" else "maximize"
         )
-        self._writer = writer
-        self._written = 0
-        self._writing: Future[None] | None = None
-        self._fault = ""
+        self.record = StudyRecord(self._study, storage, writer)
+        known = self._recall(rows, asked or {}, orphans(storage, name) if rows or asked else set())
         for point in self.spec.enqueued()[: self.total]:
-            self._study.enqueue_trial(point)
+            if not any(point.items() <= hp.items() for hp in known):
+                self._study.enqueue_trial(point)
+
+    def _recall(
+        self, rows: Sequence[Row], asked: Mapping[int, dict[str, Any]], orphans: set[int]
+    ) -> list[dict[str, Any]]:
+        """Put what earlier commands did into the study; the hyperparameters that they tried.
+
+        Trials that have not ended are asked for again first. One that nobody knows anything of fails and costs nothing.
+        """
+        ended = {int(row["trial"]): row for row in rows}
+        hp = {number: self._hp(row) for number, row in ended.items()}
+        begun = {number: own for number, own in asked.items() if number not in ended and number not in orphans}
+        for number in range(max([*ended, *begun, *orphans], default=-1) + 1):
+            if number in ended:
+                self._study.add_trial(self._frozen(ended[number], hp[number]))
+            elif number in begun:
+                self._study.enqueue_trial(begun[number])
+            else:
+                self._study.add_trial(create_trial(state=TrialState.FAIL))
+        for number, row in ended.items():  # in the order in which they ended: of equals the first is the best
+            self._count(self._job(number, hp[number]), row["state"], float(row.get("value", "nan")))
+        self.asked = len(ended)
+        if self.config.search.sampler == "qmc" and ended:  # the sequence goes on where it was
+            sampler, last = make_sampler("qmc", self.config.search.seed, self._startup), self._study.trials[-1]
+            for _ in range(len(ended) - 1):
+                sampler.sample_relative(self._study, last, self._distributions)
+        return [*hp.values(), *begun.values()]
+
+    def _hp(self, row: Row) -> dict[str, Any]:
+        columns = {name: f"{HP}{name}" for name in self.spec.space}
+        return {name: self.spec.space[name].parse(row[column]) for name, column in columns.items() if column in row}
+
+    def _frozen(self, row: Row, hp: dict[str, Any]) -> FrozenTrial:
+        """A trial that ended, from its row."""
+        state = STATES[row["state"]]
+        reported = {int(row["steps"]): float(row["value"])} if row["state"] == "stopped" else {}
+        return create_trial(
+            state=state,
+            value=None if state == TrialState.FAIL else float(row["value"]),
+            params=hp,
+            distributions={name: self._distributions[name] for name in hp},
+            user_attrs={STATE: row["state"]},
+            intermediate_values=reported,
+        )
 
     @property
     def done(self) -> int:
         return sum(self.counts.values())
 
     @property
-    def recorded(self) -> bool:
-        """Whether all that has ended is in the storage."""
-        return self._written == self.done
-
-    @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether all of its trials fail, so that more would, too."""
+        return self._new["failed"] == self._new["ended"] >= HOPELESS
+
+    @property
+    def asks(self) -> bool:
+        """Whether there are trials to begin."""
+        return self.asked < self.total and not self.given_up
+
+    @property
+    def over(self) -> bool:
+        return not self.asks and not self._running
 
     def ask(self, most: int) -> list[Job]:
         """The next trials of the search, at most so many, chosen without knowing each other's results."""
@@ -90,10 +158,20 @@ class OptimizerStudy:
     def _ask(self) -> Job:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = self._sampler()
             trial = self._study.ask(self._distributions)
         self.asked += 1
         self._running[trial.number] = trial
-        return Job("search", self.optimizer, trial.number, self.config.search.seed, dict(trial.params))
+        return self._job(trial.number, dict(trial.params))
+
+    def _sampler(self) -> BaseSampler:
+        search = self.config.search
+        if search.sampler == "qmc":
+            return make_sampler("qmc", search.seed, self._startup)
+        return make_sampler(search.sampler, draw_seed(search.seed, self.asked), self._startup)
+
+    def _job(self, number: int, hp: dict[str, Any]) -> Job:
+        return Job("search", self.optimizer, number, self.config.search.seed, hp)
 
     def tell(self, done: Done) -> None:
         """What became of trials that ``ask`` returned."""
@@ -102,55 +180,21 @@ class OptimizerStudy:
 
     def _tell(self, job: Job, outcome: Outcome) -> None:
         trial = self._running.pop(job.trial)
-        self.counts[outcome.state] += 1
-        trial.set_user_attr("state", outcome.state)
-        if outcome.state == "failed":
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        value = outcome.metrics[self.config.task.metric]
+        value = outcome.metrics.get(self.config.task.metric, math.nan)
+        self._count(job, outcome.state, value)
+        self._new["ended"] += 1
+        self._new["failed"] += outcome.state == "failed"
+        trial.set_user_attr(STATE, outcome.state)
         if outcome.state == "stopped":
             # TPE ranks pruned trials by their last value, after those that ran to the end.
             trial.report(value, step=int(outcome.clocks["steps"]))
-            self._study.tell(trial, state=TrialState.PRUNED)
-            return
-        self._study.tell(trial, value)
-        if outcome.state == "complete" and (self.best is None or self._better(value, self.best[1])):
+        state = STATES[outcome.state]
+        self._study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
+
+    def _count(self, job: Job, state: str, value: float) -> None:
+        self.counts[state] += 1
+        if state == "complete" and (self.best is None or self._better(value, self.best[1])):
             self.best = (job, value)
-
-    def close(self) -> str:
-        """Fail what still runs, nobody owns it any more, and see everything written; what is wrong if it cannot be."""
-        for trial in self._running.values():
-            self._study.tell(trial, state=TrialState.FAIL)
-        self._running.clear()
-        until = time.monotonic() + PATIENCE_S
-        while not self.write():
-            if time.monotonic() > until:
-                left = len(self._study.trials) - self._written
-                return f"study.db lacks {left} trials of {self.optimizer} ({self._fault})"
-            time.sleep(0.05)
-        return ""
-
-    def write(self) -> bool:
-        """Have the writer put what has ended into the storage, where it is ready; whether all is there."""
-        if self._writing is not None:
-            if not self._writing.done():
-                return False
-            fault = self._writing.exception()
-            self._fault = "" if fault is None else " ".join(str(fault).split())
-            self._writing = None
-        finished = list(takewhile(lambda trial: trial.state.is_finished(), self._left()))
-        if finished:
-            self._writing = self._writer.submit(self._add, finished)
-        return not finished
-
-    def _add(self, trials: list[FrozenTrial]) -> None:
-        """One by one: each is there as a whole or not at all."""
-        for trial in trials:
-            self._record.add_trial(trial)
-            self._written += 1
-
-    def _left(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)[self._written :]
 
     def summary(self) -> dict[str, Any]:
         """The optimizer's entry in best.json; hp, value and trial are None where no trial was valid."""
@@ -190,8 +234,13 @@ def distribution(dim: Dimension) -> BaseDistribution:
     return FloatDistribution(dim.low, dim.high, log=dim.log)
 
 
+def draw_seed(seed: int, asked: int) -> int:
+    """Of what is drawn after so many trials."""
+    return int(np.random.SeedSequence([seed, asked]).generate_state(1)[0])
+
+
 def make_sampler(name: str, seed: int, startup: int) -> BaseSampler:
-    """The sampler of that name. Each study has its own, from the same seed.
+    """The sampler of that name.
 
     Args:
         startup: trials to draw at random before those that learn.

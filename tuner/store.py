@@ -1,8 +1,8 @@
 """The run directory: every file's format, atomic writes, reading back. No torch, no ray.
 
-``runs/<run-id>/`` holds config.yaml, env.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet and logs/.
-A file is written whole (a temporary name, then a rename) or appended a line at a time, so that a reader, or a run cut
-off at any moment, finds whole records.
+``runs/<run-id>/`` holds config.yaml, env.json, status.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet
+and logs/; while training runs are under way, their checkpoints/. A file is written whole (a temporary name, then a
+rename) or appended a line at a time, so that a reader, or a run cut off at any moment, finds whole records.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from filelock import FileLock, Timeout
 
 from tuner.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tuner.jobs import Job
     from tuner.schema import Config
 
 SCHEMA_VERSION = 1
-TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort"]
+TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "error"]
 SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
 CLOCK_COLUMNS = ["steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort"]
 LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
@@ -34,7 +40,7 @@ CURVE_TYPES = {
     "value": "float64",
 }  # fmt: skip
 CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
-TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status"], "str")
+TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status", "error"], "str")
 HP = "hp."
 
 Row = Mapping[str, Any]
@@ -51,17 +57,22 @@ class Run:
         self._seeds = self.path / "seeds.csv"
         self._curves = self.path / "curves.parquet"
         self._new_curves = self.logs / "curves.csv"  # until the run ends: parquet cannot be appended to
+        self._asked = self.logs / "asked.jsonl"
+        self._checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path) -> Run:
-        """Make the directory.
+    def create(cls, path: Path, config: Config) -> Run:
+        """Make the directory; it has its config.yaml from the first moment, so that it can be resumed.
 
         Raises:
             UserError: it exists, or cannot be made.
         """
         check_creatable(path)
+        partial = cls(path.with_name(f".{path.name}.partial"))
         try:
-            (path / "logs").mkdir(parents=True)
+            partial.logs.mkdir(parents=True, exist_ok=True)
+            partial.write_config(config)
+            partial.path.rename(path)
         except OSError as error:
             raise UserError(f"output folder {path}: cannot be made ({error.strerror})") from None
         return cls(path)
@@ -77,11 +88,30 @@ class Run:
             raise UserError(f"{path}: not a run directory, it has no config.yaml")
         return cls(path)
 
-    def discard_if_empty(self) -> None:
-        """Remove the directory where nothing was written into it."""
-        if self.files() == ["logs/"] and not any(self.logs.iterdir()):
-            self.logs.rmdir()
-            self.path.rmdir()
+    def discard_if_new(self) -> None:
+        """Remove the directory where nothing came of the run: its work did not begin."""
+        if self.path.is_dir() and self.files() == ["config.yaml", "logs/"]:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from working on the run; the lock goes with this process, however it ends.
+
+        Raises:
+            UserError: another command does.
+        """
+        lock = FileLock(self.logs / "lock")
+        try:
+            self.logs.mkdir(exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(f"{self.path}: another command is at work on this run") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def files(self) -> list[str]:
         """The names of what is there, logs/ included."""
@@ -104,6 +134,10 @@ class Run:
     def write_env(self, env: Mapping[str, Any]) -> None:
         self._write_json("env.json", env)
 
+    def has_env(self) -> bool:
+        """Not while a run's work has not begun."""
+        return (self.path / "env.json").exists()
+
     def env(self) -> dict[str, Any]:
         return self._read_json("env.json")
 
@@ -113,15 +147,39 @@ class Run:
         """Add finished trials: ``TRIAL_COLUMNS``, then one ``hp.`` column for each of the hyperparameters."""
         append_lines(self._trials, [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)], rows)
 
+    def write_trials(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
+        """Write all finished trials anew."""
+        columns = [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)]
+        write_whole(self._trials, _csv_text(columns, rows, header=True))
+
     def trials(self) -> pd.DataFrame:
         """The finished trials, in the order in which they ended; empty where there is none."""
         return _read_csv(self._trials, TRIAL_COLUMNS)
+
+    def trial_rows(self) -> list[dict[str, str]]:
+        """The same as text, as it stands in the file, without empty cells."""
+        return _text_rows(self._trials)
+
+    def append_asked(self, jobs: Iterable[Job]) -> None:
+        """Note which trials are about to begin, with which hyperparameters."""
+        lines = [json.dumps({"optimizer": job.optimizer, "trial": job.trial, "hp": job.hp}) for job in jobs]
+        _append(self._asked, "".join(line + "\n" for line in lines))
+
+    def asked(self, optimizer: str) -> dict[int, dict[str, Any]]:
+        """Hyperparameters of the optimizer's trials that began, by number."""
+        lines = _whole(self._asked).decode().splitlines()
+        noted = (json.loads(line) for line in lines)
+        return {int(line["trial"]): line["hp"] for line in noted if line["optimizer"] == optimizer}
 
     def write_best(self, best: Mapping[str, Any]) -> None:
         self._write_json("best.json", best)
 
     def best(self) -> dict[str, Any]:
         return self._read_json("best.json")
+
+    def best_optimizers(self) -> dict[str, dict[str, Any]]:
+        """Its entries, by optimizer; none as long as no trial has ended."""
+        return self.best()["optimizers"] if (self.path / "best.json").exists() else {}
 
     # The retraining.
 
@@ -140,10 +198,7 @@ class Run:
 
     def seed_rows(self) -> list[dict[str, str]]:
         """The same as text, as it stands in the file, without empty cells."""
-        if not self._seeds.exists():
-            return []
-        with self._seeds.open(encoding="utf-8", newline="") as file:
-            return [{key: text for key, text in row.items() if text} for row in csv.DictReader(file)]
+        return _text_rows(self._seeds)
 
     def valid_seed_rows(self) -> list[dict[str, str]]:
         """Those of runs that need not be done again."""
@@ -157,12 +212,19 @@ class Run:
 
     def finish_curves(self) -> None:
         """Move what was appended into curves.parquet."""
-        if not self._new_curves.exists():
-            return
+        if self._new_curves.exists():
+            self._write_curves(self.curves())
+
+    def forget_retrained(self, optimizer: str) -> None:
+        """Drop the curves of an optimizer's retraining: another configuration has turned out to be the best."""
+        curves = self.curves()
+        self._write_curves(curves[(curves["optimizer"] != optimizer) | (curves["phase"] != "retrain")])
+
+    def _write_curves(self, curves: pd.DataFrame) -> None:
         partial = self._curves.with_suffix(".partial")
-        self.curves().to_parquet(partial, index=False)
+        curves.to_parquet(partial, index=False)
         partial.replace(self._curves)
-        self._new_curves.unlink()
+        self._new_curves.unlink(missing_ok=True)
 
     def curves(self) -> pd.DataFrame:
         """All evaluations of the run, also while it goes on."""
@@ -175,6 +237,34 @@ class Run:
         # again has its first attempt's too.
         curves = pd.concat([part.astype(CURVE_TYPES) for part in parts])
         return curves.drop_duplicates(CURVE_KEY, keep="last", ignore_index=True)
+
+    # Checkpoints, as bytes.
+
+    def write_checkpoint(self, name: str, content: bytes) -> None:
+        self._checkpoints.mkdir(exist_ok=True)
+        write_whole(self._checkpoints / f"{name}.pt", content)
+
+    def checkpoint(self, name: str) -> bytes | None:
+        """``None`` where there is none."""
+        path = self._checkpoints / f"{name}.pt"
+        return path.read_bytes() if path.is_file() else None
+
+    def drop_checkpoints(self, names: Iterable[str]) -> None:
+        """Those of training runs that have ended; the folder goes with the last one."""
+        if self._checkpoints.is_dir():
+            for name in names:
+                (self._checkpoints / f"{name}.pt").unlink(missing_ok=True)
+            with suppress(OSError):
+                self._checkpoints.rmdir()
+
+    # How it goes.
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        self._write_json("status.json", status)
+
+    def status(self) -> dict[str, Any] | None:
+        """What the command at work on the run said last; ``None`` of a run made before there was a status.json."""
+        return self._read_json("status.json") if (self.path / "status.json").exists() else None
 
     # Logs.
 
@@ -218,25 +308,41 @@ def check_creatable(path: Path) -> None:
         raise UserError(f"output folder {path}: {parent} cannot be written")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
-    """Append CSV lines; a new file begins with its header, and a line without an end, which was cut off, goes."""
-    with path.open("ab+") as file:
+    """Append CSV lines; a new file begins with its header."""
+    _append(path, _csv_text(columns, rows, header=False), _csv_text(columns, [], header=True))
+
+
+def _append(path: Path, lines: str, header: str = "") -> None:
+    """Append lines; one without an end, which was cut off, goes, and so do these where not all can be written."""
+    with path.open("ab+", buffering=0) as file:
         whole = _whole_lines(file)
         file.truncate(whole)
-        file.write(_csv_text(columns, rows, header=not whole).encode())
+        content = memoryview((lines if whole else header + lines).encode())
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            file.truncate(whole)
+            raise
 
 
-def _whole_lines(file: BinaryIO) -> int:
+def _whole_lines(file: RawIOBase) -> int:
     """The length of the file up to the end of its last whole line, in bytes."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
@@ -247,6 +353,17 @@ def _whole_lines(file: BinaryIO) -> int:
             return start + found + 1
         end = start
     return 0
+
+
+def _whole(path: Path) -> bytes:
+    """The lines of a file that have their end."""
+    lines = path.read_bytes() if path.exists() else b""
+    return lines[: lines.rfind(b"\n") + 1]
+
+
+def _text_rows(path: Path) -> list[dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(_whole(path).decode(), newline=""))
+    return [{key: text for key, text in row.items() if text} for row in rows]
 
 
 def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
@@ -261,8 +378,7 @@ def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    lines = path.read_bytes() if path.exists() else b""
-    lines = lines[: lines.rfind(b"\n") + 1]
+    lines = _whole(path)
     if not lines:
         return pd.DataFrame(columns=columns)
     return pd.read_csv(io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)

@@ -23,7 +23,7 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
     "nothing" (no valid trial, or no valid retraining run).
     """
     trials, seeds = run.trials(), run.seeds()
-    best = run.best()["optimizers"] if len(trials) else {}
+    best = run.best_optimizers()
     optimizers = []
     for name in config.optimizers:
         own = seeds[seeds["optimizer"] == name]
@@ -38,7 +38,8 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
     env = run.env()
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
             "preset": config.preset, "data": env.get("data"), "parameters": env.get("parameters"),
-            "status": _status(config, trials, seeds), "optimizers": optimizers}  # fmt: skip
+            "status": _status(config, trials, seeds), "lacks_trials": _lacks_trials(config, trials),
+            "optimizers": optimizers}  # fmt: skip
 
 
 def metrics(config: Config, seeds: pd.DataFrame) -> list[str]:
@@ -54,9 +55,14 @@ def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
     if not (trials["state"] == VALID).any() or not valid_seeds:
         return "nothing"
     searched = trials[trials["state"] == VALID]["optimizer"].nunique() == len(config.optimizers)
-    equal = trials["optimizer"].value_counts().min() >= config.search.trials  # else budgets were not
     finished = int((seeds["status"] != "failed").sum()) >= cells
-    return "done" if searched and equal and finished else "partly"
+    return "done" if searched and not _lacks_trials(config, trials) and finished else "partly"
+
+
+def _lacks_trials(config: Config, trials: pd.DataFrame) -> bool:
+    """Whether budgets were not equal."""
+    there = trials["optimizer"].value_counts()
+    return any(there.get(name, 0) < config.search.trials for name in config.optimizers)
 
 
 def _count(states: pd.Series) -> dict[str, int]:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import re
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from tuner import objects
 from tuner.errors import UserError, nearest
-from tuner.jobs import Job, Outcome
+from tuner.jobs import Job, Outcome, checkpoint_name
 from tuner.schema import Config
 
 if TYPE_CHECKING:
     from tuner.train import Budget, Evaluation, MakeOptimizer, Result
+
+Curves = list[list[dict[str, Any]]]
+"""The evaluations of jobs that train as one."""
+
+NOTHING: Mapping[str, bytes] = {}
+STDERR = 2
+OUT_OF_MEMORY = re.compile(
+    r"^(OutOfMemoryError|MemoryError)\b|CUDA out of memory|can't allocate memory|not enough memory"
+)
 
 
 class Worker(tune.Trainable):
@@ -29,7 +44,8 @@ class Worker(tune.Trainable):
     def setup(self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False) -> None:
         """
         Args:
-            config: the first cohort, ``jobs``.
+            config: the first cohort, ``jobs``; whether it is ``alone`` on the machine; by their names, references of
+                ``checkpoints`` to go on from.
             run_config: the run's config.yaml.
             every_evaluation: report each evaluation of a single job, for a scheduler to decide on; else only the end.
         """
@@ -41,8 +57,13 @@ class Worker(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        if self.workbench and self.workbench.spoilt:
+            os._exit(1)  # nothing can be done any more in a process whose device has failed
         self.jobs = [Job(**job) for job in new_config["jobs"]]
+        self.alone = new_config["alone"]
+        self.checkpoints = {name: ray.get(content) for name, content in new_config["checkpoints"].items()}
         self.left = list(range(len(self.jobs)))
+        self.since: float | None = None
         self.reports: Iterator[Report] | None = None
         return True
 
@@ -51,21 +72,43 @@ class Worker(tune.Trainable):
             if self.workbench is None:
                 self.workbench = Workbench(self.run_config)
             if self.reports is None:
-                self.reports = self.workbench.reports(self.jobs, every_evaluation=self.every_evaluation)
-            report = next(self.reports)
+                self.reports = self.workbench.reports(
+                    self.jobs, every_evaluation=self.every_evaluation, alone=self.alone, checkpoints=self.checkpoints
+                )
+                self.since = time.monotonic()
+            with self._within_limit():
+                report = next(self.reports)
         except Exception as error:
             report = Report({place: failure(error, []) for place in self.left})
+        if report.outcomes and len(self.left) > 1:
+            self.since = time.monotonic()
         self.left = [place for place in self.left if place not in report.outcomes]
-        values = [o.metrics.get(self.run_config.task.metric) for o in (report.outcomes or report.if_stopped).values()]
+        ended = list((report.outcomes or report.if_stopped).values())
         return {
             "outcomes": report.outcomes,
             "if_stopped": report.if_stopped,
-            "value": values[0],
+            "checkpoint": report.checkpoint,
+            "value": ended[0].metrics.get(self.run_config.task.metric) if ended else None,
+            "looks": len(ended[0].evaluations) if ended else None,
             "about": self.workbench.about if self.workbench else None,
             "done": not self.left,
         }
 
-    # Tune calls these when it pauses a trial; a run's state is not worth a checkpoint at this size.
+    @contextmanager
+    def _within_limit(self) -> Iterator[None]:
+        """End this process where the jobs under way take longer than they may, whatever it is they hang in."""
+        limit = self.run_config.faults.trial_limit_s
+        if limit is None or self.since is None:
+            yield
+            return
+        left = limit * len(self.left) - (time.monotonic() - self.since)
+        faulthandler.dump_traceback_later(max(left, 0.001), exit=True, file=STDERR)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    # Tune calls these when it pauses a trial, which none of our schedulers does: checkpoints are the driver's to keep.
 
     def save_checkpoint(self, checkpoint_dir: str) -> None: ...
 
@@ -74,82 +117,150 @@ class Worker(tune.Trainable):
 
 @dataclass(frozen=True)
 class Report:
-    """Outcomes by the jobs' places: those that ended, and what that of a single one would be if it was stopped now."""
+    """What a worker says of its jobs, by their places.
+
+    Attributes:
+        outcomes: of those that ended.
+        if_stopped: what that of a single one would be if it was stopped now.
+        checkpoint: jobs that train as one, and the state from which they can go on.
+    """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     if_stopped: dict[int, Outcome] = field(default_factory=dict)
+    checkpoint: tuple[list[int], bytes] | None = None
+
+    def of(self, places: list[int]) -> Report:
+        """The same of jobs that are at these places among more."""
+        return Report(
+            {places[place]: outcome for place, outcome in self.outcomes.items()},
+            {places[place]: outcome for place, outcome in self.if_stopped.items()},
+            self.checkpoint and (places, self.checkpoint[1]),
+        )
 
 
 class Workbench:
-    """What outlives a job: the task with its data on the device, the optimizers' classes."""
+    """What outlives a job: the task with its data on the device, the optimizers' classes.
+
+    Attributes:
+        spoilt: whether the device has failed, so that this process is of no use any more.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.task = objects.make_task(config)
         objects.set_up(self.task, config)
         self.engine = objects.make_engine(config)
+        self.spoilt = False
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
-        self.about = {"data": self.task.data_summary, "parameters": parameters}
+        self.about = {
+            "data": self.task.data_summary, "parameters": parameters, "device": self.task.device.type,
+        }  # fmt: skip
 
-    def reports(self, jobs: Sequence[Job], *, every_evaluation: bool) -> Iterator[Report]:
+    def reports(
+        self,
+        jobs: Sequence[Job],
+        *,
+        every_evaluation: bool,
+        alone: bool = False,
+        checkpoints: Mapping[str, bytes] = NOTHING,
+    ) -> Iterator[Report]:
         """Train jobs of one optimizer, what can be stacked in lockstep.
 
         Args:
             every_evaluation: report those of a single job, but for the first and the last.
+            alone: whether they may have all of the device's memory.
+            checkpoints: by their names, of jobs that go on from there.
         """
         from tuner import cohort
 
+        objects.limit_memory(self.config, self.task.device, alone=alone)
         if len(jobs) == 1:
-            yield from self._single(jobs[0], every_evaluation=every_evaluation)
-            return
-        members = [cohort.Member(job.hp, job.seed) for job in jobs]
-        for places in cohort.stacks(self.task, self._optimizer(jobs[0]), members, self.engine):
+            stacks = [[0]]
+        else:
+            members = [cohort.Member(job.hp, job.seed) for job in jobs]
+            stacks = cohort.stacks(self.task, self._optimizer(jobs[0]), members, self.engine)
+        for places in stacks:
             chosen = [jobs[place] for place in places]
-            try:
-                stack = self._stack(chosen) if len(chosen) > 1 else None
-            except Exception:
-                stack = None
-                cohort.release_memory(self.task.device)
-            if stack is not None:
-                yield Report(dict(zip(places, stack, strict=True)))
-                continue
+            if len(chosen) > 1:
+                try:
+                    for report in self._training(chosen, new_curves(chosen), checkpoints):
+                        yield report.of(places)
+                    continue
+                except Exception:
+                    cohort.release_memory(self.task.device)
             for place, job in zip(places, chosen, strict=True):
-                for report in self._single(job, every_evaluation=False):
-                    yield Report({place: report.outcomes[0]})
+                for report in self._single(job, checkpoints, every_evaluation=every_evaluation and len(jobs) == 1):
+                    yield report.of([place])
 
-    def _stack(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _single(self, job: Job, checkpoints: Mapping[str, bytes], *, every_evaluation: bool) -> Iterator[Report]:
+        """What goes wrong is the job's outcome."""
         from tuner import cohort
-        from tuner.train import drained
+
+        curves = new_curves([job])
+        try:
+            yield from self._training([job], curves, checkpoints, every_evaluation=every_evaluation)
+            return
+        except Exception as error:
+            failed = failure(error, curves[0])
+            self.spoilt = "CUDA error" in failed.error
+        if not self.spoilt:
+            cohort.release_memory(self.task.device)
+        yield Report({0: failed})
+
+    def _training(
+        self, jobs: Sequence[Job], curves: Curves, checkpoints: Mapping[str, bytes], *, every_evaluation: bool = False
+    ) -> Iterator[Report]:
+        """Train jobs as one, from their checkpoint where there is one, and fill in their curves."""
+        kept = self._kept(jobs, checkpoints)
+        if kept is not None:
+            from tuner.train import NotRestoredError
+
+            curves[:] = kept["curves"]
+            with suppress(NotRestoredError):  # by another version, say: begin anew
+                yield from self._from(kept["state"], jobs, curves, every_evaluation)
+                return
+            curves[:] = new_curves(jobs)
+        yield from self._from(None, jobs, curves, every_evaluation)
+
+    def _from(
+        self, state: dict[str, Any] | None, jobs: Sequence[Job], curves: Curves, every_evaluation: bool
+    ) -> Iterator[Report]:
+        from tuner import checkpoint, cohort
+        from tuner.train import Saving, Snapshot
 
         members = [cohort.Member(job.hp, job.seed) for job in jobs]
-        run = cohort.training(self.task, self._optimizer(jobs[0]), members, self._budget(jobs[0]), self.engine)
-        curves: list[list[dict[str, Any]]] = [[] for _ in jobs]
-
-        def note(evaluations: dict[int, Evaluation]) -> None:
-            for member, evaluation in evaluations.items():
+        budget, saving = self._budget(jobs[0]), Saving(state, self.config.faults.checkpoint_s)
+        run = cohort.training(self.task, self._optimizer(jobs[0]), members, budget, self.engine, saving)
+        places = list(range(len(jobs)))
+        while True:
+            try:
+                told = next(run)
+            except StopIteration as stop:
+                yield Report({place: outcome(stop.value[place], curves[place]) for place in places})
+                return
+            if isinstance(told, Snapshot):
+                content = {"jobs": [job.to_dict() for job in jobs], "curves": curves, "state": told.state}
+                if (data := checkpoint.pack(content)) is not None:
+                    yield Report(checkpoint=(places, data))
+                continue
+            for member, evaluation in told.items():
                 curves[member].append(self._checked(evaluation))
+            if every_evaluation and 0 < told[0].epoch < budget.epochs:
+                clocks = {"steps": told[0].step, "seconds": told[0].seconds}
+                yield Report(if_stopped={0: Outcome("stopped", told[0].metrics, clocks, list(curves[0]))})
 
-        return [outcome(result, curve) for result, curve in zip(drained(run, note), curves, strict=True)]
+    def _kept(self, jobs: Sequence[Job], checkpoints: Mapping[str, bytes]) -> dict[str, Any] | None:
+        """What the checkpoint of these jobs holds; ``None`` where there is none that can be read."""
+        data = checkpoints.get(checkpoint_name(jobs))
+        if data is None:
+            return None
+        from tuner import checkpoint
 
-    def _single(self, job: Job, *, every_evaluation: bool) -> Iterator[Report]:
-        from tuner.train import training
-
-        curve: list[dict[str, Any]] = []
         try:
-            budget = self._budget(job)
-            run = training(self.task, self._optimizer(job), job.hp, job.seed, budget, self.engine)
-            while True:
-                try:
-                    evaluation = next(run)
-                except StopIteration as stop:
-                    yield Report({0: outcome(stop.value, curve)})
-                    return
-                curve.append(self._checked(evaluation))
-                if every_evaluation and 0 < evaluation.epoch < budget.epochs:
-                    clocks = {"steps": evaluation.step, "seconds": evaluation.seconds}
-                    yield Report(if_stopped={0: Outcome("stopped", evaluation.metrics, clocks, list(curve))})
-        except Exception as error:
-            yield Report({0: failure(error, curve)})
+            kept = checkpoint.unpack(data)
+        except Exception:
+            return None
+        return kept if kept.get("jobs") == [job.to_dict() for job in jobs] else None
 
     def _checked(self, evaluation: Evaluation) -> dict[str, Any]:
         """The evaluation as it travels.
@@ -174,6 +285,10 @@ class Workbench:
         return Budget(epochs, self.config.train.evaluations, test=retrain)
 
 
+def new_curves(jobs: Sequence[Job]) -> Curves:
+    return [[] for _ in jobs]
+
+
 def outcome(result: Result, curve: list[dict[str, Any]]) -> Outcome:
     return Outcome(result.status, result.metrics, asdict(result.clocks), curve, cohort=result.cohort)
 
@@ -181,4 +296,10 @@ def outcome(result: Result, curve: list[dict[str, Any]]) -> Outcome:
 def failure(error: Exception, curve: list[dict[str, Any]]) -> Outcome:
     """The outcome of a job in which this went wrong, to be called where it is handled."""
     message = " ".join(f"{type(error).__name__}: {error}".split())
-    return Outcome("failed", evaluations=curve, error=message, traceback=traceback.format_exc())
+    return Outcome(
+        "failed",
+        evaluations=curve,
+        error=message,
+        traceback=traceback.format_exc(),
+        out_of_memory=OUT_OF_MEMORY.search(message) is not None,
+    )

@@ -38,7 +38,7 @@ TIMINGS = Timings(step_s={"adam": 0.002, "sgd": 0.001}, evaluation_s=0.5, steps_
 
 
 def expected(settled: Config, timings: Timings, *, search: bool, seeds: int) -> Estimate:
-    return estimate(settled, timings, CohortSizes(settled, timings.member_s, seeds), search=search, seeds=seeds)
+    return estimate(settled, timings, CohortSizes(settled, timings.member_s, seeds), trials=settled.search.trials if search else 0, seeds=seeds)
 
 
 # The arithmetic.
@@ -82,7 +82,7 @@ def test_in_a_stack_a_members_share_of_a_step_counts() -> None:
 def test_a_cohort_is_work_for_one_worker(workers: int, searching: float, retraining: float) -> None:
     asked = config(search__trials=32, resources__max_concurrent=workers)
     sizes = CohortSizes(config(search__trials=32, resources__max_concurrent=1), STACKED.member_s, SEEDS)
-    found = estimate(asked, STACKED, sizes, search=True, seeds=SEEDS)
+    found = estimate(asked, STACKED, sizes, trials=10, seeds=SEEDS)
     assert found.search_s == pytest.approx((32 * 3.12 + 32 * 3.3) / searching)
     assert found.retrain_s == pytest.approx((4 * 4.0 + 4 * 5.0) / retraining)
 

@@ -19,7 +19,7 @@ from tuner.config import from_yaml, resolve
 from tuner.errors import UserError
 from tuner.jobs import Job, Outcome
 from tuner.objects import check_dataset, find
-from tuner.plan import Plan, new_plan, retrain_plan
+from tuner.plan import Plan, search_plan, retrain_plan
 from tuner.resources import Machine, settle, this_machine
 from tuner.schema import Config, Dimension, OptimizerConfig
 from tuner.store import Run, _read_csv, append_lines
@@ -238,7 +238,7 @@ def complete(job: Job) -> Outcome:
 
 def test_rows_with_whole_numbers_stay_to_the_byte(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r")
-    finish(new_plan(config(), run, sizes()), complete)
+    finish(search_plan(config(), run, sizes()), complete)
     lines = (run.path / "seeds.csv").read_text().splitlines()
     finish(retrain_plan(config(2), run, sizes(2)), complete)
     assert set(lines) <= set((run.path / "seeds.csv").read_text().splitlines())
@@ -251,7 +251,7 @@ def test_a_run_done_again_replaces_its_curves(tmp_path: Path) -> None:
         return Outcome("failed", evaluations=slower, error="lost") if job.phase == "retrain" else done
 
     run = Run.create(tmp_path / "r")
-    finish(new_plan(config(), run, sizes()), lost_at_the_end)
+    finish(search_plan(config(), run, sizes()), lost_at_the_end)
     finish(retrain_plan(config(), run, sizes()), complete)
     curves = run.curves()
     assert curves.duplicated(["optimizer", "phase", "trial", "seed", "step", "split", "metric"]).sum() == 0

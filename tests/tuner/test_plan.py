@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from tuner import execute
 from tuner.cohort_size import CohortSizes
 from tuner.jobs import Job, Outcome
-from tuner.plan import Plan, Progress, new_plan, retrain_plan
+from tuner.plan import Plan, Progress, search_plan, retrain_plan
 from tuner.schema import Config
 from tuner.store import Run
 
@@ -86,7 +86,7 @@ def ended(job: Job, state: Any = "complete", cohort: int = 1) -> Outcome:
 
 def new_search(asked: Config, run: Run) -> Plan:
     """Nothing was timed: one at a time, unless the configuration says otherwise."""
-    return new_plan(asked, run, CohortSizes(asked, {}, len(asked.retrain.seeds)))
+    return search_plan(asked, run, CohortSizes(asked, {}, len(asked.retrain.seeds)))
 
 
 def more_seeds(asked: Config, run: Run) -> Plan:
@@ -252,7 +252,7 @@ def test_trials_and_seeds_are_handed_out_in_cohorts_of_one_optimizer(run: Run) -
 def test_the_size_that_was_measured_is_each_optimizers_own(run: Run) -> None:
     asked = config(trials=16, seeds=3)
     times = {"one": {1: 1.0, 3: 0.2, 4: 0.1}, "two": {1: 1.0, 3: 0.95}}
-    plan = new_plan(asked, run, CohortSizes(asked, times, 3))
+    plan = search_plan(asked, run, CohortSizes(asked, times, 3))
     first, second = plan.next_jobs(), plan.next_jobs()
     assert [job.optimizer for job in first] == ["one"] * 4  # a quarter of its trials
     assert [job.optimizer for job in second] == ["two"]  # 5 % are not worth it

@@ -1,0 +1,47 @@
+"""status.json: what the command at work on a run says of itself, every few seconds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from tuner.plan import Plan
+from tuner.progress import Pace
+
+INTERVAL_S = 2.0
+
+
+class Heartbeat:
+    """Writes the plan's progress into the run directory, so that others can look in."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.pace = Pace(plan.progress())
+        self.written = 0.0
+
+    def update(self) -> None:
+        """To be called often.
+
+        Raises:
+            OSError: the run directory cannot be written.
+        """
+        if time.monotonic() - self.written >= INTERVAL_S:
+            self._write("running")
+
+    def end(self, state: str) -> None:
+        """The last word: "ended" by itself, "interrupted" or "halted", since something could not be written."""
+        try:
+            self._write(state)
+        except OSError:
+            if state != "halted":
+                raise
+
+    def _write(self, state: str) -> None:
+        self.written = time.monotonic()
+        progress = [asdict(p) | {"left_s": self.pace.left_s(p)} for p in self.plan.progress()]
+        about = {"state": state, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        process = {"host": socket.gethostname(), "pid": os.getpid()}
+        self.plan.run.write_status(about | process | {"progress": progress})

@@ -1,0 +1,178 @@
+"""`python -m tuner.status RUN`: how a run is getting on, or what became of it, from its directory alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.live import Live
+from rich.text import Text
+
+from tuner.cli import DONE, Parser, hp_text, run_command
+from tuner.jobs import current_rows
+from tuner.progress import LenientConsole, duration
+from tuner.store import Run
+
+SILENCE_S = 60.0
+"""A command that has said nothing for so long is taken for dead."""
+REFRESH_S = 2.0
+FAILURES = 3
+"""So many of the last ones are shown."""
+
+
+def make_parser() -> Parser:
+    parser = Parser("tuner.status", "How a run is getting on, or what became of it.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    parser.add_argument("--watch", action="store_true", help="until the command that is at work on it ends")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for each look")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = make_parser().parse(argv)
+    run = Run.open(args.run)
+    if args.watch:
+        watch(run, as_json=args.json)
+        return DONE
+    status = describe(run)
+    print(json.dumps(status, indent=2) if args.json else "\n".join(lines(status)))
+    return DONE
+
+
+def watch(run: Run, *, as_json: bool) -> None:
+    """Show how a run is getting on until nobody is at work on it."""
+    console = LenientConsole(highlight=False, soft_wrap=True)
+    shown: list[str] = []
+    live = Live(console=console, auto_refresh=False)
+    redraw = console.is_terminal and not as_json
+    if redraw:
+        live.start()
+    try:
+        while True:
+            status = describe(run)
+            now = [json.dumps(status)] if as_json else lines(status)
+            if redraw:
+                live.update(Text("\n".join(now)), refresh=True)
+            elif now[1:] != shown[1:] or not shown:  # the first line says how long ago
+                console.print("\n".join(now), markup=False)
+            shown = now
+            if status["state"] != "running":
+                return
+            time.sleep(REFRESH_S)
+    finally:
+        if redraw:
+            live.stop()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the command at work said last.
+
+    Attributes:
+        state: "running", "ended", "interrupted", "halted", "silent" or, of an older run, "unknown".
+        ago_s: how long ago.
+    """
+
+    state: str
+    ago_s: float | None
+    said: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Run) -> Heard:
+        said = run.status()
+        if said is None:
+            return cls("unknown", None, {})
+        ago_s = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(said["updated"])).total_seconds())
+        silent = said["state"] == "running" and ago_s > SILENCE_S
+        return cls("silent" if silent else said["state"], ago_s, said)
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """How far the run is, from its tables; what runs and for how long still, from status.json."""
+    config, heard = run.config(), Heard.of(run)
+    trials, best = run.trial_rows(), run.best_optimizers()
+    seeds = current_rows(run.seed_rows(), best)
+    told = {(p["phase"], p["optimizer"]): p for p in heard.said.get("progress", [])}
+    running = told if heard.state == "running" else {}
+    phases = []
+    for phase, rows, column, total in (
+        ("search", trials, "state", config.search.trials),
+        ("retrain", seeds, "status", len(config.retrain.seeds)),
+    ):
+        for name in config.optimizers:
+            now = running.get((phase, name), {})
+            phases.append(
+                {"phase": phase, "optimizer": name, "total": total, "running": now.get("running", 0),
+                 "left_s": now.get("left_s"), **counts([row[column] for row in rows if row["optimizer"] == name])}
+            )  # fmt: skip
+    return {
+        "schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
+        "state": heard.state, "ago_s": heard.ago_s, "host": heard.said.get("host"), "pid": heard.said.get("pid"),
+        "left_s": time_left(phases), "phases": phases, "complete": all(p["done"] >= p["total"] for p in phases),
+        "best": {name: {key: entry[key] for key in ("value", "trial", "hp")} for name, entry in best.items()},
+        "failures": failures(trials),
+    }  # fmt: skip
+
+
+def counts(states: list[str]) -> dict[str, int]:
+    there = Counter(states)
+    return {"done": len(states), "diverged": there["diverged"], "failed": there["failed"]}
+
+
+def time_left(phases: list[dict[str, Any]]) -> float | None:
+    """Of the phase under way that takes longest; retraining, before it begins, is not in it."""
+    return max((p["left_s"] for p in phases if p["left_s"] is not None), default=None)
+
+
+def failures(trials: list[dict[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {"optimizer": row["optimizer"], "trial": int(row["trial"]), "error": row.get("error", "")}
+        for row in trials
+        if row["state"] == "failed"
+    ]
+
+
+def lines(status: dict[str, Any]) -> list[str]:
+    """The same for a person."""
+    width = max(len(p["optimizer"]) for p in status["phases"])
+    text = [headline(status)]
+    for p in status["phases"]:
+        parts = [f"{p['phase']:7}  {p['optimizer']:{width}}  {p['done']}/{p['total']}"]
+        parts += [f"{p[kind]} {kind}" for kind in ("running", "diverged", "failed") if p[kind]]
+        best = status["best"].get(p["optimizer"])
+        if p["phase"] == "search" and best and best["hp"]:
+            where = f"trial {best['trial']}: {hp_text(best['hp'])}"
+            parts.append(f"best {status['metric']} {best['value']:.4g} ({where})")
+        if p["left_s"] and p["done"] < p["total"]:
+            parts.append(f"{duration(p['left_s'])} left")
+        text.append("  ".join(parts))
+    for failure in status["failures"][-FAILURES:]:
+        text.append(f"failed: {failure['optimizer']} trial {failure['trial']}: {failure['error']}")
+    if status["state"] != "running" and not status["complete"]:
+        text.append(f"to go on: python -m tuner.search --resume {status['run']}")
+    return text
+
+
+def headline(status: dict[str, Any]) -> str:
+    ago = "" if status["ago_s"] is None else f" {duration(status['ago_s'])} ago"
+    who = f"process {status['pid']} on {status['host']}"
+    said = {
+        "running": f"running, {who}; heard of{ago}",
+        "ended": f"ended{ago}",
+        "interrupted": f"interrupted{ago}",
+        "halted": f"halted{ago}: the run directory could not be written",
+        "silent": f"not running: last heard of {who}{ago}",
+        "unknown": "nothing is known of a command at work",
+    }[status["state"]]
+    left = f"; {duration(status['left_s'])} left" if status["left_s"] else ""
+    return f"{status['run']}: {said}{left}"
+
+
+if __name__ == "__main__":
+    run_command(main)
