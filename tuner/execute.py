@@ -197,8 +197,8 @@ def carry_out(config: Config, run: Run, work: Work, found: Found | None, output:
         check_data(run, found)
         announced = announce(config, work, found, output)
     say.print("joining Ray ..." if address else "starting Ray ...", markup=False)
-    with ray_tune.cluster(address, this_machine(), output.verbose) as (machine, scratch):
-        config = settle(config, machine, "the cluster" if address else "this machine")
+    with ray_tune.cluster(address, this_machine(), output.verbose) as (nodes, scratch):
+        config = settle(config, *nodes, owner="the cluster's largest node" if address else "this machine")
         if address:
             with waiting(say, "loading the data, timing a few steps in the cluster ..."):
                 found = ray_tune.look_there(config)

@@ -151,6 +151,9 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     except (TypeError, ValueError) as error:
         cls = objects.find(spec.class_)
         raise UserError(f"optimizer {name}: {error}{objects.nearest_argument(error, cls)}") from None
+    except Exception as error:
+        traceback.print_exc()
+        raise UserError(f"optimizer {name}: {type(error).__name__}: {error} (-v shows where)") from None
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ from tuner.schema import Config
 OBJECT_STORE_BYTES = 256 * 2**20
 MEMORY_KILL = re.compile(r"low on memory|memory usage threshold|OutOfMemoryError")
 """In what Ray says of a worker that it killed for want of memory."""
+WHY_LOST = re.compile(
+    r"^[\w.]*(?:Error|Exception|Exit)\b: .+|(?<=Worker exit detail: )[^.]+|The node .*? dead\b", re.MULTILINE
+)
+"""In what Ray says of a worker's end: what its code raised, or became of its process or its node."""
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our store is the record
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
@@ -54,8 +58,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[tuple[Machine, Path]]:
-    """Ray, started here or joined; yields what it has, and a folder for Tune's own files that goes after Ray went.
+def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[tuple[list[Machine], Path]]:
+    """Ray, started here or joined; yields its nodes, and a folder for Tune's own files that goes after Ray went.
 
     Raises:
         UserError: there is no cluster at the address.
@@ -80,9 +84,9 @@ def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[tu
         logging.getLogger(name).setLevel(level)
     with tempfile.TemporaryDirectory(prefix="tune-", ignore_cleanup_errors=True) as scratch:
         try:
-            total = ray.cluster_resources()
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             with _hushed(verbose):
-                yield Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0))), Path(scratch)
+                yield [Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in nodes], Path(scratch)
         finally:
             ray.shutdown()
 
@@ -226,7 +230,10 @@ class Desk:
             return Outcome("failed", error="out of memory, with nothing beside it", out_of_memory=True)
         if losses <= self.faults.retries:
             return None
-        return Outcome("failed", error=f"the worker was lost, {losses} times ({error})")
+        why = WHY_LOST.findall(error)
+        reason = " ".join(why[-1].split()).rstrip(".") if why else "it is not known why"
+        times = "" if losses == 1 else f" {losses} times"
+        return Outcome("failed", error=f"the worker was lost{times}: {reason}", traceback=error)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[Desk]:
@@ -340,7 +347,8 @@ class JobCallback(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
-        self._forget(trial, " ".join(str(trial.get_error()).split()))
+        path = Path(trial.error_file or "")
+        self._forget(trial, path.read_text() if path.is_file() else "")
 
     def _forget(self, trial: Any, error: str) -> None:
         with on_disk():

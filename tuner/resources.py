@@ -37,27 +37,36 @@ def _visible(devices: str, gpus: int) -> int:
     return min(gpus, len(set(takewhile(lambda device: device in there or device.startswith(("GPU-", "MIG-")), named))))
 
 
-def settle(config: Config, machine: Machine, owner: str = "this machine") -> Config:
+def settle(config: Config, *nodes: Machine, owner: str = "this machine") -> Config:
     """The configuration with ``gpus_per_trial`` and ``max_concurrent`` as numbers.
 
     Args:
-        machine: what there is, here or, summed up, in the cluster.
-        owner: whose that is, for the error.
+        nodes: this machine, or those of the cluster; a training run is on one of them.
+        owner: what the largest of them is called in an error.
 
     Raises:
         UserError: not even one training run fits.
     """
     asked = config.resources
-    gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (1.0 if machine.gpus else 0.0)
-    if asked.cpus_per_trial > machine.cpus:
-        raise UserError(f"resources.cpus_per_trial: {asked.cpus_per_trial:g} asked, but {owner} has {machine.cpus}")
-    if gpus > machine.gpus:
-        hint = "; use --gpus-per-trial 0" if not machine.gpus else ""
-        raise UserError(f"resources.gpus_per_trial: {gpus:g} asked, but {owner} has {machine.gpus}{hint}")
-    slots = int(machine.cpus / asked.cpus_per_trial + ROUNDING)
-    if gpus:
-        # A run does not spread over the leftovers of several GPUs.
-        slots = min(slots, machine.gpus * int(1 / gpus + ROUNDING) if gpus <= 1 else int(machine.gpus / gpus))
+    cpus, most_gpus = max(node.cpus for node in nodes), max(node.gpus for node in nodes)
+    gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (1.0 if most_gpus else 0.0)
+    if asked.cpus_per_trial > cpus:
+        raise UserError(f"resources.cpus_per_trial: {asked.cpus_per_trial:g} asked, but {owner} has {cpus}")
+    if gpus > most_gpus:
+        hint = "; use --gpus-per-trial 0" if not most_gpus else ""
+        raise UserError(f"resources.gpus_per_trial: {gpus:g} asked, but {owner} has {most_gpus}{hint}")
+    slots = sum(fits(node, asked.cpus_per_trial, gpus) for node in nodes)
+    if not slots:
+        raise UserError(f"resources: no node has both {asked.cpus_per_trial:g} CPUs and {gpus:g} GPUs for a trial")
     concurrent = min(slots, asked.max_concurrent or slots)
     resources = asked.model_copy(update={"gpus_per_trial": gpus, "max_concurrent": concurrent})
     return config.model_copy(update={"resources": resources})
+
+
+def fits(node: Machine, cpus: float, gpus: float) -> int:
+    """How many training runs fit on a machine at once."""
+    slots = int(node.cpus / cpus + ROUNDING)
+    if not gpus:
+        return slots
+    # A run does not spread over the leftovers of several GPUs.
+    return min(slots, node.gpus * int(1 / gpus + ROUNDING) if gpus <= 1 else int(node.gpus / gpus))

@@ -107,7 +107,7 @@ def test_a_run_that_does_not_fit_is_refused(machine: tuple[int, int], asked: dic
 
 def test_the_owner_of_what_there_is_is_named() -> None:
     with pytest.raises(UserError, match="but the cluster has 4"):
-        settle(config(cpus=8), Machine(4, 0), "the cluster")
+        settle(config(cpus=8), Machine(4, 0), Machine(2, 1), owner="the cluster")
 
 
 def test_settling_changes_nothing_else_and_settles_once() -> None:
