@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -71,6 +72,8 @@ def cohort_size(text: str) -> int | str:
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> NoReturn:
     """Call ``main``, turn its errors into one line and an exit code, and leave."""
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         code = main(argv)
         sys.stdout.flush()

@@ -5,6 +5,7 @@ defaults < optimizer < task < preset < --configs < --set < flags
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 FREE_FORM = ("args", "space")
 MAY_CHANGE = ("search.trials", "retrain.seeds", "task.data_dir", "resources", "faults", "tracker")
 """Keys in which a run that goes on may differ from its beginning."""
+LONGEST_SHOWN = 200
 
 # The YAML loader and OmegaConf raise these, and more kinds than they document, for odd scalars, keys and nesting.
 LOADER_ERRORS = (
     OSError, yaml.YAMLError, OmegaConfBaseException,
-    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 
 Layer = tuple[str, dict[str, Any]]
@@ -46,7 +48,7 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
     Raises:
         UserError: an unknown name or key, or a value that is not valid, in one sentence.
     """
-    if configs is not None and not configs.is_dir():
+    if configs is not None and not os.path.isdir(configs):
         raise UserError(f"--configs {configs}: no such folder")
     task = str(flags["task.name"])
     known = available("optimizers", configs)
@@ -171,7 +173,7 @@ def _files(task: str, optimizers: list[str], configs: Path | None, preset: str |
 
 def _read(path: Path) -> list[Layer]:
     """The file as a list of one layer; of none, where there is no such file."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
@@ -267,17 +269,25 @@ def _sentence(error: Any, layers: list[Layer]) -> str:
     keys = [str(key) for key in error["loc"]]
     path = ".".join(keys)
     origin = next((name for name, layer in reversed(layers) if _holds(layer, keys)), None)
-    where = f" (from {origin})" if origin else ""
+    where, shown = f" (from {origin})" if origin else "", _shown(error["input"])
     if error["type"] == "extra_forbidden":
         return f"unknown key {path!r}{where}{nearest(keys[-1], _fields(keys[:-1]))}"
     if error["type"] == "missing":
         return f"{path} is missing"
     if error["type"] == "model_type":
-        return f"{path or 'the configuration'}: must be a mapping of keys to values, got {error['input']!r}{where}"
+        return f"{path or 'the configuration'}: must be a mapping of keys to values, got {shown}{where}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{path}: {message}{where}" if path else message
-    return f"{path}: {message[0].lower()}{message[1:]}, got {error['input']!r}{where}"
+    return f"{path}: {message[0].lower()}{message[1:]}, got {shown}{where}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."
 
 
 def _holds(layer: Any, keys: list[str]) -> bool:

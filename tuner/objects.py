@@ -137,6 +137,8 @@ def check_dataset(config: Config) -> None:
         find(config.task.check)(dataset, config.task.data_dir)
     except ValueError as error:
         raise UserError(f"{config.task.name}: {error}") from None
+    except Exception as error:  # the check may be a user's own
+        raise UserError(f"{config.task.name}: {config.task.check} failed ({type(error).__name__}: {error})") from None
 
 
 def nearest_argument(error: Exception, cls: Any) -> str:

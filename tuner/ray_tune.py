@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class Order:
 
     Attributes:
         jobs: those that have not ended, by their places.
-        since: when it was handed out.
+        since: when the worker began what it is at; infinite before it did.
         alone: whether nothing else runs meanwhile.
     """
 
@@ -178,13 +179,17 @@ class Desk:
             jobs, alone = self.plan.next_jobs(), False
         if not jobs:
             return None
-        self.orders[trial_id] = Order(dict(enumerate(jobs)), time.monotonic(), alone)
+        self.orders[trial_id] = Order(dict(enumerate(jobs)), math.inf, alone)
         return self.orders[trial_id]
 
     @property
     def idle(self) -> bool:
         """Whether nothing is left to be done, after ``take`` had nothing."""
         return not self.orders and not self.again
+
+    def begin(self, trial_id: str) -> None:
+        """The worker has loaded what it needs; the time limit counts from now."""
+        self.orders[trial_id].since = time.monotonic()
 
     def hand_in(self, trial_id: str, outcomes: Mapping[int, Outcome]) -> None:
         """What became of some of a trial's jobs."""
@@ -194,8 +199,11 @@ class Desk:
             job = order.jobs.pop(place)
             if outcome.out_of_memory and not order.alone:
                 self.again.append((job, True))
-            else:
-                done.append((job, outcome))
+                continue
+            if outcome.out_of_memory:
+                outcome = replace(outcome, error=f"out of memory, with nothing beside it: {outcome.error}")
+            done.append((job, outcome))
+        order.since = time.monotonic()
         if not order.jobs:
             del self.orders[trial_id]
         if done:
@@ -337,6 +345,8 @@ class JobCallback(tune.Callback):
         with on_disk():
             if about := result.pop("about", None):
                 self.desk.plan.note_task(about)
+            if result.pop("begins", False):
+                self.desk.begin(trial.trial_id)
             if checkpoint := result.pop("checkpoint", None):
                 self.desk.keep(trial.trial_id, *checkpoint)
             if outcomes := outcomes or (if_stopped if result.get("done") else {}):

@@ -16,8 +16,27 @@ from tuner.errors import nearest
 SMALLEST_SHARE = 1e-4  # Ray's granularity
 MOST_SEEDS = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-Positive = Annotated[int, Field(ge=1, strict=True)]
+Positive = Annotated[int, Field(ge=1, lt=2**63, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    """Refuse what a document cannot hold: JSON knows no bytes and no infinity."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"keys must be text, got {key!r}")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _plain(part)
+    if isinstance(value, int) and abs(value) >= 2**1023:
+        raise ValueError("numbers must be below 2^1023")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, got {value}")
+    if value is not None and not isinstance(value, bool | int | float | str | list | tuple | dict):
+        raise ValueError(
+            f"must be text, a number, true, false, null, a list or a mapping, got a {type(value).__name__}"
+        )
+    return value
 
 
 def _each_once(values: list[Any]) -> list[Any]:
@@ -94,9 +113,9 @@ class OptimizerConfig(Section):
     """One optimizer: its class by dotted path, fixed arguments, search space and published defaults."""
 
     class_: str = Field(alias="class")
-    args: dict[str, Any] = {}
+    args: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
     space: dict[str, Dimension]
-    defaults: list[dict[str, Any]] = []
+    defaults: Annotated[list[dict[str, Any]], AfterValidator(_plain)] = []
 
     @model_validator(mode="after")
     def _known_hyperparameters(self) -> OptimizerConfig:
@@ -123,7 +142,7 @@ class OptimizerConfig(Section):
 class TaskConfig(Section):
     name: str
     class_: str = Field(alias="class")
-    args: dict[str, Any]
+    args: Annotated[dict[str, Any], AfterValidator(_plain)]
     metric: Annotated[str, Field(pattern=r"^(train|val)_\w+$")]
     mode: Literal["min", "max"]
     target: float | None
@@ -194,8 +213,9 @@ class ResourcesConfig(Section):
     @field_validator("cohort", mode="before")
     @classmethod
     def _size_or_auto(cls, cohort: Any) -> Any:
-        if cohort != "auto" and (isinstance(cohort, bool) or not isinstance(cohort, int) or cohort < 1):
-            raise ValueError(f"must be auto, or a whole number of at least 1, got {cohort!r}")
+        if cohort != "auto" and (isinstance(cohort, bool) or not isinstance(cohort, int) or not 1 <= cohort < 2**63):
+            shown = "a larger one" if isinstance(cohort, int) and cohort >= 2**63 else repr(cohort)
+            raise ValueError(f"must be auto, or a whole number of at least 1, got {shown}")
         return cohort
 
     @field_validator("gpus_per_trial")

@@ -6,6 +6,7 @@ With --resume an earlier run goes on: what it has is kept, what it lacks is done
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
         raise UserError("--configs: a run that goes on has its own config.yaml; leave it out with --resume")
     flags: dict[str, Any] = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items()}
     if args.data_dir is not None:
-        if not Path(args.data_dir).exists():
+        if not os.path.exists(args.data_dir):  # unlike Path's, false for a name that no file can have
             raise UserError(f"--data-dir {args.data_dir}: no such folder or file")
         flags["task.data_dir"] = str(Path(args.data_dir).absolute())  # workers may run elsewhere
     if args.dataset is not None and args.dataset.endswith(".npz"):

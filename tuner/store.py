@@ -10,9 +10,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
 from tuner.errors import UserError
 
@@ -42,8 +45,26 @@ CURVE_TYPES = {
 CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
 TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status", "error"], "str")
 HP = "hp."
+TRIAL_IDENTITY = ["task", "optimizer", "trial", "state", "seed"]
+LONGEST_NAME = 255  # bytes, on all common file systems
 
 Row = Mapping[str, Any]
+
+
+class BestEntry(BaseModel):
+    """What best.json says of one optimizer; more may stand there."""
+
+    hp: dict[str, bool | int | float | str] | None
+    value: float | None
+    trial: int | None
+    n_trials: int
+    n_diverged: int
+    n_failed: int = 0
+    at_boundary: list[str]
+
+
+class Best(BaseModel):
+    optimizers: dict[str, BestEntry]
 
 
 class Run:
@@ -84,7 +105,7 @@ class Run:
         Raises:
             UserError: the path is not a run directory.
         """
-        if not (path / "config.yaml").is_file():
+        if not os.path.isfile(path / "config.yaml"):
             raise UserError(f"{path}: not a run directory, it has no config.yaml")
         return cls(path)
 
@@ -154,11 +175,12 @@ class Run:
 
     def trials(self) -> pd.DataFrame:
         """The finished trials, in the order in which they ended; empty where there is none."""
+        self.trial_rows()  # which refuses a damaged table
         return _read_csv(self._trials, TRIAL_COLUMNS)
 
     def trial_rows(self) -> list[dict[str, str]]:
         """The same as text, as it stands in the file, without empty cells."""
-        return _text_rows(self._trials)
+        return _text_rows(self._trials, TRIAL_IDENTITY)
 
     def append_asked(self, jobs: Iterable[Job]) -> None:
         """Note which trials are about to begin, with which hyperparameters."""
@@ -175,7 +197,14 @@ class Run:
         self._write_json("best.json", best)
 
     def best(self) -> dict[str, Any]:
-        return self._read_json("best.json")
+        content = self._read_json("best.json")
+        try:
+            Best.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{self.path / 'best.json'}: {where}: {first['msg']}") from None
+        return content
 
     def best_optimizers(self) -> dict[str, dict[str, Any]]:
         """Its entries, by optimizer; none as long as no trial has ended."""
@@ -194,11 +223,12 @@ class Run:
 
     def seeds(self) -> pd.DataFrame:
         """The retrained runs, one per optimizer and seed; empty where there is none."""
+        self.seed_rows()
         return _read_csv(self._seeds, [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS])
 
     def seed_rows(self) -> list[dict[str, str]]:
         """The same as text, as it stands in the file, without empty cells."""
-        return _text_rows(self._seeds)
+        return _text_rows(self._seeds, SEED_COLUMNS)
 
     def valid_seed_rows(self) -> list[dict[str, str]]:
         """Those of runs that need not be done again."""
@@ -299,6 +329,8 @@ def check_creatable(path: Path) -> None:
     Raises:
         UserError: with the reason. Nothing is made.
     """
+    if "\0" in str(path) or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.absolute().parts):
+        raise UserError(f"output folder {path}: no folder can have this name")
     if os.path.lexists(path):
         raise UserError(f"output folder {path}: exists already; choose another --name or --out")
     parent = next(p for p in path.absolute().parents if os.path.lexists(p))
@@ -361,9 +393,38 @@ def _whole(path: Path) -> bytes:
     return lines[: lines.rfind(b"\n") + 1]
 
 
-def _text_rows(path: Path) -> list[dict[str, str]]:
-    rows = csv.DictReader(io.StringIO(_whole(path).decode(), newline=""))
+def _text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table as text, without empty cells.
+
+    Raises:
+        UserError: it is damaged: lacks a column, or holds what is no number where there must be one.
+    """
+    try:
+        table = csv.DictReader(io.StringIO(_whole(path).decode(), newline=""), strict=True)
+        rows = list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV: {error}") from None
+    for column in required if path.exists() and path.stat().st_size else ():
+        if column not in (table.fieldnames or ()):
+            raise UserError(f"{path}: has no column {column!r}")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise UserError(f"{path}: line {number} has more or fewer cells than there are columns")
+        for column, text in row.items():
+            _check_cell(path, number, column, text, needed=column in required)
     return [{key: text for key, text in row.items() if text} for row in rows]
+
+
+def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool) -> None:
+    if (column in TEXT_COLUMNS or column.startswith(HP) or not text) and not (needed and not text):
+        return
+    kind = int if column in ("trial", "seed") else float
+    try:
+        if math.isinf(kind(text)) and column == "cohort":
+            raise ValueError
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise UserError(f"{path}: line {number}: {column} must be {wanted}, got {text!r}") from None
 
 
 def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
@@ -381,7 +442,15 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     lines = _whole(path)
     if not lines:
         return pd.DataFrame(columns=columns)
-    return pd.read_csv(io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are too long
+            table = pd.read_csv(
+                io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS
+            )
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' errors for damage are derived from ValueError
+        raise UserError(f"{path}: cannot be read as CSV: {error}") from None
+    return table
 
 
 def hp_columns(hp: Mapping[str, Any]) -> dict[str, Any]:

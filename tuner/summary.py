@@ -128,5 +128,5 @@ def _diverged(entry: dict[str, Any]) -> str:
     parts = [f"{entry['n_diverged']}/{entry['n_trials']} trials"]
     if entry["n_seeds"]:
         parts.append(f"{entry['seeds'].get('diverged', 0)}/{entry['n_seeds']} seeds")
-    failed = entry["n_failed"] + entry["seeds"].get("failed", 0)
+    failed = entry.get("n_failed", 0) + entry["seeds"].get("failed", 0)
     return ", ".join(parts) + (f" ({failed} failed)" if failed else "")

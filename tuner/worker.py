@@ -71,11 +71,14 @@ class Worker(tune.Trainable):
         try:
             if self.workbench is None:
                 self.workbench = Workbench(self.run_config)
+            begins = self.reports is None
             if self.reports is None:
                 self.reports = self.workbench.reports(
                     self.jobs, every_evaluation=self.every_evaluation, alone=self.alone, checkpoints=self.checkpoints
                 )
                 self.since = time.monotonic()
+            if begins and self.run_config.faults.trial_limit_s is not None:
+                return {"begins": True, "value": None, "done": False}
             with self._within_limit():
                 report = next(self.reports)
         except Exception as error:
