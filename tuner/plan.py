@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +15,7 @@ from tuner.jobs import Done, Job, Outcome, Phase, checkpoint_name, current_rows,
 from tuner.schema import Config
 from tuner.searcher import OptimizerStudy
 from tuner.store import Run, hp_columns
-from tuner.study_record import PATIENCE_S, OpenStorage
+from tuner.study_record import PATIENCE_S, OpenStorage, Writer
 from tuner.trackers import make_tracker
 
 STUDY_LAG_S = 5.0
@@ -46,11 +45,11 @@ class Search:
     def __init__(self, config: Config, run: Run, storage: OpenStorage, sizes: CohortSizes) -> None:
         self.config = config
         self.run = run
-        self.writer = ThreadPoolExecutor(max_workers=1)
+        writer = Writer()
         rows = run.trial_rows()
         self.studies = {
             name: OptimizerStudy(
-                config, name, storage, sizes.startup(name), self.writer,
+                config, name, storage, sizes.startup(name), writer,
                 run.asked(name), [row for row in rows if row["optimizer"] == name],
             )
             for name in config.optimizers
@@ -116,7 +115,6 @@ class Search:
     def close(self, patience_s: float) -> list[str]:
         """What could not be written."""
         faults = [study.record.close(patience_s) for study in self.studies.values()]
-        self.writer.shutdown(wait=not any(faults), cancel_futures=True)
         return [fault for fault in faults if fault]
 
 

@@ -46,9 +46,9 @@ class OptimizerStudy:
 
     Args:
         startup: trials to draw at random before those that learn.
-        writer: of one thread, which the storage's owner shuts down.
-        run: where earlier commands left what they know of the study.
-        rows: the optimizer's rows of trials.csv, as text.
+        writer: of one thread, for study.db.
+        asked: hyperparameters of the trials that earlier commands began, by number.
+        rows: the optimizer's rows of trials.csv, as text, which earlier commands wrote.
 
     Attributes:
         best: the best trial that ran to the end of its budget, with its value; None as long as there is none.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import takewhile
+from queue import SimpleQueue
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -27,6 +31,27 @@ def orphans(storage: OpenStorage, name: str) -> set[int]:
     return {t.number for t in trials if STATE not in t.user_attrs and t.state != TrialState.WAITING}
 
 
+class Writer(Executor):
+    """One thread that the end of the process does not wait for: SQLite may hold it up for half a minute."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._queue.put((future, partial(do, *args, **kwargs)))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, do = self._queue.get()
+            try:
+                future.set_result(do())
+            except Exception as error:
+                future.set_exception(error)
+
+
 class StudyRecord:
     """Puts the trials of a study that have ended into a storage, under the same numbers, by a thread.
 
@@ -36,7 +61,7 @@ class StudyRecord:
     Args:
         study: in memory; its name is that in the storage.
         storage: opens the storage; the writer calls it.
-        writer: of one thread, which the storage's owner shuts down.
+        writer: of one thread.
     """
 
     def __init__(self, study: optuna.Study, storage: OpenStorage, writer: Executor) -> None:

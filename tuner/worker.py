@@ -150,6 +150,11 @@ class Workbench:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        import torch
+
+        from tuner import checkpoint, cohort  # noqa: F401  (imports take seconds, which no trial is charged with)
+
+        torch.optim.SGD([torch.zeros(1)], lr=0.0)  # the first optimizer of a process imports for seconds
         self.task = objects.make_task(config)
         objects.set_up(self.task, config)
         self.engine = objects.make_engine(config)
