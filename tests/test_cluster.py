@@ -1,14 +1,17 @@
-"""A search on a Ray cluster that is already there, here two nodes on one machine: steps are timed in it."""
+"""Searches on Ray clusters that are already there, here several nodes on one machine."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
+import torch
 from ray.cluster_utils import Cluster
 
 from tuner.store import Run
@@ -24,11 +27,17 @@ def address() -> Iterator[str]:
     cluster.shutdown()
 
 
-def search(folder: Path, address: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def start(folder: Path, address: str, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "tuner.search", "--address", address, "--out", str(folder), "--name", "job", *args],
-        cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=180,
+        cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def search(folder: Path, address: str, *args: str) -> subprocess.CompletedProcess[str]:
+    with start(folder, address, *args) as process:
+        out, err = process.communicate(timeout=180)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.mark.slow
@@ -54,3 +63,55 @@ def test_data_that_is_not_there_costs_one_line(tmp_path: Path, address: str) -> 
     done = search(tmp_path, address, "--task", "transformer", "--data-dir", str(folder), "--optimizers", "adam")
     assert done.returncode == 2 and "too few for one window" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.slow
+def test_every_trial_is_accounted_for_when_a_node_dies(tmp_path: Path) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    _, doomed = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    run = Run(tmp_path / "job")
+    try:
+        args = ["--task", "mnist1d", "--optimizers", "adam", "sgd", "--trials", "60", "--seeds", "3", "--cohort", "1"]
+        with start(tmp_path, cluster.address, *args, "--set", "train.epochs=8", "retrain.epochs=2") as process:
+            deadline = time.monotonic() + 120
+            while len(run.trials()) < 10 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            before = len(run.trials())
+            cluster.remove_node(doomed, allow_graceful=False)
+            _, err = process.communicate(timeout=240)
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 0, err
+    assert run.config().resources.max_concurrent == 3 and 10 <= before < 110
+    trials, seeds = run.trials(), run.seeds()
+    assert sorted(zip(trials["optimizer"], trials["trial"], strict=True)) == [
+        (name, number) for name in ("adam", "sgd") for number in range(60)
+    ]
+    assert set(trials["state"]) == {"complete"} and set(seeds["status"]) == {"complete"} and len(seeds) == 6
+    for name in ("adam", "sgd"):
+        stored = optuna.load_study(study_name=f"mnist1d/{name}", storage=run.study_url).trials
+        assert [trial.state.name for trial in stored] == ["COMPLETE"] * 60
+
+
+@pytest.mark.slow
+def test_four_trials_share_a_gpu_that_a_node_declares(tmp_path: Path) -> None:
+    """Scheduling alone: there is no such GPU, so training is on the CPU, which is said."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=8, num_gpus=1)
+    run, most = Run(tmp_path / "job"), 0
+    try:
+        args = ["--task", "mnist1d", "--optimizers", "adam", "--trials", "40", "--seeds", "1", "--cohort", "1"]
+        args += ["--gpus-per-trial", "0.25", "--set", "train.epochs=8", "retrain.epochs=1"]
+        with start(tmp_path, cluster.address, *args) as process:
+            while process.poll() is None:
+                most = max([most, *(p["running"] for p in (run.status() or {"progress": []})["progress"])])
+                time.sleep(0.1)
+            _, err = process.communicate(timeout=60)
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 0, err
+    assert most == 4 == run.config().resources.max_concurrent
+    assert len(run.trials()) == 40 and set(run.trials()["state"]) == {"complete"}
+    if not torch.cuda.is_available():
+        assert "PyTorch there finds none: training is on CPUs" in err
+        assert run.env()["device"] == "cpu"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -93,9 +94,13 @@ def killed_again_and_again(folder: Path, kills: int, within_s: float, seed: int,
 
 
 def written(run: Run) -> list[int]:
-    """When tables and checkpoints were written last."""
-    paths = [run.path / "trials.csv", run.path / "seeds.csv", *(run.path / "checkpoints").glob("*.pt")]
-    return [path.stat().st_mtime_ns for path in paths if path.exists()]
+    """How long the tables are and when checkpoints were written: what training runs change."""
+    tables = [path.stat().st_size for path in (run.path / "trials.csv", run.path / "seeds.csv") if path.exists()]
+    checkpoints = []
+    for path in (run.path / "checkpoints").glob("*.pt"):
+        with suppress(FileNotFoundError):
+            checkpoints.append(path.stat().st_mtime_ns)
+    return [*tables, *checkpoints]
 
 
 def tables_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
