@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import pickle
 from typing import Any
 
 import torch
 
+DIGEST_BYTES = 32
+
+
+class UnreadableError(Exception):
+    """Bytes that are no checkpoint, or a damaged one."""
+
 
 def pack(content: dict[str, Any]) -> bytes | None:
-    """The content as bytes; ``None`` where it holds more than ``unpack`` reads, an optimizer's own classes, say."""
+    """The content as bytes, after their sha256; ``None`` where it holds more than ``unpack`` reads, an optimizer's own
+    classes, say."""
     file = io.BytesIO()
     try:
         torch.save(content, file)
-        data = file.getvalue()
+        body = file.getvalue()
+        data = hashlib.sha256(body).digest() + body
         unpack(data)
-    except (pickle.PickleError, TypeError, AttributeError, RuntimeError):
+    except Exception:  # pickling raises what it likes
         return None
     return data
 
@@ -25,7 +33,12 @@ def unpack(data: bytes) -> dict[str, Any]:
     """What was packed, on the CPU.
 
     Raises:
-        pickle.UnpicklingError: it holds more than plain values and tensors.
-        RuntimeError: it is damaged.
+        UnreadableError: it was not, or is damaged, or holds more than plain values and tensors.
     """
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    digest, body = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise UnreadableError("damaged, or no checkpoint")
+    try:
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UnreadableError(str(error)) from error

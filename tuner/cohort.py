@@ -30,6 +30,7 @@ from tuner.train import (
     Snapshot,
     Trainer,
     all_batches,
+    copy_tensors,
     evaluate,
     in_lockstep,
 )
@@ -183,9 +184,7 @@ class Stack(Lockstep):
 
     def restore_own(self, state: dict[str, Any]) -> None:
         self._keep(state["stacked"])
-        with torch.no_grad():
-            for tensor, saved in zip((*self.model.params, *self.model.buffers), state["model"], strict=True):
-                tensor.copy_(saved)
+        copy_tensors(state["model"], [*self.model.params, *self.model.buffers])
         self.optimizer.load_state_dict(state["optimizer"])
         self._looks = state["looks"]
 

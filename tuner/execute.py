@@ -183,15 +183,16 @@ def waiting(say: LenientConsole, what: str) -> Iterator[None]:
 
 
 def console(output: Output) -> LenientConsole:
-    return LenientConsole(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True)
+    return LenientConsole(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True, emoji=False)
 
 
 def carry_out(config: Config, run: Run, work: Work, found: Found | None, output: Output) -> int:
     """Start Ray, do what is left, print what came out; the exit code."""
-    from tuner import ray_tune
+    from tuner import heartbeat, ray_tune
     from tuner.plan import retrain_plan, search_plan
 
     say = console(output)
+    heartbeat.say(run, "starting", [])
     address = config.resources.address
     if not address:
         check_data(run, found)

@@ -7,11 +7,25 @@ import socket
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from tuner.plan import Plan
 from tuner.progress import Pace
+from tuner.store import Run
 
 INTERVAL_S = 2.0
+
+
+def say(run: Run, state: str, progress: list[dict[str, Any]]) -> None:
+    """Write status.json.
+
+    Args:
+        state: "starting" or "running"; "ended" by itself, "interrupted", or "halted", since something could not be
+            written.
+        progress: of each optimizer in each phase.
+    """
+    about = {"state": state, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
+    run.write_status(about | {"host": socket.gethostname(), "pid": os.getpid(), "progress": progress})
 
 
 class Heartbeat:
@@ -32,7 +46,7 @@ class Heartbeat:
             self._write("running")
 
     def end(self, state: str) -> None:
-        """The last word: "ended" by itself, "interrupted" or "halted", since something could not be written."""
+        """The last word."""
         try:
             self._write(state)
         except OSError:
@@ -42,6 +56,4 @@ class Heartbeat:
     def _write(self, state: str) -> None:
         self.written = time.monotonic()
         progress = [asdict(p) | {"left_s": self.pace.left_s(p)} for p in self.plan.progress()]
-        about = {"state": state, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
-        process = {"host": socket.gethostname(), "pid": os.getpid()}
-        self.plan.run.write_status(about | process | {"progress": progress})
+        say(self.plan.run, state, progress)

@@ -66,9 +66,8 @@ Done = Sequence[tuple[Job, Outcome]]
 
 
 def checkpoint_name(jobs: Sequence[Job]) -> str:
-    """Of the file that holds the state of jobs that train as one, or of a single one."""
-    names = [str(job).replace(" ", "-") for job in (jobs[0], jobs[-1])]
-    return names[0] if len(jobs) == 1 else f"{names[0]}-to-{names[1]}-{len(jobs)}"
+    """Of the file that holds the state of jobs that train as one, or of a single one: the first one's."""
+    return str(jobs[0]).replace(" ", "-")
 
 
 def current_rows(rows: Iterable[Row], best: Mapping[str, Mapping[str, Any]]) -> list[Row]:

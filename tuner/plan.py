@@ -238,16 +238,14 @@ class Plan:
             self.search.record(searched)
         if retrained:
             self.retrain.record(retrained)
-        jobs = [job for job, _ in done]
         if self.tracker:
             for job, outcome in done:
                 self.tracker.record(job, outcome)
-        self.run.drop_checkpoints({checkpoint_name(jobs), *(checkpoint_name([job]) for job in jobs)})
+        self.run.drop_checkpoints(checkpoint_name([job]) for job, _ in done)
 
-    def checkpoint(self, jobs: Sequence[Job]) -> tuple[str, bytes | None]:
-        """From where jobs that an earlier worker did not finish can go on: the state's name, and it itself."""
-        name = checkpoint_name(jobs)
-        return name, self.run.checkpoint(name)
+    def checkpoints(self, jobs: Sequence[Job]) -> dict[str, bytes]:
+        """From where jobs that an earlier worker did not finish can go on, by the names of the states."""
+        return self.run.checkpoints(checkpoint_name([job]) for job in jobs)
 
     def tick(self) -> None:
         """To be called often."""

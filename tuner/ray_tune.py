@@ -221,11 +221,10 @@ class Desk:
             return
         lost = list(order.jobs.values())
         self.losses.update(map(str, lost))
-        killed_for_memory = MEMORY_KILL.search(error) is not None
         for job in lost:
             failure = None if len(lost) > 1 else self._failure(job, order, error)
             if failure is None:
-                self.again.append((job, len(lost) == 1 and killed_for_memory))
+                self.again.append((job, len(lost) == 1 and MEMORY_KILL.search(error) is not None))
             else:
                 self.plan.record([(job, failure)])
 
@@ -234,8 +233,9 @@ class Desk:
         limit, losses = self.faults.trial_limit_s, self.losses[str(job)]
         if limit is not None and time.monotonic() - order.since >= limit:
             return Outcome("failed", error=f"took longer than faults.trial_limit_s, {limit:g} s")
-        if MEMORY_KILL.search(error) and order.alone:
-            return Outcome("failed", error="out of memory, with nothing beside it", out_of_memory=True)
+        if MEMORY_KILL.search(error):
+            beside = "out of memory, with nothing beside it"
+            return Outcome("failed", error=beside, out_of_memory=True) if order.alone else None
         if losses <= self.faults.retries:
             return None
         why = WHY_LOST.findall(error)
@@ -298,8 +298,8 @@ class JobSearcher(Searcher):
             if order is None:
                 return Searcher.FINISHED if self.desk.idle else None
             jobs = list(order.jobs.values())
-            name, kept = self.desk.plan.checkpoint(jobs)
-        checkpoints = {} if kept is None else {name: ray.put(kept)}
+            kept = self.desk.plan.checkpoints(jobs)
+        checkpoints = {name: ray.put(content) for name, content in kept.items()}
         return {"jobs": [job.to_dict() for job in jobs], "alone": order.alone, "checkpoints": checkpoints}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

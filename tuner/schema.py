@@ -66,7 +66,9 @@ class Dimension(Section):
         if self.choices is not None:
             if self.low is not None or self.high is not None or self.log or self.integer:
                 raise ValueError("give either choices, or low and high")
-            if len(self.choices) < 1 or len(set(map(str, self.choices))) < len(self.choices):
+            if len(self.choices) < 1 or min(len(set(self.choices)), len(set(map(str, self.choices)))) < len(
+                self.choices
+            ):
                 raise ValueError(f"choices must be different values, at least one, got {self.choices}")
         elif self.low is None or self.high is None:
             raise ValueError("low and high (or choices) are needed")

@@ -106,10 +106,6 @@ class OptimizerStudy:
         for number, row in ended.items():  # in the order in which they ended: of equals the first is the best
             self._count(self._job(number, hp[number]), row["state"], float(row.get("value", "nan")))
         self.asked = len(ended)
-        if self.config.search.sampler == "qmc" and ended:  # the sequence goes on where it was
-            sampler, last = make_sampler("qmc", self.config.search.seed, self._startup), self._study.trials[-1]
-            for _ in range(len(ended) - 1):
-                sampler.sample_relative(self._study, last, self._distributions)
         return [*hp.values(), *begun.values()]
 
     def _hp(self, row: Row) -> dict[str, Any]:
@@ -158,17 +154,12 @@ class OptimizerStudy:
     def _ask(self) -> Job:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self._sampler()
+            search = self.config.search
+            self._study.sampler = make_sampler(search.sampler, search.seed, self.asked, self._startup)
             trial = self._study.ask(self._distributions)
         self.asked += 1
         self._running[trial.number] = trial
         return self._job(trial.number, dict(trial.params))
-
-    def _sampler(self) -> BaseSampler:
-        search = self.config.search
-        if search.sampler == "qmc":
-            return make_sampler("qmc", search.seed, self._startup)
-        return make_sampler(search.sampler, draw_seed(search.seed, self.asked), self._startup)
 
     def _job(self, number: int, hp: dict[str, Any]) -> Job:
         return Job("search", self.optimizer, number, self.config.search.seed, hp)
@@ -239,21 +230,38 @@ def draw_seed(seed: int, asked: int) -> int:
     return int(np.random.SeedSequence([seed, asked]).generate_state(1)[0])
 
 
-def make_sampler(name: str, seed: int, startup: int) -> BaseSampler:
-    """The sampler of that name.
+class NumberedQMC(QMCSampler):
+    """A point of the scrambled Sobol sequence by its number; the first trials, where nothing has ended, are random.
+
+    Optuna's own counts in the study how many it drew, so that one that was cut off would begin anew.
+    """
+
+    def __init__(self, seed: int, asked: int) -> None:
+        independent = RandomSampler(seed=draw_seed(seed, asked))
+        super().__init__(seed=seed, scramble=True, independent_sampler=independent, warn_independent_sampling=False)
+        self._asked = asked
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._asked
+
+
+def make_sampler(name: str, seed: int, asked: int, startup: int) -> BaseSampler:
+    """The sampler of that name for the next trial.
 
     Args:
+        asked: trials that were asked for before.
         startup: trials to draw at random before those that learn.
     """
+    drawn = draw_seed(seed, asked)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
             case "tpe":
-                return TPESampler(seed=seed, n_startup_trials=startup)
+                return TPESampler(seed=drawn, n_startup_trials=startup)
             case "gp":
-                return GPSampler(seed=seed, n_startup_trials=startup)
+                return GPSampler(seed=drawn, n_startup_trials=startup)
             case "qmc":
-                return QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+                return NumberedQMC(seed, asked)
             case "random":
-                return RandomSampler(seed=seed)
+                return RandomSampler(seed=drawn)
     raise ValueError(f"unknown sampler {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,12 @@ from rich.text import Text
 from tuner.cli import DONE, Parser, hp_text, run_command
 from tuner.jobs import current_rows
 from tuner.progress import LenientConsole, duration
-from tuner.store import Run
+from tuner.store import Row, Run
 
 SILENCE_S = 60.0
 """A command that has said nothing for so long is taken for dead."""
 REFRESH_S = 2.0
+AT_WORK = ("starting", "running")
 FAILURES = 3
 """So many of the last ones are shown."""
 
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 def watch(run: Run, *, as_json: bool) -> None:
     """Show how a run is getting on until nobody is at work on it."""
-    console = LenientConsole(highlight=False, soft_wrap=True)
+    console = LenientConsole(highlight=False, soft_wrap=True, emoji=False)
     shown: list[str] = []
     live = Live(console=console, auto_refresh=False)
     redraw = console.is_terminal and not as_json
@@ -57,12 +59,13 @@ def watch(run: Run, *, as_json: bool) -> None:
         while True:
             status = describe(run)
             now = [json.dumps(status)] if as_json else lines(status)
+            at_work = status["state"] in AT_WORK
             if redraw:
                 live.update(Text("\n".join(now)), refresh=True)
-            elif now[1:] != shown[1:] or not shown:  # the first line says how long ago
+            elif as_json or not at_work or now[1:] != shown[1:]:  # the first line says how long ago
                 console.print("\n".join(now), markup=False)
             shown = now
-            if status["state"] != "running":
+            if not at_work or console.quiet:
                 return
             time.sleep(REFRESH_S)
     finally:
@@ -75,7 +78,7 @@ class Heard:
     """What the command at work said last.
 
     Attributes:
-        state: "running", "ended", "interrupted", "halted", "silent" or, of an older run, "unknown".
+        state: "starting", "running", "ended", "interrupted", "halted", "silent" or, of an older run, "unknown".
         ago_s: how long ago.
     """
 
@@ -89,7 +92,7 @@ class Heard:
         if said is None:
             return cls("unknown", None, {})
         ago_s = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(said["updated"])).total_seconds())
-        silent = said["state"] == "running" and ago_s > SILENCE_S
+        silent = said["state"] in AT_WORK and ago_s > SILENCE_S
         return cls("silent" if silent else said["state"], ago_s, said)
 
 
@@ -100,23 +103,27 @@ def describe(run: Run) -> dict[str, Any]:
     seeds = current_rows(run.seed_rows(), best)
     told = {(p["phase"], p["optimizer"]): p for p in heard.said.get("progress", [])}
     running = told if heard.state == "running" else {}
-    phases = []
+    phases: list[dict[str, Any]] = []
     for phase, rows, column, total in (
         ("search", trials, "state", config.search.trials),
         ("retrain", seeds, "status", len(config.retrain.seeds)),
     ):
         for name in config.optimizers:
             now = running.get((phase, name), {})
+            own = counts([row[column] for row in rows if row["optimizer"] == name])
+            searched = phase == "retrain" and phases[list(config.optimizers).index(name)]["complete"]
+            hopeless = searched and not best.get(name, {}).get("hp")
+            done = own["done"] - (own["failed"] if phase == "retrain" else 0)  # which are done again
             phases.append(
                 {"phase": phase, "optimizer": name, "total": total, "running": now.get("running", 0),
-                 "left_s": now.get("left_s"), **counts([row[column] for row in rows if row["optimizer"] == name])}
+                 "left_s": now.get("left_s"), "complete": done >= total or hopeless, **own}
             )  # fmt: skip
     return {
         "schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
         "state": heard.state, "ago_s": heard.ago_s, "host": heard.said.get("host"), "pid": heard.said.get("pid"),
-        "left_s": time_left(phases), "phases": phases, "complete": all(p["done"] >= p["total"] for p in phases),
+        "left_s": time_left(phases), "phases": phases, "complete": all(p["complete"] for p in phases),
         "best": {name: {key: entry[key] for key in ("value", "trial", "hp")} for name, entry in best.items()},
-        "failures": failures(trials),
+        "failures": [*failures(trials, "state", "trial"), *failures(seeds, "status", "seed")],
     }  # fmt: skip
 
 
@@ -130,11 +137,11 @@ def time_left(phases: list[dict[str, Any]]) -> float | None:
     return max((p["left_s"] for p in phases if p["left_s"] is not None), default=None)
 
 
-def failures(trials: list[dict[str, str]]) -> list[dict[str, Any]]:
+def failures(rows: Sequence[Row], state: str, number: str) -> list[dict[str, Any]]:
     return [
-        {"optimizer": row["optimizer"], "trial": int(row["trial"]), "error": row.get("error", "")}
-        for row in trials
-        if row["state"] == "failed"
+        {"optimizer": row["optimizer"], number: int(row[number]), "error": row.get("error", "see logs/")}
+        for row in rows
+        if row[state] == "failed"
     ]
 
 
@@ -149,12 +156,15 @@ def lines(status: dict[str, Any]) -> list[str]:
         if p["phase"] == "search" and best and best["hp"]:
             where = f"trial {best['trial']}: {hp_text(best['hp'])}"
             parts.append(f"best {status['metric']} {best['value']:.4g} ({where})")
+        if p["phase"] == "retrain" and p["complete"] and not p["done"]:
+            parts.append("no valid trial")
         if p["left_s"] and p["done"] < p["total"]:
             parts.append(f"{duration(p['left_s'])} left")
         text.append("  ".join(parts))
     for failure in status["failures"][-FAILURES:]:
-        text.append(f"failed: {failure['optimizer']} trial {failure['trial']}: {failure['error']}")
-    if status["state"] != "running" and not status["complete"]:
+        which = f"trial {failure['trial']}" if "trial" in failure else f"seed {failure['seed']}"
+        text.append(f"failed: {failure['optimizer']} {which}: {failure['error']}")
+    if status["state"] not in AT_WORK and not status["complete"]:
         text.append(f"to go on: python -m tuner.search --resume {status['run']}")
     return text
 
@@ -163,6 +173,7 @@ def headline(status: dict[str, Any]) -> str:
     ago = "" if status["ago_s"] is None else f" {duration(status['ago_s'])} ago"
     who = f"process {status['pid']} on {status['host']}"
     said = {
+        "starting": f"starting, {who}; heard of{ago}",
         "running": f"running, {who}; heard of{ago}",
         "ended": f"ended{ago}",
         "interrupted": f"interrupted{ago}",
@@ -170,7 +181,7 @@ def headline(status: dict[str, Any]) -> str:
         "silent": f"not running: last heard of {who}{ago}",
         "unknown": "nothing is known of a command at work",
     }[status["state"]]
-    left = f"; {duration(status['left_s'])} left" if status["left_s"] else ""
+    left = f"; about {duration(status['left_s'])} left of this phase" if status["left_s"] else ""
     return f"{status['run']}: {said}{left}"
 
 

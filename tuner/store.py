@@ -111,7 +111,7 @@ class Run:
 
     def discard_if_new(self) -> None:
         """Remove the directory where nothing came of the run: its work did not begin."""
-        if self.path.is_dir() and self.files() == ["config.yaml", "logs/"]:
+        if self.path.is_dir() and self.files() == ["config.yaml", "logs/", "status.json"]:
             shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
@@ -274,10 +274,10 @@ class Run:
         self._checkpoints.mkdir(exist_ok=True)
         write_whole(self._checkpoints / f"{name}.pt", content)
 
-    def checkpoint(self, name: str) -> bytes | None:
-        """``None`` where there is none."""
-        path = self._checkpoints / f"{name}.pt"
-        return path.read_bytes() if path.is_file() else None
+    def checkpoints(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Those of the names that there are."""
+        paths = {name: self._checkpoints / f"{name}.pt" for name in names} if self._checkpoints.is_dir() else {}
+        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
     def drop_checkpoints(self, names: Iterable[str]) -> None:
         """Those of training runs that have ended; the folder goes with the last one."""
@@ -399,12 +399,13 @@ def _text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
     Raises:
         UserError: it is damaged: lacks a column, or holds what is no number where there must be one.
     """
+    lines = _whole(path)
     try:
-        table = csv.DictReader(io.StringIO(_whole(path).decode(), newline=""), strict=True)
+        table = csv.DictReader(io.StringIO(lines.decode(), newline=""), strict=True)
         rows = list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
-    for column in required if path.exists() and path.stat().st_size else ():
+    for column in required if lines else ():
         if column not in (table.fieldnames or ()):
             raise UserError(f"{path}: has no column {column!r}")
     for number, row in enumerate(rows, start=2):
@@ -416,7 +417,9 @@ def _text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool) -> None:
-    if (column in TEXT_COLUMNS or column.startswith(HP) or not text) and not (needed and not text):
+    if needed and not text:
+        raise UserError(f"{path}: line {number}: {column} is empty")
+    if column in TEXT_COLUMNS or column.startswith(HP) or not text:
         return
     kind = int if column in ("trial", "seed") else float
     try:

@@ -84,7 +84,7 @@ class StudyRecord:
             if not self._writing.done():
                 return False
             fault = self._writing.exception()
-            self._fault = "" if fault is None else " ".join(str(fault).split())
+            self._fault = "" if fault is None else reason(fault)
             self._writing = None
         due = self._due(last)
         if due:
@@ -112,6 +112,12 @@ class StudyRecord:
         for trial in trials:
             self._record.put(trial)
             self._written += 1
+
+
+def reason(fault: BaseException) -> str:
+    """What the database says, without what Optuna and SQLAlchemy put around it."""
+    cause = fault.__cause__ or fault
+    return " ".join(str(getattr(cause, "orig", cause)).split())
 
 
 class Record:

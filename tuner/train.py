@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Literal, TypeVar, cast
@@ -263,7 +263,13 @@ class Lockstep(ABC):
         }
 
     def restore(self, state: dict[str, Any], epochs: int) -> Iterator[Any]:
-        """Go on from a state; the batches that are left."""
+        """Go on from a state; the batches that are left.
+
+        Raises:
+            ValueError: it is that of another run.
+        """
+        if len(state["seconds"]) != len(self.seconds):
+            raise ValueError("the state is of another number of members")
         self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
         self.seconds, self.live = list(state["seconds"]), list(state["live"])
         self.parted = {member: Clocks(**clocks) for member, clocks in state["parted"].items()}
@@ -339,9 +345,7 @@ class Trainer(Lockstep):
 
     def restore_own(self, state: dict[str, Any]) -> None:
         model = self.runner.exact
-        with torch.no_grad():
-            for tensor, saved in zip((*model.parameters(), *model.buffers()), state["model"], strict=True):
-                tensor.copy_(saved)
+        copy_tensors(state["model"], [*model.parameters(), *model.buffers()])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
@@ -410,6 +414,18 @@ def all_batches(task: Task, seed: int, epochs: int, done: int = 0) -> Iterator[B
     for _ in range(skipped):
         next(batches)
     return batches
+
+
+def copy_tensors(saved: Sequence[Tensor], to: Sequence[Tensor]) -> None:
+    """
+    Raises:
+        ValueError: they are others.
+    """
+    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in to]:
+        raise ValueError("the saved tensors are of another network")
+    with torch.no_grad():
+        for tensor, content in zip(to, saved, strict=True):
+            tensor.copy_(content)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -76,9 +76,9 @@ class Worker(tune.Trainable):
                 self.reports = self.workbench.reports(
                     self.jobs, every_evaluation=self.every_evaluation, alone=self.alone, checkpoints=self.checkpoints
                 )
-                self.since = time.monotonic()
             if begins and self.run_config.faults.trial_limit_s is not None:
                 return {"begins": True, "value": None, "done": False}
+            self.since = self.since or time.monotonic()
             with self._within_limit():
                 report = next(self.reports)
         except Exception as error:
@@ -154,7 +154,7 @@ class Workbench:
 
         from tuner import checkpoint, cohort  # noqa: F401  (imports take seconds, which no trial is charged with)
 
-        torch.optim.SGD([torch.zeros(1)], lr=0.0)  # the first optimizer of a process imports for seconds
+        torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports for seconds
         self.task = objects.make_task(config)
         objects.set_up(self.task, config)
         self.engine = objects.make_engine(config)
@@ -266,9 +266,10 @@ class Workbench:
 
         try:
             kept = checkpoint.unpack(data)
-        except Exception:
+            same = kept["jobs"] == [job.to_dict() for job in jobs] and kept.keys() == {"jobs", "curves", "state"}
+        except (checkpoint.UnreadableError, LookupError, TypeError):
             return None
-        return kept if kept.get("jobs") == [job.to_dict() for job in jobs] else None
+        return kept if same else None
 
     def _checked(self, evaluation: Evaluation) -> dict[str, Any]:
         """The evaluation as it travels.

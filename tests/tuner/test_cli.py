@@ -140,8 +140,8 @@ def test_the_resources_of_a_cluster_are_left_open(capsys: pytest.CaptureFixture[
 
 
 def prepared(*argv: str) -> tuple[dict[str, Any], Path]:
-    config, path = search.prepare(search.make_parser().parse(["--task", "mnist1d", *argv]))
-    return config.model_dump(), path
+    config = search.prepare(search.make_parser().parse(["--task", "mnist1d", *argv]), None)
+    return config.model_dump(), search.new_path(config)
 
 
 @pytest.mark.parametrize(

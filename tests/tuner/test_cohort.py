@@ -209,7 +209,7 @@ def test_seconds_are_equal_shares_of_the_time_spent(monkeypatch):
     assert len(set(seconds)) == 1 and 0 < sum(seconds) <= spent
 
     readings = iter(range(1000))
-    monkeypatch.setattr(tuner.train, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    monkeypatch.setattr(tuner.train, "time", SimpleNamespace(perf_counter=lambda: next(readings), monotonic=lambda: 0))
     runs = together(Small(), of(torch.optim.SGD), members, TWELVE_STEPS)
     # A second for the steps between two evaluations, shared by four.
     assert [result.clocks.seconds for result, _ in runs] == [0.75] * 4

@@ -38,7 +38,8 @@ TIMINGS = Timings(step_s={"adam": 0.002, "sgd": 0.001}, evaluation_s=0.5, steps_
 
 
 def expected(settled: Config, timings: Timings, *, search: bool, seeds: int) -> Estimate:
-    return estimate(settled, timings, CohortSizes(settled, timings.member_s, seeds), trials=settled.search.trials if search else 0, seeds=seeds)
+    sizes, trials = CohortSizes(settled, timings.member_s, seeds), settled.search.trials if search else 0
+    return estimate(settled, timings, sizes, trials=trials, seeds=seeds)
 
 
 # The arithmetic.
@@ -82,7 +83,7 @@ def test_in_a_stack_a_members_share_of_a_step_counts() -> None:
 def test_a_cohort_is_work_for_one_worker(workers: int, searching: float, retraining: float) -> None:
     asked = config(search__trials=32, resources__max_concurrent=workers)
     sizes = CohortSizes(config(search__trials=32, resources__max_concurrent=1), STACKED.member_s, SEEDS)
-    found = estimate(asked, STACKED, sizes, trials=10, seeds=SEEDS)
+    found = estimate(asked, STACKED, sizes, trials=32, seeds=SEEDS)
     assert found.search_s == pytest.approx((32 * 3.12 + 32 * 3.3) / searching)
     assert found.retrain_s == pytest.approx((4 * 4.0 + 4 * 5.0) / retraining)
 
@@ -190,10 +191,12 @@ def test_timings_are_one_document_whatever_a_task_prints(
     load = TabularMLP.load
     monkeypatch.setattr(TabularMLP, "load", lambda *args: (print("loading"), load(*args))[1])
     document, err = said(small(), monkeypatch, capsys)
-    timings = Timings.from_json(document["timings"])
+    timings = Timings.from_json(document["found"]["timings"])
     assert all({1} < set(times) <= {1, *to_measure(small(), SEEDS)} for times in timings.member_s.values())
     assert set(timings.step_s) == {"adam", "sgd"} and timings.steps_per_epoch == 1 and timings.untimed == {}
     assert expected(small(), timings, search=True, seeds=SEEDS).search_s > 0
+    assert document["found"]["data"]["rows"] == {"train": 90, "val": 30, "test": 30}
+    assert document["found"]["device"] == "cpu"
     assert err == "loading\n"
 
 
@@ -218,7 +221,7 @@ def test_a_clusters_nodes_are_not_timed_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(TabularMLP, "load", lambda *_: pytest.fail("not on this machine"))
-    assert said(small(resources__address="auto"), monkeypatch, capsys)[0] == {"timings": None}
+    assert said(small(resources__address="auto"), monkeypatch, capsys)[0] == {"found": None}
 
 
 @pytest.mark.parametrize(
@@ -240,10 +243,11 @@ def test_the_driver_says_what_the_process_says(
         preflight.Preflight(small()).wait()
 
 
-def test_the_driver_gets_the_timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_gets_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = tmp_path / "python"
-    for timings, expected in ((json.dumps(asdict(TIMINGS)), TIMINGS), ("null", None)):
-        stand_in.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{{\"timings\": {timings}}}'\n")
+    found = preflight.Found(TIMINGS, {"rows": {"train": 3}}, "cpu")
+    for said, expected in ((json.dumps(asdict(found)), found), ("null", None)):
+        stand_in.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{{\"found\": {said}}}'\n")
         stand_in.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(stand_in))
         assert preflight.Preflight(small()).wait() == expected

@@ -19,7 +19,7 @@ from tuner.config import from_yaml, resolve
 from tuner.errors import UserError
 from tuner.jobs import Job, Outcome
 from tuner.objects import check_dataset, find
-from tuner.plan import Plan, search_plan, retrain_plan
+from tuner.plan import Plan, retrain_plan, search_plan
 from tuner.resources import Machine, settle, this_machine
 from tuner.schema import Config, Dimension, OptimizerConfig
 from tuner.store import Run, _read_csv, append_lines
@@ -160,7 +160,7 @@ def trial(run: Run, number: int, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["1", "007", "True"])
 def test_an_optimizer_may_be_called_by_a_number(tmp_path: Path, name: str) -> None:
-    run = Run.create(tmp_path / "r")
+    run = Run.create(tmp_path / "r", adam())
     run.write_seeds([{"task": "t", "optimizer": name, "seed": 0, "status": "complete"}], [])
     run.append_curves([{"task": "t", "optimizer": name, "split": "val", "metric": "loss", "value": 1.0}])
     assert run.seeds()["optimizer"].tolist() == [name]
@@ -169,7 +169,7 @@ def test_an_optimizer_may_be_called_by_a_number(tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a%b", "a#b", "a b"])
 def test_the_study_lies_in_the_run(tmp_path: Path, name: str) -> None:
-    run = Run.create(tmp_path / name)
+    run = Run.create(tmp_path / name, adam())
     optuna.storages.RDBStorage(run.study_url)
     assert "study.db" in run.files()
 
@@ -177,7 +177,7 @@ def test_the_study_lies_in_the_run(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b""])
 @pytest.mark.parametrize("name", ["best.json", "config.yaml"])
 def test_a_spoilt_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
-    run = Run.create(tmp_path / "r")
+    run = Run.create(tmp_path / "r", adam())
     (run.path / name).write_bytes(content)
     assert name in refused(run.best if name == "best.json" else run.config)
 
@@ -198,7 +198,7 @@ def test_a_line_that_was_cut_off_is_neither_read_nor_built_upon(tmp_path: Path, 
 
 
 def test_a_short_write_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run.create(tmp_path / "r")
+    run = Run.create(tmp_path / "r", adam())
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:7]))
     trial(run, 0, 0.5)
@@ -237,7 +237,7 @@ def complete(job: Job) -> Outcome:
 
 
 def test_rows_with_whole_numbers_stay_to_the_byte(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "r")
+    run = Run.create(tmp_path / "r", adam())
     finish(search_plan(config(), run, sizes()), complete)
     lines = (run.path / "seeds.csv").read_text().splitlines()
     finish(retrain_plan(config(2), run, sizes(2)), complete)
@@ -250,7 +250,7 @@ def test_a_run_done_again_replaces_its_curves(tmp_path: Path) -> None:
         slower = [{**e, "seconds": 0.75} for e in done.evaluations]
         return Outcome("failed", evaluations=slower, error="lost") if job.phase == "retrain" else done
 
-    run = Run.create(tmp_path / "r")
+    run = Run.create(tmp_path / "r", adam())
     finish(search_plan(config(), run, sizes()), lost_at_the_end)
     finish(retrain_plan(config(), run, sizes()), complete)
     curves = run.curves()

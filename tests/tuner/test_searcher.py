@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +11,34 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from tuner import searcher
-from tuner.jobs import Job, Outcome
-from tuner.schema import Config, Dimension, OptimizerConfig
-from tuner.searcher import OptimizerStudy, at_boundary, distribution, study_name
+from tests.tuner.runs import (
+    MIXED,
+    SEED,
+    AtOnce,
+    ask,
+    blank_database,
+    copied_url,
+    ended,
+    run_all,
+    stored,
+    study_config,
+)
+from tuner.schema import Dimension, OptimizerConfig
+from tuner.searcher import OptimizerStudy, at_boundary, distribution, draw_seed
 
-SEED = 1000
-SPACE = {"lr": {"low": 1e-5, "high": 0.1, "log": True}, "beta": {"low": 0.0, "high": 1.0}}
 DEFAULTS = [{"lr": 1e-3, "beta": 0.9}, {"lr": 0.5, "beta": 0.9}, {"lr": 1e-2, "beta": 0.0}]  # the second is outside
-MIXED = {
-    "lr": {"low": 1e-5, "high": 0.1, "log": True},
-    "width": {"low": 1, "high": 64, "log": True, "integer": True},
-    "depth": {"low": 1, "high": 4, "integer": True},
-    "kind": {"choices": ["a", "b", "c"]},
-}
 
 Make = Callable[..., OptimizerStudy]
 
 
-def config(
-    sampler: str = "random", mode: str = "min", trials: int = 4, space: Any = SPACE, defaults: Any = ()
-) -> Config:
-    optimizer = {"class": "pkg.Opt", "space": space, "defaults": list(defaults)}
-    return Config.model_validate({
-        "preset": "default", "out": "runs", "name": None,
-        "task": {"name": "blobs", "class": "pkg.Blobs", "args": {}, "metric": "val_loss", "mode": mode, "target": None,
-                 "dataset": "d", "datasets": ["d"], "data_dir": None, "check": None},
-        "optimizers": {"one": optimizer, "two": optimizer},
-        "train": {"epochs": 1, "batch_size": 8, "evaluations": 2},
-        "search": {"optimizers": ["one", "two"], "trials": trials, "seed": SEED, "sampler": sampler,
-                   "scheduler": "fifo"},
-        "retrain": {"seeds": 2, "epochs": None},
-        "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 1, "address": None},
-    })  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with Optuna's tables: they take 0.3 s to make, and none to copy."""
-    path = tmp_path_factory.mktemp("blank") / "study.db"
-    optuna.storages.RDBStorage(f"sqlite:///{path}")
-    return path
+    return blank_database(tmp_path_factory.mktemp("blank"))
 
 
 @pytest.fixture
 def url(blank: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(blank, tmp_path)}"
-
-
-class AtOnce(Executor):
-    """Does what is submitted there and then."""
-
-    def submit(self, do: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(do(*args, **kwargs))
-        return done
+    return copied_url(blank, tmp_path)
 
 
 @pytest.fixture
@@ -76,36 +46,13 @@ def make(url: str) -> Make:
     storage = optuna.storages.RDBStorage(url)
 
     def make(optimizer: str = "one", startup: int = 1, **settings: Any) -> OptimizerStudy:
-        return OptimizerStudy(config(**settings), optimizer, storage, startup, AtOnce())
+        return OptimizerStudy(study_config(**settings), optimizer, lambda: storage, startup, AtOnce())
 
     return make
 
 
 def in_memory(startup: int = 1, **settings: Any) -> OptimizerStudy:
-    return OptimizerStudy(config(**settings), "one", optuna.storages.InMemoryStorage(), startup, AtOnce())
-
-
-def ask(study: OptimizerStudy) -> Job:
-    (job,) = study.ask(1)
-    return job
-
-
-def trials(url: str, optimizer: str = "one") -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=f"blobs/{optimizer}", storage=url).trials
-
-
-def ended(value: float, state: Any = "complete") -> Outcome:
-    return Outcome(state, {} if state == "failed" else {"val_loss": value}, {"steps": 3})
-
-
-def run_all(study: OptimizerStudy, outcomes: list[Outcome]) -> list[Job]:
-    """One trial after the other, and all written."""
-    jobs = []
-    for outcome in outcomes:
-        jobs.append(ask(study))
-        study.tell([(jobs[-1], outcome)])
-    study.write()
-    return jobs
+    return OptimizerStudy(study_config(**settings), "one", optuna.storages.InMemoryStorage, startup, AtOnce())
 
 
 # Asking.
@@ -119,9 +66,11 @@ def test_published_defaults_within_the_space_come_first_in_their_order(make: Mak
 
 def test_defaults_beyond_the_number_of_trials_are_left_out(make: Make, url: str) -> None:
     study = make(trials=1, defaults=DEFAULTS)
-    assert [job.hp for job in study.ask(9)] == [DEFAULTS[0]]
-    study.close()
-    assert [trial.params for trial in trials(url)] == [DEFAULTS[0]]
+    jobs = study.ask(9)
+    assert [job.hp for job in jobs] == [DEFAULTS[0]]
+    study.tell([(jobs[0], ended(1.0))])
+    study.record.close()
+    assert [trial.params for trial in stored(url)] == [DEFAULTS[0]]
 
 
 def test_a_default_that_says_nothing_of_a_dimension_leaves_it_to_the_sampler(make: Make) -> None:
@@ -157,6 +106,16 @@ def test_the_same_seed_and_answers_give_the_same_suggestions(make: Make, sampler
     assert [job.hp for job in one] == [job.hp for job in two]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_what_is_drawn_depends_on_the_seed_and_on_how_many_came_before(sampler: str) -> None:
+    """On nothing that a process keeps: a plain sampler of that seed, in a study of the same trials, draws the same."""
+    study = in_memory(sampler=sampler, trials=4, startup=4)
+    for number, job in enumerate(run_all(study, [ended(1.0)] * 4)):
+        plain = optuna.create_study(sampler=optuna.samplers.RandomSampler(draw_seed(SEED, number)))
+        assert plain.ask({name: distribution(dim) for name, dim in study.spec.space.items()}).params == job.hp
+    assert len({draw_seed(seed, asked) for seed in range(30) for asked in range(30)}) == 900
+
+
 def test_tpe_learns_from_the_answers() -> None:
     """After the random start it stays near the good end, where random search does not."""
     study = in_memory(sampler="tpe", space={"x": {"low": 0.0, "high": 1.0}}, trials=20)
@@ -172,8 +131,8 @@ def test_studies_of_two_optimizers_do_not_mix(make: Make, url: str) -> None:
     one, two = make("one"), make("two")
     run_all(one, [ended(1.0), ended(2.0)])
     run_all(two, [ended(3.0)])
-    assert [trial.value for trial in trials(url, "one")] == [1.0, 2.0]
-    assert [trial.value for trial in trials(url, "two")] == [3.0]
+    assert [trial.value for trial in stored(url, "one")] == [1.0, 2.0]
+    assert [trial.value for trial in stored(url, "two")] == [3.0]
     assert (one.done, two.done) == (2, 1)
     assert one.best is not None and one.best[1] == 1.0
 
@@ -194,14 +153,14 @@ def test_a_trial_is_recorded_with_its_state(
     make: Make, url: str, state: str, recorded: TrialState, value: float | None
 ) -> None:
     run_all(make(), [ended(0.5, state)])
-    (trial,) = trials(url)
+    (trial,) = stored(url)
     assert (trial.state, trial.value) == (recorded, value)
     assert trial.user_attrs["state"] == state
 
 
 def test_a_stopped_trial_reports_its_value_at_its_step(make: Make, url: str) -> None:
     run_all(make(), [ended(0.5, "stopped")])
-    assert trials(url)[0].intermediate_values == {3: 0.5}
+    assert stored(url)[0].intermediate_values == {3: 0.5}
 
 
 def test_counts_say_what_became_of_the_trials(make: Make) -> None:
@@ -218,9 +177,9 @@ def test_trials_may_end_in_any_order(make: Make, url: str) -> None:
     jobs = [ask(study) for _ in range(4)]
     for job in (jobs[2], jobs[0], jobs[3], jobs[1]):
         study.tell([(job, ended(float(job.trial)))])
-    study.write()
-    assert [trial.value for trial in trials(url)] == [0.0, 1.0, 2.0, 3.0]
-    assert [trial.params for trial in trials(url)] == [job.hp for job in jobs]
+    study.record.write()
+    assert [trial.value for trial in stored(url)] == [0.0, 1.0, 2.0, 3.0]
+    assert [trial.params for trial in stored(url)] == [job.hp for job in jobs]
 
 
 def test_several_are_asked_for_at_once_as_far_as_there_are_any(make: Make) -> None:
@@ -251,109 +210,6 @@ def test_startup_trials_are_those_of_the_random_sampler(startup: int) -> None:
         study.tell([(asked[-1], ended(asked[-1].hp["x"]))])
     same = [job.hp["x"] == x for job, x in zip(asked, drawn, strict=True)]
     assert all(same[:startup]) and not any(same[startup:])
-
-
-# study.db.
-
-
-def test_only_what_has_ended_is_written_and_in_the_order_of_numbers(make: Make, url: str) -> None:
-    study = make()
-    jobs = study.ask(4)
-    for told, written in ((1, 0), (2, 0), (0, 3), (3, 4)):
-        study.tell([(jobs[told], ended(float(told)))])
-        study.write()
-        assert [trial.value for trial in trials(url)] == [float(number) for number in range(written)]
-        assert all(trial.state is TrialState.COMPLETE for trial in trials(url))
-    assert [trial.number for trial in trials(url)] == [0, 1, 2, 3]
-
-
-def test_nothing_is_written_before_it_is_asked_for_and_nothing_twice(make: Make, url: str) -> None:
-    study = make()
-    study.tell([(job, ended(1.0)) for job in study.ask(3)])
-    assert trials(url) == []
-    for _ in range(2):
-        study.write()
-        assert len(trials(url)) == 3
-    study.close()
-    assert len(trials(url)) == 3
-
-
-def test_a_written_trial_is_optunas_own(make: Make, url: str) -> None:
-    """With its distributions and times: what a dashboard, or a study that goes on, reads."""
-    study = make(space=MIXED)
-    (job,) = run_all(study, [ended(1.0)])
-    (trial,) = trials(url)
-    assert trial.params == job.hp
-    assert trial.distributions == {name: distribution(dim) for name, dim in study.spec.space.items()}
-    assert trial.datetime_start is not None and trial.datetime_complete is not None
-    assert trial.datetime_start <= trial.datetime_complete
-
-
-def test_a_slow_disk_holds_up_nobody_but_the_end(url: str) -> None:
-    gate = threading.Event()
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        writer.submit(gate.wait)
-        study = OptimizerStudy(config(), "one", optuna.storages.RDBStorage(url), 1, writer)
-        jobs = study.ask(3)
-        for job in jobs:
-            study.tell([(job, ended(1.0))])
-            study.write()
-        assert trials(url) == []
-        threading.Timer(0.05, gate.set).start()
-        study.close()
-        assert [trial.params for trial in trials(url)] == [job.hp for job in jobs]
-
-
-class Failing(Executor):
-    """Fails a number of times."""
-
-    def __init__(self, times: float) -> None:
-        self.times = times
-
-    def submit(self, do: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        self.times -= 1
-        if self.times >= 0:
-            done.set_exception(OSError("no space left"))
-        else:
-            done.set_result(do(*args, **kwargs))
-        return done
-
-
-def test_a_disk_that_cannot_be_written_is_said_in_a_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searcher, "PATIENCE_S", 0.2)
-    study = make()
-    study._writer = Failing(math.inf)
-    study.tell([(ask(study), ended(1.0)), (ask(study), ended(2.0))])
-    assert study.close() == "study.db lacks 2 trials of one (no space left)"
-
-
-def test_what_could_not_be_written_is_written_later_and_once(make: Make, url: str) -> None:
-    study = make()
-    study._writer = Failing(2)
-    study.tell([(ask(study), ended(1.0))])
-    assert not study.write() and not study.write()
-    study.tell([(ask(study), ended(2.0))])
-    assert study.close() == ""
-    assert [trial.value for trial in trials(url)] == [1.0, 2.0]
-
-
-def test_closing_leaves_no_trial_running(make: Make, url: str) -> None:
-    study = make()
-    jobs = [ask(study) for _ in range(3)]
-    study.tell([(jobs[1], ended(1.0))])
-    study.close()
-    assert [trial.state for trial in trials(url)] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.FAIL]
-    assert study.running == 0
-    assert study.summary()["n_trials"] == 1
-
-
-def test_the_study_is_a_plain_optuna_study(make: Make, url: str) -> None:
-    jobs = run_all(make(space=MIXED, mode="max"), [ended(1.0), ended(2.0)])
-    study = optuna.load_study(study_name=study_name("blobs", "one"), storage=url)
-    assert study.direction is optuna.study.StudyDirection.MAXIMIZE
-    assert (study.best_value, study.best_params) == (2.0, jobs[1].hp)
-    assert optuna.get_all_study_names(url) == ["blobs/one"]
 
 
 # The best.
@@ -426,7 +282,7 @@ def test_each_hyperparameter_at_its_boundary_is_named_but_no_choice() -> None:
         (Dimension(low=1e-5, high=1, log=True), FloatDistribution(1e-5, 1.0, log=True)),
         (Dimension(low=-3, high=4, integer=True), IntDistribution(-3, 4)),
         (Dimension(low=1, high=1e6, integer=True, log=True), IntDistribution(1, 1000000, log=True)),
-        (Dimension(choices=["a", 1, 0.5, True]), CategoricalDistribution(["a", 1, 0.5, True])),
+        (Dimension(choices=["a", 2, 0.5, True]), CategoricalDistribution(["a", 2, 0.5, True])),
     ],
 )
 def test_a_dimension_has_optunas_distribution(dim: Dimension, expected: object) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.errors import UserError
+from tuner.jobs import Job
 from tuner.schema import Config
 from tuner.store import Run, check_creatable, write_whole
 
@@ -40,12 +41,12 @@ texts = st.text(printable, min_size=1, max_size=6) | st.sampled_from(
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "run")
+    return Run.create(tmp_path / "run", CONFIG)
 
 
 @pytest.fixture(scope="module")
 def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Run]:
-    return lambda: Run.create(tmp_path_factory.mktemp("runs") / "run")
+    return lambda: Run.create(tmp_path_factory.mktemp("runs") / "run", CONFIG)
 
 
 def trial(number: int, **changes: Any) -> Row:
@@ -76,7 +77,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_trials_have_the_columns_of_the_design(run: Run) -> None:
     run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr", "beta"])
-    design = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "hp.lr", "hp.beta"]
+    design = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "error",
+              "hp.lr", "hp.beta"]  # fmt: skip
     assert header(run.path / "trials.csv") == design
     assert list(run.trials().columns) == design
 
@@ -113,14 +115,15 @@ def test_a_hyperparameter_that_an_optimizer_has_not_is_empty(run: Run) -> None:
     assert table["hp.lr"].isna().tolist() == [False, True]
     assert table["hp.beta"].isna().tolist() == [True, False]
     assert (run.path / "trials.csv").read_text().splitlines()[1:] == [
-        "blobs,adam,0,complete,0.5,1000,10,0.25,1,0.1,",
-        "blobs,adam,1,complete,0.5,1000,10,0.25,1,,x",
+        "blobs,adam,0,complete,0.5,1000,10,0.25,1,,0.1,",
+        "blobs,adam,1,complete,0.5,1000,10,0.25,1,,,x",
     ]
 
 
 def test_a_failed_trial_has_no_value(run: Run) -> None:
-    run.append_trials([trial(0, state="failed", value=None)], [])
+    run.append_trials([trial(0, state="failed", value=None, error="lost, twice")], [])
     assert math.isnan(run.trials()["value"][0])
+    assert run.trials()["error"][0] == run.trial_rows()[0]["error"] == "lost, twice"
 
 
 def test_trials_are_appended_and_never_rewritten(run: Run) -> None:
@@ -198,7 +201,7 @@ def test_finished_curves_are_one_parquet_file_of_the_design(run: Run) -> None:
     run.finish_curves()
     table = pd.read_parquet(run.path / "curves.parquet")
     assert list(table.columns) == CURVE_COLUMNS
-    assert sorted(contents(run.path)) == ["curves.parquet"]
+    assert sorted(contents(run.path)) == ["config.yaml", "curves.parquet"]
 
 
 def test_curves_appended_after_the_end_follow_the_others(run: Run) -> None:
@@ -208,7 +211,7 @@ def test_curves_appended_after_the_end_follow_the_others(run: Run) -> None:
     assert run.curves()["step"].tolist() == [0, 1, 2]
     run.finish_curves()
     assert run.curves()["step"].tolist() == [0, 1, 2]
-    assert sorted(contents(run.path)) == ["curves.parquet"]
+    assert sorted(contents(run.path)) == ["config.yaml", "curves.parquet"]
 
 
 def test_finishing_without_new_curves_changes_nothing(run: Run) -> None:
@@ -247,10 +250,11 @@ json_values = st.recursive(
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.dictionaries(st.text(max_size=5).filter(lambda key: key != "schema_version"), json_values, max_size=4))
 def test_best_and_env_come_back_with_their_schema_version(new_run: Callable[[], Run], content: Row) -> None:
-    run = new_run()
-    run.write_best(content)
+    run, best = new_run(), {**content, "optimizers": {}}
+    run.write_best(best)
     run.write_env(content)
-    assert run.best() == run.env() == {"schema_version": 1, **content}
+    assert run.best() == {"schema_version": 1, **best}
+    assert run.env() == {"schema_version": 1, **content}
     assert json.loads((run.path / "best.json").read_text()) == run.best()
 
 
@@ -274,9 +278,9 @@ def test_the_configuration_comes_back(run: Run) -> None:
 
 
 def test_json_never_holds_nan(run: Run) -> None:
-    run.write_best({"value": 1.0})
+    run.write_best({"optimizers": {}, "value": 1.0})
     with pytest.raises(ValueError, match="JSON"):
-        run.write_best({"value": math.nan})
+        run.write_best({"optimizers": {}, "value": math.nan})
     assert run.best()["value"] == 1.0
 
 
@@ -340,7 +344,7 @@ def test_leftovers_of_a_write_that_failed_are_no_content(run: Run, monkeypatch: 
             run.write_best({})
     with pytest.raises(UserError, match=r"best\.json: no such file"):
         run.best()
-    assert run.files() == ["logs/"]
+    assert run.files() == ["config.yaml", "logs/"]
 
 
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:
@@ -366,7 +370,7 @@ def test_a_file_that_is_not_there_yet_is_named(run: Run, read: Callable[[Run], o
 
 
 def test_a_new_run_lists_its_files(run: Run) -> None:
-    assert run.files() == ["logs/"]
+    assert run.files() == ["config.yaml", "logs/"]
     assert full_run(run).files() == ["best.json", "config.yaml", "curves.parquet", "env.json", "logs/", "seeds.csv"]
 
 
@@ -380,9 +384,45 @@ def test_only_a_run_directory_is_opened(tmp_path: Path, name: str) -> None:
 
 def test_a_run_is_made_once_with_its_parents(tmp_path: Path) -> None:
     path = tmp_path / "a/b/run"
-    Run.create(path)
+    Run.create(path, CONFIG)
     with pytest.raises(UserError, match="run: exists already"):
-        Run.create(path)
+        Run.create(path, CONFIG)
+
+
+def test_a_run_has_its_configuration_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(UserError, match="cannot be made"):
+            Run.create(path, CONFIG)
+    assert not path.exists()
+    assert Run.create(path, CONFIG).config() == Run.open(path).config() == CONFIG
+
+
+def test_only_a_run_of_which_nothing_came_is_discarded(tmp_path: Path) -> None:
+    for number, begin in enumerate((lambda run: run.write_env({}), lambda run: run.append_trials([trial(0)], []))):
+        run = Run.create(tmp_path / str(number), CONFIG)
+        begin(run)
+        run.discard_if_new()
+        assert run.config() == CONFIG
+    run = Run.create(tmp_path / "run", CONFIG)
+    run.write_status({"state": "starting"})
+    for _ in range(2):
+        run.discard_if_new()
+        assert not run.path.exists()
+
+
+def test_what_was_asked_for_comes_back_by_optimizer_but_for_a_line_cut_off(run: Run) -> None:
+    assert run.asked("adam") == {}
+    hp: list[dict[str, Any]] = [{"lr": 0.1, "kind": "é"}, {"lr": 1e-300, "n": 3, "flag": True}]
+    run.append_asked([Job("search", "adam", 0, 1000, hp[0]), Job("search", "sgd", 0, 1000, {})])
+    run.append_asked([Job("search", "adam", 1, 1000, hp[1])])
+    assert run.asked("adam") == {0: hp[0], 1: hp[1]} and run.asked("sgd") == {0: {}}
+    path = run.logs / "asked.jsonl"
+    path.write_bytes(path.read_bytes()[:-2])
+    assert run.asked("adam") == {0: hp[0]}
+    run.append_asked([Job("search", "adam", 1, 1000, {"lr": 0.5})])
+    assert run.asked("adam") == {0: hp[0], 1: {"lr": 0.5}}
 
 
 def occupied(folder: Path) -> dict[str, Path]:
@@ -402,7 +442,7 @@ def occupied(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     "where", ["a file", "an empty folder", "a broken link", "below a file", "far below a file", "below a broken link"]
 )
-@pytest.mark.parametrize("make", [check_creatable, Run.create])
+@pytest.mark.parametrize("make", [check_creatable, lambda path: Run.create(path, CONFIG)])
 def test_no_run_is_made_where_something_is(tmp_path: Path, where: str, make: Callable[[Path], object]) -> None:
     path = occupied(tmp_path)[where]
     before = sorted(tmp_path.rglob("*"))

@@ -32,7 +32,7 @@ def config(seeds: int = 3, metric: str = "val_loss", gpus: float = 0) -> Config:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    made = Run.create(tmp_path / "run")
+    made = Run.create(tmp_path / "run", config())
     made.write_env({"data": {"name": "two blobs", "rows": {"train": 1200, "val": 9, "test": 8}}, "parameters": 1234567})
     return made
 
@@ -126,7 +126,8 @@ def test_a_summary_is_plain_json(run: Run) -> None:
 def test_the_metric_its_like_and_the_accuracy_are_shown(
     run: Run, metric: str, columns: list[str], chosen: list[str]
 ) -> None:
-    run.write_seeds([{"optimizer": "one", **dict.fromkeys(columns, 0.5)}], [])
+    row = {"task": "blobs", "optimizer": "one", "seed": 0, "status": "complete"}
+    run.write_seeds([row | dict.fromkeys(columns, 0.5)], [])
     seeds = run.seeds().dropna(axis="columns", how="all")
     assert metrics(config(metric=metric), seeds) == chosen
 

@@ -40,9 +40,14 @@ def jobs(optimizer: str, *hps: dict[str, Any], phase: Phase = "search", seeds: S
     return [Job(phase, optimizer, number, seed, hp) for number, (hp, seed) in enumerate(zip(hps, seeds, strict=True))]
 
 
+def order(asked: list[Job]) -> dict[str, Any]:
+    """What Tune hands to a worker."""
+    return {"jobs": [job.to_dict() for job in asked], "alone": False, "checkpoints": {}}
+
+
 def started(settled: Config, first: list[Job], *, every_evaluation: bool = False) -> Worker:
     worker: Worker = object.__new__(Worker)
-    worker.setup({"jobs": [job.to_dict() for job in first]}, settled.to_yaml(), every_evaluation)
+    worker.setup(order(first), settled.to_yaml(), every_evaluation)
     return worker
 
 
@@ -131,7 +136,7 @@ def test_one_cohort_follows_the_other_on_the_same_bench() -> None:
     first = done(rest(worker))
     bench = worker.workbench
     for asked in (jobs("adam", {"lr": 1e-3}), jobs("ssvp", *[{"lr": 1e-2, "rho": 0.1}] * 2)):
-        assert worker.reset_config({"jobs": [job.to_dict() for job in asked]})
+        assert worker.reset_config(order(asked))
         outcomes = done(rest(worker))
         assert [outcome.cohort for outcome in outcomes] == [len(asked)] * len(asked)
         assert_as_alone(settled, asked[0], outcomes[0])
@@ -237,7 +242,7 @@ def test_a_worker_that_cannot_load_its_data_fails_all_its_jobs_and_the_next(monk
         (report,) = rest(worker)
         assert [(o.state, o.error) for o in done([report])] == [("failed", "ValueError: no data here")] * 3
         assert report["value"] is None and report["about"] is None
-        worker.reset_config({"jobs": [job.to_dict() for job in jobs("adam", *[{"lr": 1e-3}] * 3)]})
+        worker.reset_config(order(jobs("adam", *[{"lr": 1e-3}] * 3)))
 
 
 # What a scheduler sees.
@@ -270,7 +275,7 @@ def test_a_job_stopped_on_its_way_leaves_the_worker_fit_for_the_next() -> None:
     first, second = jobs("adam", {"lr": 1e-2}, {"lr": 1e-3})
     worker = started(settled, [first], every_evaluation=True)
     assert not worker.step()["done"]
-    worker.reset_config({"jobs": [second.to_dict()]})
+    worker.reset_config(order([second]))
     assert_as_alone(settled, second, done(rest(worker))[0])
 
 
