@@ -33,6 +33,15 @@ WHY_LOST = re.compile(
     r"^[\w.]*(?:Error|Exception|Exit)\b: .+|(?<=Worker exit detail: )[^.]+|The node .*? dead\b", re.MULTILINE
 )
 """In what Ray says of a worker's end: what its code raised, or became of its process or its node."""
+HEAVY = (
+    "config",
+    "_Trial__unresolved_config",
+    "evaluated_params",
+    "run_metadata",
+    "storage",
+    "placement_group_factory",
+)
+"""Parts of a trial of Tune that nobody asks for once it has ended; all such trials share those of the first."""
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our store is the record
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
@@ -330,6 +339,7 @@ class JobCallback(tune.Callback):
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.first: dict[str, Any] = {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.desk.interrupted:
@@ -353,20 +363,24 @@ class JobCallback(tune.Callback):
                 self.desk.hand_in(trial.trial_id, outcomes)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._forget(trial, "the worker ended early")
+        self._forget(trials, trial, "the worker ended early")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
         path = Path(trial.error_file or "")
-        self._forget(trial, path.read_text() if path.is_file() else "")
+        self._forget(trials, trial, path.read_text() if path.is_file() else "")
 
-    def _forget(self, trial: Any, error: str) -> None:
+    def _forget(self, trials: list[Any], trial: Any, error: str) -> None:
+        """Tune keeps every trial, 60 kB with its numbers' history, and goes through all of them in every step."""
         with on_disk():
             self.desk.close(trial.trial_id, error)
-        trial.config["checkpoints"] = {}
-        # Tune keeps a history of every number of every trial, which nobody reads: 40 kB a trial.
-        with contextlib.suppress(AttributeError):
-            trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
+        if not self.first:
+            self.first = {name: vars(trial)[name] for name in HEAVY if name in vars(trial)}
+            trial.config["checkpoints"] = {}
+            with contextlib.suppress(AttributeError):
+                trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
+        trials[:] = [other for other in trials if other is not trial]
+        vars(trial).update(self.first)  # Tune's own sets keep the rest
 
 
 class SearchASHA(FIFOScheduler):

@@ -63,7 +63,6 @@ class Worker(tune.Trainable):
         self.alone = new_config["alone"]
         self.checkpoints = {name: ray.get(content) for name, content in new_config["checkpoints"].items()}
         self.left = list(range(len(self.jobs)))
-        self.since: float | None = None
         self.reports: Iterator[Report] | None = None
         return True
 
@@ -71,20 +70,15 @@ class Worker(tune.Trainable):
         try:
             if self.workbench is None:
                 self.workbench = Workbench(self.run_config)
-            begins = self.reports is None
             if self.reports is None:
                 self.reports = self.workbench.reports(
                     self.jobs, every_evaluation=self.every_evaluation, alone=self.alone, checkpoints=self.checkpoints
                 )
-            if begins and self.run_config.faults.trial_limit_s is not None:
-                return {"begins": True, "value": None, "done": False}
-            self.since = self.since or time.monotonic()
-            with self._within_limit():
-                report = next(self.reports)
+                if self.run_config.faults.trial_limit_s is not None:  # the driver must know when the limit began
+                    return {"begins": True, "value": None, "done": False}
+            report = next(self.reports)
         except Exception as error:
             report = Report({place: failure(error, []) for place in self.left})
-        if report.outcomes and len(self.left) > 1:
-            self.since = time.monotonic()
         self.left = [place for place in self.left if place not in report.outcomes]
         ended = list((report.outcomes or report.if_stopped).values())
         return {
@@ -96,20 +90,6 @@ class Worker(tune.Trainable):
             "about": self.workbench.about if self.workbench else None,
             "done": not self.left,
         }
-
-    @contextmanager
-    def _within_limit(self) -> Iterator[None]:
-        """End this process where the jobs under way take longer than they may, whatever it is they hang in."""
-        limit = self.run_config.faults.trial_limit_s
-        if limit is None or self.since is None:
-            yield
-            return
-        left = limit * len(self.left) - (time.monotonic() - self.since)
-        faulthandler.dump_traceback_later(max(left, 0.001), exit=True, file=STDERR)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
     # Tune calls these when it pauses a trial, which none of our schedulers does: checkpoints are the driver's to keep.
 
@@ -240,9 +220,12 @@ class Workbench:
         budget, saving = self._budget(jobs[0]), Saving(state, self.config.faults.checkpoint_s)
         run = cohort.training(self.task, self._optimizer(jobs[0]), members, budget, self.engine, saving)
         places = list(range(len(jobs)))
+        limit_s = self.config.faults.trial_limit_s
+        until = None if limit_s is None else time.monotonic() + limit_s * len(jobs)
         while True:
             try:
-                told = next(run)
+                with ended_after(until):
+                    told = next(run)
             except StopIteration as stop:
                 yield Report({place: outcome(stop.value[place], curves[place]) for place in places})
                 return
@@ -292,6 +275,19 @@ class Workbench:
         retrain = job.phase == "retrain"
         epochs = self.config.retrain_epochs if retrain else self.config.train.epochs
         return Budget(epochs, self.config.train.evaluations, test=retrain)
+
+
+@contextmanager
+def ended_after(until: float | None) -> Iterator[None]:
+    """End this process, by a timer that needs no interpreter lock, where the block goes on beyond this time."""
+    if until is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(max(until - time.monotonic(), 0.001), exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def new_curves(jobs: Sequence[Job]) -> Curves:
