@@ -17,8 +17,9 @@ from benchmarks.plain_loops import Batch, Loop, Recipe, fit
 from tasks.base import SPLITS, Task
 from tuner import config, objects
 from tuner.engine import Engine
+from tuner.lockstep import Budget
 from tuner.schema import Config
-from tuner.train import Budget, MakeOptimizer, Trainer, training
+from tuner.train import MakeOptimizer, Trainer, training
 
 SEED = 0
 CHECKED_STEPS = 2

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from tuner import objects
+from tuner.lockstep import Budget
 from tuner.store import Run
-from tuner.train import Budget, train
+from tuner.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 IRIS = ["--task", "tabular_mlp", "--out", ".", "--name", "job", "--gpus-per-trial", "0"]

@@ -16,24 +16,21 @@ from optimizers.stacked import StackedOptimizer
 from optimizers.stacked_rule import kind
 from tasks.base import Task
 from tuner.engine import Engine
-from tuner.stacked_model import AtBatch, StackBatch, StackedModel
-from tuner.train import (
-    DEFAULTS,
+from tuner.lockstep import (
     NEVER,
     Budget,
     Evaluation,
-    Hyperparameters,
     Lockstep,
-    MakeOptimizer,
     Result,
     Saving,
     Snapshot,
-    Trainer,
     all_batches,
     copy_tensors,
     evaluate,
     in_lockstep,
 )
+from tuner.stacked_model import AtBatch, StackBatch, StackedModel
+from tuner.train import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
 
 WORTH_DROPPING = 1 / 16
 """The share of a stack that must have diverged for the rest to go on as a smaller one, which is recorded anew."""

@@ -238,6 +238,7 @@ class End:
 def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
     """The plan's jobs, and what is said of them meanwhile."""
     from tuner import ray_tune
+    from tuner.desk import Desk, Halted
     from tuner.heartbeat import Heartbeat
     from tuner.progress import make_view
 
@@ -249,10 +250,10 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
         view.update()
         heartbeat.update()
 
-    with view, ray_tune.Desk(plan, look).signals() as desk:
+    with view, Desk(plan, look).signals() as desk:
         try:
             ray_tune.run(desk, config, scratch)
-        except ray_tune.Halted as halted:
+        except Halted as halted:
             end = End(halted=str(halted))
         except KeyboardInterrupt:
             end = End(interrupted=True)

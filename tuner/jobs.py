@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tuner.schema import Config
-from tuner.store import Row, hp_columns
+from tuner.tables import Row, hp_columns
 
 Phase = Literal["search", "retrain"]
 State = Literal["complete", "diverged", "failed", "stopped"]

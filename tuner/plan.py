@@ -14,8 +14,9 @@ from tuner.cohort_size import CohortSizes
 from tuner.jobs import Done, Job, Outcome, Phase, checkpoint_name, current_rows, missing_seeds
 from tuner.schema import Config
 from tuner.searcher import OptimizerStudy
-from tuner.store import Run, hp_columns
+from tuner.store import Run
 from tuner.study_record import PATIENCE_S, OpenStorage, Writer
+from tuner.tables import hp_columns
 from tuner.trackers import make_tracker
 
 STUDY_LAG_S = 5.0

@@ -19,10 +19,11 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tuner.errors import UserError
 from tuner.jobs import Done, Job, Outcome, State
 from tuner.schema import Config, Dimension, OptimizerConfig
-from tuner.store import HP, Row
 from tuner.study_record import STATE, OpenStorage, StudyRecord, orphans
+from tuner.tables import HP, Row
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -92,13 +93,22 @@ class OptimizerStudy:
         """Put what earlier commands did into the study; the hyperparameters that they tried.
 
         Trials that have not ended are asked for again first. One that nobody knows anything of fails and costs nothing.
+
+        Raises:
+            UserError: a row is not of this search space.
         """
         ended = {int(row["trial"]): row for row in rows}
-        hp = {number: self._hp(row) for number, row in ended.items()}
+        try:
+            hp = {number: self._hp(row) for number, row in ended.items()}
+            frozen = {number: self._frozen(row, hp[number]) for number, row in ended.items()}
+        except (ValueError, LookupError) as error:
+            raise UserError(
+                f"trials.csv: {self.optimizer} has a trial that the search space does not: {error}"
+            ) from None
         begun = {number: own for number, own in asked.items() if number not in ended and number not in orphans}
         for number in range(max([*ended, *begun, *orphans], default=-1) + 1):
             if number in ended:
-                self._study.add_trial(self._frozen(ended[number], hp[number]))
+                self._study.add_trial(frozen[number])
             elif number in begun:
                 self._study.enqueue_trial(begun[number])
             else:

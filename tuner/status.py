@@ -17,7 +17,8 @@ from rich.text import Text
 from tuner.cli import DONE, Parser, hp_text, run_command
 from tuner.jobs import current_rows
 from tuner.progress import LenientConsole, duration
-from tuner.store import Row, Run
+from tuner.store import Run
+from tuner.tables import Row
 
 SILENCE_S = 60.0
 """A command that has said nothing for so long is taken for dead."""

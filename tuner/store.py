@@ -7,16 +7,11 @@ rename) or appended a line at a time, so that a reader, or a run cut off at any 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
 import shutil
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -25,6 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from tuner.errors import UserError
+from tuner.tables import HP, Row, append, append_lines, csv_text, read_csv, text_rows, whole_lines, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,12 +39,8 @@ CURVE_TYPES = {
     "value": "float64",
 }  # fmt: skip
 CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
-TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status", "error"], "str")
-HP = "hp."
 TRIAL_IDENTITY = ["task", "optimizer", "trial", "state", "seed"]
 LONGEST_NAME = 255  # bytes, on all common file systems
-
-Row = Mapping[str, Any]
 
 
 class BestEntry(BaseModel):
@@ -171,25 +163,25 @@ class Run:
     def write_trials(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
         """Write all finished trials anew."""
         columns = [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)]
-        write_whole(self._trials, _csv_text(columns, rows, header=True))
+        write_whole(self._trials, csv_text(columns, rows, header=True))
 
     def trials(self) -> pd.DataFrame:
         """The finished trials, in the order in which they ended; empty where there is none."""
         self.trial_rows()  # which refuses a damaged table
-        return _read_csv(self._trials, TRIAL_COLUMNS)
+        return read_csv(self._trials, TRIAL_COLUMNS)
 
     def trial_rows(self) -> list[dict[str, str]]:
         """The same as text, as it stands in the file, without empty cells."""
-        return _text_rows(self._trials, TRIAL_IDENTITY)
+        return text_rows(self._trials, TRIAL_IDENTITY)
 
     def append_asked(self, jobs: Iterable[Job]) -> None:
         """Note which trials are about to begin, with which hyperparameters."""
         lines = [json.dumps({"optimizer": job.optimizer, "trial": job.trial, "hp": job.hp}) for job in jobs]
-        _append(self._asked, "".join(line + "\n" for line in lines))
+        append(self._asked, "".join(line + "\n" for line in lines))
 
     def asked(self, optimizer: str) -> dict[int, dict[str, Any]]:
         """Hyperparameters of the optimizer's trials that began, by number."""
-        lines = _whole(self._asked).decode().splitlines()
+        lines = whole_lines(self._asked).decode().splitlines()
         noted = (json.loads(line) for line in lines)
         return {int(line["trial"]): line["hp"] for line in noted if line["optimizer"] == optimizer}
 
@@ -219,16 +211,16 @@ class Run:
         own = sorted({key for row in rows for key in row} - set(known))
         metrics = [*LOSS_COLUMNS, *own]
         columns = [*SEED_COLUMNS, *metrics, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
-        write_whole(self._seeds, _csv_text(columns, rows, header=True))
+        write_whole(self._seeds, csv_text(columns, rows, header=True))
 
     def seeds(self) -> pd.DataFrame:
         """The retrained runs, one per optimizer and seed; empty where there is none."""
         self.seed_rows()
-        return _read_csv(self._seeds, [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS])
+        return read_csv(self._seeds, [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS])
 
     def seed_rows(self) -> list[dict[str, str]]:
         """The same as text, as it stands in the file, without empty cells."""
-        return _text_rows(self._seeds, SEED_COLUMNS)
+        return text_rows(self._seeds, SEED_COLUMNS)
 
     def valid_seed_rows(self) -> list[dict[str, str]]:
         """Those of runs that need not be done again."""
@@ -262,7 +254,7 @@ class Run:
 
         parts = [pd.read_parquet(self._curves)] if self._curves.exists() else []
         if self._new_curves.exists() or not parts:
-            parts.append(_read_csv(self._new_curves, list(CURVE_TYPES)))
+            parts.append(read_csv(self._new_curves, list(CURVE_TYPES)))
         # A run cut off between the two steps of finish_curves has rows in both files; a failed job that was done
         # again has its first attempt's too.
         curves = pd.concat([part.astype(CURVE_TYPES) for part in parts])
@@ -338,124 +330,3 @@ def check_creatable(path: Path) -> None:
         raise UserError(f"output folder {path}: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"output folder {path}: {parent} cannot be written")
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-
-
-def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
-    """Append CSV lines; a new file begins with its header."""
-    _append(path, _csv_text(columns, rows, header=False), _csv_text(columns, [], header=True))
-
-
-def _append(path: Path, lines: str, header: str = "") -> None:
-    """Append lines; one without an end, which was cut off, goes, and so do these where not all can be written."""
-    with path.open("ab+", buffering=0) as file:
-        whole = _whole_lines(file)
-        file.truncate(whole)
-        content = memoryview((lines if whole else header + lines).encode())
-        try:
-            while content:
-                content = content[file.write(content) :]
-        except OSError:
-            file.truncate(whole)
-            raise
-
-
-def _whole_lines(file: RawIOBase) -> int:
-    """The length of the file up to the end of its last whole line, in bytes."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 4096)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def _whole(path: Path) -> bytes:
-    """The lines of a file that have their end."""
-    lines = path.read_bytes() if path.exists() else b""
-    return lines[: lines.rfind(b"\n") + 1]
-
-
-def _text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table as text, without empty cells.
-
-    Raises:
-        UserError: it is damaged: lacks a column, or holds what is no number where there must be one.
-    """
-    lines = _whole(path)
-    try:
-        table = csv.DictReader(io.StringIO(lines.decode(), newline=""), strict=True)
-        rows = list(table)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV: {error}") from None
-    for column in required if lines else ():
-        if column not in (table.fieldnames or ()):
-            raise UserError(f"{path}: has no column {column!r}")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise UserError(f"{path}: line {number} has more or fewer cells than there are columns")
-        for column, text in row.items():
-            _check_cell(path, number, column, text, needed=column in required)
-    return [{key: text for key, text in row.items() if text} for row in rows]
-
-
-def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool) -> None:
-    if needed and not text:
-        raise UserError(f"{path}: line {number}: {column} is empty")
-    if column in TEXT_COLUMNS or column.startswith(HP) or not text:
-        return
-    kind = int if column in ("trial", "seed") else float
-    try:
-        if math.isinf(kind(text)) and column == "cohort":
-            raise ValueError
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise UserError(f"{path}: line {number}: {column} must be {wanted}, got {text!r}") from None
-
-
-def _csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    lines = _whole(path)
-    if not lines:
-        return pd.DataFrame(columns=columns)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are too long
-            table = pd.read_csv(
-                io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS
-            )
-    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' errors for damage are derived from ValueError
-        raise UserError(f"{path}: cannot be read as CSV: {error}") from None
-    return table
-
-
-def hp_columns(hp: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters by the names of their columns."""
-    return {HP + name: value for name, value in hp.items()}

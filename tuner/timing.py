@@ -14,8 +14,9 @@ from tuner.cohort_size import to_measure
 from tuner.engine import Engine
 from tuner.errors import UserError
 from tuner.estimate import Timings
+from tuner.lockstep import Lockstep
 from tuner.schema import Config
-from tuner.train import Hyperparameters, Lockstep, MakeOptimizer, Trainer
+from tuner.train import Hyperparameters, MakeOptimizer, Trainer
 
 FORWARD_SHARE = 1 / 3
 """Of a gradient's time: a backward pass is twice the work."""

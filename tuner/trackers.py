@@ -26,7 +26,8 @@ from typing import Any, ClassVar
 from tuner.errors import UserError
 from tuner.jobs import Job, Outcome
 from tuner.schema import Config
-from tuner.store import Run, hp_columns
+from tuner.store import Run
+from tuner.tables import hp_columns
 
 PATIENCE_S = 30.0
 """How long the end of a run waits for a tracker."""

@@ -3,117 +3,34 @@
 from __future__ import annotations
 
 import inspect
-import math
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import chain
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
 from tasks.base import Batch, Task
-from tuner import memory
 from tuner.engine import Engine, Runner
+from tuner.lockstep import (
+    NEVER,
+    Budget,
+    Evaluation,
+    Lockstep,
+    Result,
+    Saving,
+    Snapshot,
+    all_batches,
+    copy_tensors,
+    drained,
+    evaluate,
+    in_lockstep,
+)
 
 Hyperparameters = dict[str, Any]
 MakeOptimizer = Callable[[Iterable[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
 
 DEFAULTS = Engine()
-
-Told = TypeVar("Told")
-Ended = TypeVar("Ended")
-
-Status = Literal["complete", "diverged"]
-
-LOSSES_PER_CHECK = 20
-"""Steps between looks at the losses: each look synchronises with the device."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train and how often to look.
-
-    Attributes:
-        epochs: passes over the training rows.
-        evaluations: evaluations after the first step's, equally spaced, the last one at the end.
-        test: whether to evaluate the test split, once, at the end.
-    """
-
-    epochs: int
-    evaluations: int = 10
-    test: bool = False
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One look at a run: the clocks, the metrics, named ``<split>_<metric>``, and what the optimizer says of itself."""
-
-    step: int
-    epoch: float
-    seconds: float
-    grad_equivalents: float
-    metrics: dict[str, float]
-    diagnostics: dict[str, float]
-
-
-@dataclass
-class Clocks:
-    """Four of them: steps, gradient-equivalents, seconds of training (evaluation not counted, the device
-    synchronised) and the peak memory in MB."""
-
-    steps: int = 0
-    grad_equivalents: float = 0.0
-    seconds: float = 0.0
-    peak_mem_mb: float = 0.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that a run, or a stack, needs to go on later to the same numbers.
-
-    Attributes:
-        state: plain values and tensors, some of them the run's own: to be written down before the run goes on.
-    """
-
-    state: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where a run begins and how often it pauses for a ``Snapshot``.
-
-    Attributes:
-        state: a snapshot's; ``None`` for the beginning.
-        every_s: seconds between snapshots; ``None`` for none.
-    """
-
-    state: dict[str, Any] | None = None
-    every_s: float | None = None
-
-
-NEVER = Saving()
-
-
-class NotRestoredError(Exception):
-    """A run cannot go on from this state: it is of something else."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended. A diverged run has the task's worst values as its metrics.
-
-    Attributes:
-        cohort: how many members trained in lockstep with it, itself included.
-    """
-
-    status: Status
-    metrics: dict[str, float]
-    clocks: Clocks = field(default_factory=Clocks)
-    cohort: int = 1
 
 
 def train(
@@ -134,16 +51,6 @@ def train(
     return drained(run, lambda told: on_eval(told) if isinstance(told, Evaluation) else None)
 
 
-def drained(run: Generator[Told, None, Ended], tell: Callable[[Told], object]) -> Ended:
-    """What a training generator returns, after ``tell`` has been told of all that it yields."""
-    while True:
-        try:
-            told = next(run)
-        except StopIteration as stop:
-            return stop.value
-        tell(told)
-
-
 def training(
     task: Task,
     make_optimizer: MakeOptimizer,
@@ -162,154 +69,6 @@ def training(
             except StopIteration as stop:
                 return stop.value[0]
             yield told if isinstance(told, Snapshot) else told[0]
-
-
-def in_lockstep(
-    run: Lockstep, budget: Budget, saving: Saving = NEVER
-) -> Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]:
-    """The loop, of one run or of a stack: pauses after each evaluation, of every member that has not diverged."""
-    steps = budget.epochs * run.task.steps_per_epoch
-    looks = min(budget.evaluations, steps)
-    if saving.state is None:
-        batches = run.batches(budget.epochs)
-        evaluations = run.evaluate(("train", "val"))
-        worst = {name: run.task.worst[name.split("_", 1)[1]] for name in evaluations[0].metrics}
-        if budget.test:
-            worst |= {f"test_{name}": value for name, value in run.task.worst.items()}
-        looked = 0
-        yield evaluations
-    else:
-        try:
-            batches = run.restore(saving.state, budget.epochs)
-            looked, worst = saving.state["looked"], saving.state["worst"]
-        except Exception as error:
-            raise NotRestoredError(str(error)) from error
-    saved = time.monotonic()
-    for look in range(looked + 1, looks + 1):
-        until = math.ceil(steps * look / looks)
-        while run.live and run.steps < until:
-            run.take_steps(batches, min(until, run.steps + LOSSES_PER_CHECK))
-            if saving.every_s is not None and run.live and time.monotonic() - saved >= saving.every_s:
-                yield Snapshot(run.state() | {"looked": look - 1, "worst": worst})
-                saved = time.monotonic()
-        evaluations = run.evaluate(("train", "val", "test") if budget.test and until == steps else ("train", "val"))
-        run.part(member for member, found in evaluations.items() if not _sane(found.metrics, run.task.worst["loss"]))
-        evaluations = {member: evaluations[member] for member in run.live}
-        if not evaluations:
-            break
-        yield evaluations
-    run.part(run.live)
-    return [
-        Result("complete", evaluations[member].metrics, clocks, len(run.seconds))
-        if member in evaluations
-        else Result("diverged", dict(worst), clocks, len(run.seconds))
-        for member, clocks in sorted(run.parted.items())
-    ]
-
-
-class Lockstep(ABC):
-    """What one run and a stack of them share: takes steps, looks at losses and metrics, keeps the clocks.
-
-    Attributes:
-        steps, grad_equivalents: so far, of every member alike.
-        seconds: of each member; of a stack's time each gets an equal share, so that seconds add up to what was spent.
-        live: the members that are still training, by their numbers from 0.
-        parted: the clocks of those that are not, when they ended.
-    """
-
-    optimizer: Any
-
-    def __init__(self, task: Task, members: int) -> None:
-        self.task = task
-        self.steps = 0
-        self.grad_equivalents = 0.0
-        self.seconds = [0.0] * members
-        self.live = list(range(members))
-        self.parted: dict[int, Clocks] = {}
-        self._peak_before = 0.0
-        memory.reset_peak(task.device)
-
-    @abstractmethod
-    def batches(self, epochs: int) -> Iterator[Any]:
-        """What ``step`` takes, for so many epochs, from the present step on."""
-
-    @abstractmethod
-    def step(self, batch: Any) -> Tensor:
-        """One step; the losses before it, detached: 0-dim or (live members,)."""
-
-    @abstractmethod
-    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-        """A member's metrics, named ``<split>_<metric>``, and what its optimizer says of itself."""
-
-    @abstractmethod
-    def own_state(self) -> dict[str, Any]:
-        """Weights, buffers, optimizer and schedule."""
-
-    @abstractmethod
-    def restore_own(self, state: dict[str, Any]) -> None:
-        """Make them what ``own_state`` said."""
-
-    def state(self) -> dict[str, Any]:
-        """What ``restore`` needs in a run made with the same arguments."""
-        return {
-            "steps": self.steps,
-            "grad_equivalents": self.grad_equivalents,
-            "seconds": list(self.seconds),
-            "live": list(self.live),
-            "parted": {member: asdict(clocks) for member, clocks in self.parted.items()},
-            "peak_mem_mb": self._peak_mb(),
-            "own": self.own_state(),
-            "random": _random_state(self.task.device),
-        }
-
-    def restore(self, state: dict[str, Any], epochs: int) -> Iterator[Any]:
-        """Go on from a state; the batches that are left.
-
-        Raises:
-            ValueError: it is that of another run.
-        """
-        if len(state["seconds"]) != len(self.seconds):
-            raise ValueError("the state is of another number of members")
-        self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
-        self.seconds, self.live = list(state["seconds"]), list(state["live"])
-        self.parted = {member: Clocks(**clocks) for member, clocks in state["parted"].items()}
-        self._peak_before = state["peak_mem_mb"]
-        self.restore_own(state["own"])
-        batches = self.batches(epochs)
-        _set_random_state(state["random"], self.task.device)
-        return batches
-
-    def _peak_mb(self) -> float:
-        return max(self._peak_before, memory.peak_mb(self.task.device))
-
-    def take_steps(self, batches: Iterator[Any], until: int) -> None:
-        """Train up to step ``until``; members whose losses are seen to have diverged part."""
-        bound = self.task.worst["loss"]
-        while self.live and self.steps < until:
-            started = time.perf_counter()
-            steps = min(LOSSES_PER_CHECK, until - self.steps)
-            losses = torch.stack([self.step(next(batches)) for _ in range(steps)])
-            sane = (losses.view(steps, -1) <= bound).all(0).tolist()  # not for NaN; waits for the device
-            self.steps += steps
-            share = (time.perf_counter() - started) / len(self.live)
-            for member in self.live:
-                self.seconds[member] += share
-            self.part(member for member, fine in zip(list(self.live), sane, strict=True) if not fine)
-
-    def part(self, members: Iterable[int]) -> None:
-        """Stop the clocks of members and go on without them."""
-        for member in list(members):
-            self.live.remove(member)
-            self.parted[member] = Clocks(self.steps, self.grad_equivalents, self.seconds[member], self._peak_mb())
-
-    def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
-        """Of each live member."""
-        epoch = self.steps / self.task.steps_per_epoch
-        found = {member: self.look(member, splits) for member in self.live}
-        return {
-            member: Evaluation(self.steps, epoch, self.seconds[member], self.grad_equivalents, *looked)
-            for member, looked in found.items()
-        }
 
 
 class Trainer(Lockstep):
@@ -407,51 +166,6 @@ class Trainer(Lockstep):
             switch()
 
 
-def all_batches(task: Task, seed: int, epochs: int, done: int = 0) -> Iterator[Batch]:
-    """The batches of all epochs but for the first ``done``."""
-    epoch, skipped = divmod(done, task.steps_per_epoch)
-    batches = chain.from_iterable(task.batches(seed, epoch) for epoch in range(epoch, epochs))
-    for _ in range(skipped):
-        next(batches)
-    return batches
-
-
-def copy_tensors(saved: Sequence[Tensor], to: Sequence[Tensor]) -> None:
-    """
-    Raises:
-        ValueError: they are others.
-    """
-    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in to]:
-        raise ValueError("the saved tensors are of another network")
-    with torch.no_grad():
-        for tensor, content in zip(to, saved, strict=True):
-            tensor.copy_(content)
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of PyTorch's global generators, which dropout draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def evaluate(task: Task, model: nn.Module, splits: tuple[str, ...]) -> dict[str, float]:
-    """The metrics of some splits, named ``<split>_<metric>``."""
-    return {f"{split}_{name}": value for split in splits for name, value in task.evaluate(model, split).items()}
-
-
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
-
-
-def _sane(metrics: dict[str, float], bound: float) -> bool:
-    losses = (value for name, value in metrics.items() if name.endswith("_loss"))
-    return all(map(math.isfinite, metrics.values())) and all(loss <= bound for loss in losses)

@@ -21,7 +21,8 @@ from tuner.jobs import Job, Outcome, checkpoint_name
 from tuner.schema import Config
 
 if TYPE_CHECKING:
-    from tuner.train import Budget, Evaluation, MakeOptimizer, Result
+    from tuner.lockstep import Budget, Evaluation, Result
+    from tuner.train import MakeOptimizer
 
 Curves = list[list[dict[str, Any]]]
 """The evaluations of jobs that train as one."""
@@ -201,7 +202,7 @@ class Workbench:
         """Train jobs as one, from their checkpoint where there is one, and fill in their curves."""
         kept = self._kept(jobs, checkpoints)
         if kept is not None:
-            from tuner.train import NotRestoredError
+            from tuner.lockstep import NotRestoredError
 
             curves[:] = kept["curves"]
             with suppress(NotRestoredError):  # by another version, say: begin anew
@@ -214,7 +215,7 @@ class Workbench:
         self, state: dict[str, Any] | None, jobs: Sequence[Job], curves: Curves, every_evaluation: bool
     ) -> Iterator[Report]:
         from tuner import checkpoint, cohort
-        from tuner.train import Saving, Snapshot
+        from tuner.lockstep import Saving, Snapshot
 
         members = [cohort.Member(job.hp, job.seed) for job in jobs]
         budget, saving = self._budget(jobs[0]), Saving(state, self.config.faults.checkpoint_s)
@@ -270,7 +271,7 @@ class Workbench:
 
     def _budget(self, job: Job) -> Budget:
         """Only a retraining run reads the test split."""
-        from tuner.train import Budget
+        from tuner.lockstep import Budget
 
         retrain = job.phase == "retrain"
         epochs = self.config.retrain_epochs if retrain else self.config.train.epochs

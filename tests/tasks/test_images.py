@@ -14,7 +14,8 @@ from optimizers import DiagHessian
 from tasks import images
 from tasks.image_data import Images
 from tasks.images import ImageClassification
-from tuner.train import Budget, train
+from tuner.lockstep import Budget
+from tuner.train import train
 
 CLASSES = 3
 

@@ -6,7 +6,8 @@ import torch
 
 from tasks.quadratic_deep import QuadraticDeep, hessian, random_rotation
 from tuner.engine import Engine, Runner
-from tuner.train import Budget, train
+from tuner.lockstep import Budget
+from tuner.train import train
 
 
 def make_task(batch_size=128):

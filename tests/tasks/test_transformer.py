@@ -14,8 +14,9 @@ from optimizers.gauss_newton import GGNMC, GGNExact
 from tasks.transformer import LanguageModel, Transformer, sinusoids
 from tests.optimizers.networks import Once, Problem, estimate, gauss_newton, relative_error
 from tuner.config import resolve
+from tuner.lockstep import Budget
 from tuner.objects import make_task
-from tuner.train import Budget, train
+from tuner.train import train
 
 SMALL = {"width": 8, "heads": 2, "hidden": 6, "layers": 2, "dropout": 0.2, "length": 5}
 TEXT = "to be or not to be that is the question\n" * 3 + "whether tis nobler in the mind to suffer\n" * 2

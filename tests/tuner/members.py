@@ -17,7 +17,8 @@ from tasks.base import Data, Task
 from tuner import cohort
 from tuner.cohort import Member
 from tuner.engine import Engine
-from tuner.train import Budget, train
+from tuner.lockstep import Budget
+from tuner.train import train
 
 RTOL = 1e-9  # the promise is 1e-5; rounding errors grow to 1e-12
 CONSTANT = Engine()

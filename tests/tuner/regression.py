@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from optimizers import DiagHessian
 from tasks.base import Data, Task
 from tuner.engine import Engine
-from tuner.train import Budget, Evaluation, Result, train
+from tuner.lockstep import Budget, Evaluation, Result
+from tuner.train import train
 
 STEPS_PER_EPOCH = 5
 

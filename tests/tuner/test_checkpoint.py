@@ -20,13 +20,14 @@ import pytest
 import torch
 from torch import nn
 
-import tuner.train
+import tuner.lockstep
 from tests.tuner.members import Small, of
 from tuner import checkpoint, memory, objects
 from tuner.config import resolve
 from tuner.engine import Engine
 from tuner.folders import available
-from tuner.train import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot, Trainer, training
+from tuner.lockstep import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot
+from tuner.train import Trainer, training
 
 BUDGET = Budget(epochs=3, evaluations=5, test=True)  # looks after steps 3, 5, 8, 10 and 12; an epoch has 4
 ENGINES = {"constant": Engine(), "changing": Engine(schedule="cosine", warmup_epochs=0.5, clip_grad_norm=0.5)}
@@ -37,7 +38,7 @@ Start = Callable[[Saving], Generator[Any, None, Any]]
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot can be had after every second step."""
-    monkeypatch.setattr(tuner.train, "LOSSES_PER_CHECK", 2)
+    monkeypatch.setattr(tuner.lockstep, "LOSSES_PER_CHECK", 2)
 
 
 def noisy() -> nn.Module:
@@ -175,7 +176,7 @@ def test_a_state_of_another_shape_is_refused() -> None:
 
 def test_seconds_go_on_and_memory_is_the_peak_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks, peaks = itertools.count(), itertools.chain([400.0, 900.0, 300.0], itertools.repeat(100.0))
-    monkeypatch.setattr(tuner.train, "time", SimpleNamespace(perf_counter=ticks.__next__, monotonic=time.monotonic))
+    monkeypatch.setattr(tuner.lockstep, "time", SimpleNamespace(perf_counter=ticks.__next__, monotonic=time.monotonic))
     monkeypatch.setattr(memory, "peak_mb", lambda _: 100.0)
     start = started(*shipped("adam"))
     expected, expected_curve = undisturbed(start)
@@ -189,7 +190,7 @@ def test_seconds_go_on_and_memory_is_the_peak_of_all_parts(monkeypatch: pytest.M
 
 def test_snapshots_are_as_far_apart_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(tuner.train, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: now[0]))
+    monkeypatch.setattr(tuner.lockstep, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: now[0]))
     take_steps = Trainer.take_steps
 
     def slowly(self: Any, *args: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-import tuner.train
+import tuner.lockstep
 import tuner.worker
 from tests.tuner.test_checkpoint import Harmful
 from tuner import checkpoint, cohort
@@ -29,7 +29,7 @@ from tuner.worker import Worker, failure
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint can be had after every second step."""
-    monkeypatch.setattr(tuner.train, "LOSSES_PER_CHECK", 2)
+    monkeypatch.setattr(tuner.lockstep, "LOSSES_PER_CHECK", 2)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import tuner.train
+import tuner.lockstep
 from optimizers import (
     SSDH,
     Sophia,
@@ -39,7 +39,7 @@ from tests.tuner.members import (
 from tuner import cohort
 from tuner.cohort import Member, Stack
 from tuner.engine import Engine
-from tuner.train import Budget, all_batches
+from tuner.lockstep import Budget, all_batches
 
 SEEDS = {"same seed": (7, 7, 7), "own seeds": (0, 1, 2), "two seeds": (3, 4, 3)}
 ENGINES = {"constant": CONSTANT, "changing": CHANGING}
@@ -209,7 +209,9 @@ def test_seconds_are_equal_shares_of_the_time_spent(monkeypatch):
     assert len(set(seconds)) == 1 and 0 < sum(seconds) <= spent
 
     readings = iter(range(1000))
-    monkeypatch.setattr(tuner.train, "time", SimpleNamespace(perf_counter=lambda: next(readings), monotonic=lambda: 0))
+    monkeypatch.setattr(
+        tuner.lockstep, "time", SimpleNamespace(perf_counter=lambda: next(readings), monotonic=lambda: 0)
+    )
     runs = together(Small(), of(torch.optim.SGD), members, TWELVE_STEPS)
     # A second for the steps between two evaluations, shared by four.
     assert [result.clocks.seconds for result, _ in runs] == [0.75] * 4

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import tuner.train
+import tuner.lockstep
 from optimizers import SSVP, DiagHessian, Sophia
 from tests.tuner.members import CONSTANT, GAUSSIAN, Small, alone, assert_equal, normalised, of, perceptron, together
 from tuner import cohort
 from tuner.cohort import Member, Stack
 from tuner.engine import Engine
-from tuner.train import Budget
+from tuner.lockstep import Budget
 
 BUDGET = Budget(epochs=25, evaluations=5, test=True)
 CLIPPED = Engine(clip_grad_norm=0.3)
@@ -154,7 +154,9 @@ def test_not_a_number_does_not_spread(rule, engine):
 def test_clocks_stop_when_a_member_diverges(monkeypatch):
     """Each look at the losses comes after twenty steps and, here, a second, which those still training share."""
     readings = iter(range(1000))
-    monkeypatch.setattr(tuner.train, "time", SimpleNamespace(perf_counter=lambda: next(readings), monotonic=lambda: 0))
+    monkeypatch.setattr(
+        tuner.lockstep, "time", SimpleNamespace(perf_counter=lambda: next(readings), monotonic=lambda: 0)
+    )
     pattern = "g!~g"
     runs = together(Small(), RULES["diag_hutchinson"][0], members_of("diag_hutchinson", pattern), BUDGET)
     expected = {"g": 1 / 4 + 2 / 3 + 2 / 2, "!": 1 / 4, "~": 1 / 4 + 2 / 3}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tuner import ray_tune
+from tuner.desk import Desk
 from tuner.jobs import Done, Job, Outcome
-from tuner.ray_tune import Desk
 
 LOST = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
 KILLED = (

@@ -14,9 +14,10 @@ import pytest
 from tests.tuner.runs import run_config
 from tests.tuner.test_desk import COMPLETE, LOST, Cohorts, job, new_desk
 from tuner import ray_tune
+from tuner.desk import Desk, Halted
 from tuner.jobs import Done, Job, checkpoint_name
 from tuner.plan import Plan
-from tuner.ray_tune import Desk, Halted, JobCallback, JobSearcher, Searcher
+from tuner.ray_tune import JobCallback, JobSearcher, Searcher
 from tuner.store import Run
 
 

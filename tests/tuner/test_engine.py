@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tests.tuner.regression import Made, Noting, adam, diag_hessian, run, sgd
 from tuner.config import resolve
 from tuner.engine import Engine
+from tuner.lockstep import Budget
 from tuner.schema import TrainConfig
-from tuner.train import Budget, train, training
+from tuner.train import train, training
 
 # The gradient's norm.
 

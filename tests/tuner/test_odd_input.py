@@ -22,7 +22,8 @@ from tuner.objects import check_dataset, find
 from tuner.plan import Plan, retrain_plan, search_plan
 from tuner.resources import Machine, settle, this_machine
 from tuner.schema import Config, Dimension, OptimizerConfig
-from tuner.store import Run, _read_csv, append_lines
+from tuner.store import Run
+from tuner.tables import append_lines, read_csv
 
 
 def refused(call: Callable[[], object]) -> str:
@@ -192,9 +193,9 @@ def test_a_line_that_was_cut_off_is_neither_read_nor_built_upon(tmp_path: Path, 
         append_lines(path, columns, rows[: lines - 1])
     whole = path.read_bytes() if lines else b""
     path.write_bytes(whole + torn.encode())
-    assert _read_csv(path, columns).to_dict("records") == rows[: max(0, lines - 1)]
+    assert read_csv(path, columns).to_dict("records") == rows[: max(0, lines - 1)]
     append_lines(path, columns, rows[2:])
-    assert _read_csv(path, columns).to_dict("records") == rows[: max(0, lines - 1)] + rows[2:]
+    assert read_csv(path, columns).to_dict("records") == rows[: max(0, lines - 1)] + rows[2:]
 
 
 def test_a_short_write_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

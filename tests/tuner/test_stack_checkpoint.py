@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-import tuner.train
+import tuner.lockstep
 from optimizers import SSVP, Sophia
 from tests.tuner.members import CLIPPED_HPS, RULES, Small, diag, normalised, of
 from tuner import checkpoint, cohort
 from tuner.cohort import Member
 from tuner.engine import Engine
-from tuner.train import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot
+from tuner.lockstep import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot
 
 BUDGET = Budget(epochs=4, evaluations=5, test=True)  # looks after steps 4, 7, 10, 13 and 16; an epoch has 4
 SNAPSHOTS = [2, 4, 6, 7, 9, 10, 12, 13, 15, 16]
@@ -42,7 +42,7 @@ STACKED = {name: RULES[name] for name in (
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot can be had after every second step."""
-    monkeypatch.setattr(tuner.train, "LOSSES_PER_CHECK", 2)
+    monkeypatch.setattr(tuner.lockstep, "LOSSES_PER_CHECK", 2)
 
 
 def noisy() -> nn.Module:
@@ -225,7 +225,7 @@ def test_the_state_of_a_run_alone_is_none_of_a_stack_nor_the_other_way_round() -
 def test_shares_of_the_seconds_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)), monotonic=time.monotonic)
-    monkeypatch.setattr(tuner.train, "time", clock)
+    monkeypatch.setattr(tuner.lockstep, "time", clock)
     results, states = assert_goes_on(falling([QUIET, MIDDLE, QUIET]))
     # A second for every two steps, or fewer before a look: of three members, then of two.
     assert [r.clocks.seconds for r in results] == pytest.approx([4 / 3 + 6 / 2, 4 / 3, 4 / 3 + 6 / 2])

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tuner.errors import UserError
 from tuner.jobs import Job
 from tuner.schema import Config
-from tuner.store import Run, check_creatable, write_whole
+from tuner.store import Run, check_creatable
+from tuner.tables import write_whole
 
 Row = dict[str, Any]
 

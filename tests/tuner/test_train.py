@@ -13,7 +13,8 @@ from optimizers import DiagHessian, Sophia
 from optimizers.curvature import Hutchinson
 from tasks.base import Data, Task
 from tuner import memory
-from tuner.train import Budget, train
+from tuner.lockstep import Budget
+from tuner.train import train
 
 WORST = {"loss": 50.0, "error": 7.0}
 

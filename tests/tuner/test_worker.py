@@ -12,8 +12,9 @@ import torch
 from tuner import cohort, objects
 from tuner.config import resolve
 from tuner.jobs import Job, Outcome, Phase
+from tuner.lockstep import Budget
 from tuner.schema import Config
-from tuner.train import Budget, train
+from tuner.train import train
 from tuner.worker import Worker
 
 SEED = 1000

@@ -1,0 +1,145 @@
+"""Files that are written whole, and tables to which lines are appended: a reader finds whole records at any moment."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from io import RawIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status", "error"], "str")
+HP = "hp."
+
+Row = Mapping[str, Any]
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
+    """Append CSV lines; a new file begins with its header."""
+    append(path, csv_text(columns, rows, header=False), csv_text(columns, [], header=True))
+
+
+def append(path: Path, lines: str, header: str = "") -> None:
+    """Append lines; one without an end, which was cut off, goes, and so do these where not all can be written."""
+    with path.open("ab+", buffering=0) as file:
+        whole = _length_of_lines(file)
+        file.truncate(whole)
+        content = memoryview((lines if whole else header + lines).encode())
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            file.truncate(whole)
+            raise
+
+
+def _length_of_lines(file: RawIOBase) -> int:
+    """The length of the file up to the end of its last whole line, in bytes."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 4096)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def whole_lines(path: Path) -> bytes:
+    """The lines of a file that have their end."""
+    lines = path.read_bytes() if path.exists() else b""
+    return lines[: lines.rfind(b"\n") + 1]
+
+
+def text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table as text, without empty cells.
+
+    Raises:
+        UserError: it is damaged: lacks a column, or holds what is no number where there must be one.
+    """
+    lines = whole_lines(path)
+    try:
+        table = csv.DictReader(io.StringIO(lines.decode(), newline=""), strict=True)
+        rows = list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV: {error}") from None
+    for column in required if lines else ():
+        if column not in (table.fieldnames or ()):
+            raise UserError(f"{path}: has no column {column!r}")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise UserError(f"{path}: line {number} has more or fewer cells than there are columns")
+        for column, text in row.items():
+            _check_cell(path, number, column, text, needed=column in required)
+    return [{key: text for key, text in row.items() if text} for row in rows]
+
+
+def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool) -> None:
+    if needed and not text:
+        raise UserError(f"{path}: line {number}: {column} is empty")
+    if column in TEXT_COLUMNS or column.startswith(HP) or not text:
+        return
+    kind = int if column in ("trial", "seed") else float
+    try:
+        if math.isinf(kind(text)) and column == "cohort":
+            raise ValueError
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise UserError(f"{path}: line {number}: {column} must be {wanted}, got {text!r}") from None
+
+
+def csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    lines = whole_lines(path)
+    if not lines:
+        return pd.DataFrame(columns=columns)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are too long
+            table = pd.read_csv(
+                io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS
+            )
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' errors for damage are derived from ValueError
+        raise UserError(f"{path}: cannot be read as CSV: {error}") from None
+    return table
+
+
+def hp_columns(hp: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters by the names of their columns."""
+    return {HP + name: value for name, value in hp.items()}
