@@ -173,8 +173,9 @@ def test_more_seeds_in_cohorts_of_another_size(job: tuple[Run, int, str, str]) -
     assert stacked_rows(more) == {"adam": [2, 2, 1], "sgd": [2, 2, 1], "rmsprop": [1] * 3, "deadly": [2, 2, 1]}
 
 
+@pytest.mark.slow
 def test_auto_takes_a_quarter_of_a_small_networks_trials_at_once(tmp_path: Path) -> None:
-    args = [*IRIS, "--optimizers", "adam", "--trials", "32", "--seeds", "4", "--max-concurrent", "1", "-q"]
+    args = [*IRIS, "--optimizers", "adam", "--trials", "32", "--seeds", "4", "--cpus-per-trial", "2", "-q"]
     code, _, err = run(tmp_path, "tuner.search", *args, "--set", *TINY)
     assert code == 0, err
     made = Run(tmp_path / "job")

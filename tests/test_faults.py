@@ -179,6 +179,7 @@ FULL_DISK = """
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_then_a_locked_study(tmp_path: Path) -> None:
     (tmp_path / "full_disk.py").write_text(textwrap.dedent(FULL_DISK))
     args = [*COMMON, "--name", "job", "--optimizers", "adam", "--trials", "30", "--set", *SHORT]

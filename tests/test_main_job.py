@@ -65,7 +65,7 @@ def test_says_what_came_out_and_what_to_do_next(main_job):
 def test_every_trial_is_recorded_and_told(main_job):
     run = main_job[0]
     trials = run.trials()
-    columns = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "hp.lr"]
+    columns = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "error", "hp.lr"]
     assert list(trials.columns) == columns
     assert sorted(zip(trials["optimizer"], trials["trial"], strict=True)) == [
         (name, number) for name in ("adam", "sgd") for number in range(4)

@@ -87,7 +87,7 @@ class Worker(tune.Trainable):
             "if_stopped": report.if_stopped,
             "checkpoint": report.checkpoint,
             "value": ended[0].metrics.get(self.run_config.task.metric) if ended else None,
-            "looks": len(ended[0].evaluations) if ended else None,
+            "looks": len(ended[0].evaluations) - 1 if ended else None,  # the first is before training
             "about": self.workbench.about if self.workbench else None,
             "done": not self.left,
         }
