@@ -58,8 +58,8 @@ class Worker(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self.workbench and self.workbench.spoilt:
-            os._exit(1)  # nothing can be done any more in a process whose device has failed
+        if self.workbench:
+            self.workbench.leave_if_spoilt()
         self.jobs = [Job(**job) for job in new_config["jobs"]]
         self.alone = new_config["alone"]
         self.checkpoints = {name: ray.get(content) for name, content in new_config["checkpoints"].items()}
@@ -178,8 +178,14 @@ class Workbench:
                 except Exception:
                     cohort.release_memory(self.task.device)
             for place, job in zip(places, chosen, strict=True):
+                self.leave_if_spoilt()
                 for report in self._single(job, checkpoints, every_evaluation=every_evaluation and len(jobs) == 1):
                     yield report.of([place])
+
+    def leave_if_spoilt(self) -> None:
+        """End this process, as if it was lost: others then do what it has left."""
+        if self.spoilt:
+            os._exit(1)
 
     def _single(self, job: Job, checkpoints: Mapping[str, bytes], *, every_evaluation: bool) -> Iterator[Report]:
         """What goes wrong is the job's outcome."""
