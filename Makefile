@@ -35,7 +35,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.optimizer_step
 	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.train_loop --out docs/train_loop.md
-	$(BIN)/python -m benchmarks.soak --out docs/reliability.md
+	$(BIN)/python -m benchmarks.soak --cohorts 1 auto --out docs/reliability.md
 
 docs: .venv/.installed
 	$(BIN)/python docs/generate.py
