@@ -10,10 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.jobs import Job, Outcome, checkpoint_name
-from tuner.plan import Plan
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
 
 MEMORY_KILL = re.compile(r"low on memory|memory usage threshold|OutOfMemoryError")
 """In what Ray says of a worker that it killed for want of memory."""

@@ -261,7 +261,7 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
             faults = [] if end.halted else plan.close()
             if end.halted:
                 with suppress(Exception):
-                    plan.close(patience_s=0.0)
+                    plan.close(patience_s=5.0)
     for fault in faults:
         print(f"{fault}; trials.csv has them", file=sys.stderr)
     heartbeat.end("halted" if end.halted else "interrupted" if end.interrupted else "ended")

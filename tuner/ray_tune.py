@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -82,6 +83,7 @@ def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[tu
             with _hushed(verbose):
                 yield [Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in nodes], Path(scratch)
         finally:
+            gc.collect()  # what Tune left speaks to Ray when it goes, which must be there then
             ray.shutdown()
 
 

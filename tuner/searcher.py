@@ -31,6 +31,8 @@ STATES = {
     "complete": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL,
     "stopped": TrialState.PRUNED,
 }  # fmt: skip
+LEARNING = ("tpe", "gp")
+ANY_TRIAL = create_trial(state=TrialState.WAITING)
 HOPELESS = 5
 """A search is given up when so many trials have ended and all of them failed."""
 BOUNDARY = 0.05
@@ -77,6 +79,8 @@ class OptimizerStudy:
         self._running: dict[int, optuna.Trial] = {}
         self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
         self._startup = startup
+        self._stream, self._drawn = RandomSampler(seed=config.search.seed), 0
+        self._begun: set[int] = set()
         name = study_name(config.task.name, optimizer)
         self._study = optuna.create_study(
             study_name=name, direction="minimize" if config.task.mode == "min" else "maximize"
@@ -115,7 +119,7 @@ class OptimizerStudy:
                 self._study.add_trial(create_trial(state=TrialState.FAIL))
         for number, row in ended.items():  # in the order in which they ended: of equals the first is the best
             self._count(self._job(number, hp[number]), row["state"], float(row.get("value", "nan")))
-        self.asked = len(ended)
+        self.asked, self._begun = len(ended), set(begun)
         return [*hp.values(), *begun.values()]
 
     def _hp(self, row: Row) -> dict[str, Any]:
@@ -164,12 +168,27 @@ class OptimizerStudy:
     def _ask(self) -> Job:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            search = self.config.search
-            self._study.sampler = make_sampler(search.sampler, search.seed, self.asked, self._startup)
+            self._study.sampler = self._sampler()
             trial = self._study.ask(self._distributions)
+        self._drawn += self._study.sampler is self._stream and trial.number not in self._begun
         self.asked += 1
         self._running[trial.number] = trial
         return self._job(trial.number, dict(trial.params))
+
+    def _sampler(self) -> BaseSampler:
+        """For the next trial. Those that are drawn at random take their turns in one stream, the search seed's; a trial
+        that learns, and a published default that leaves something open, has a seed of its own."""
+        search, points = self.config.search, len(self.spec.enqueued()[: self.total])
+        at_random = search.sampler == "random" or (search.sampler in LEARNING and self.asked < self._startup)
+        if not at_random:
+            return make_sampler(search.sampler, search.seed, self.asked, self._startup)
+        if self.asked < points:
+            return RandomSampler(seed=draw_seed(search.seed, self.asked))
+        for _ in range(self.asked - points - self._drawn):
+            for name, one in self._distributions.items():
+                self._stream.sample_independent(self._study, ANY_TRIAL, name, one)
+        self._drawn = self.asked - points
+        return self._stream
 
     def _job(self, number: int, hp: dict[str, Any]) -> Job:
         return Job("search", self.optimizer, number, self.config.search.seed, hp)
@@ -256,7 +275,7 @@ class NumberedQMC(QMCSampler):
 
 
 def make_sampler(name: str, seed: int, asked: int, startup: int) -> BaseSampler:
-    """The sampler of that name for the next trial.
+    """The sampler of that name for the next trial, one that is not drawn at random.
 
     Args:
         asked: trials that were asked for before.
@@ -272,6 +291,4 @@ def make_sampler(name: str, seed: int, asked: int, startup: int) -> BaseSampler:
                 return GPSampler(seed=drawn, n_startup_trials=startup)
             case "qmc":
                 return NumberedQMC(seed, asked)
-            case "random":
-                return RandomSampler(seed=drawn)
     raise ValueError(f"unknown sampler {name!r}")

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tuner import ray_tune
+from tuner import desk as desk_module
 from tuner.desk import Desk
 from tuner.jobs import Done, Job, Outcome
 
@@ -63,7 +63,7 @@ def taken(desk: Desk, trial_id: str) -> tuple[list[int], bool] | None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time; to be changed."""
     now = [1000.0]
-    monkeypatch.setattr(ray_tune, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
