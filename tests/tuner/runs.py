@@ -21,6 +21,13 @@ MIXED = {
     "depth": {"low": 1, "high": 4, "integer": True},
     "kind": {"choices": ["a", "b", "c"]},
 }
+OPTIMIZERS: dict[str, Any] = {
+    "one": {"class": "pkg.One", "space": {"lr": {"low": 0.0, "high": 1.0}}, "defaults": [{"lr": 0.5}, {"lr": 0.125}]},
+    "two": {
+        "class": "pkg.Two",
+        "space": {"lr": {"low": 1e-4, "high": 1.0, "log": True}, "n": {"low": 1, "high": 9, "integer": True}},
+    },
+}
 
 
 def study_config(
