@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -13,8 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from rich.console import Console
 
 from tuner import environment
 from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
@@ -35,7 +32,6 @@ LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Ray's setting to listen on this machine's own address only."""
 PATIENCE_S = 15.0
 EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
-TABLE_WIDTH = 250  # enough for every column; a narrower terminal wraps the lines and hides nothing
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,13 @@ def go_on(config: Config, run: Run, output: Output, *, search: bool) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
+    from tuner.summary import present
+
     with run.locked():
         work, seeds = left(config, run, search)
         if not work.trials and not seeds:
             run.write_config(config)
-            return EXIT_CODES[_present(config, run, output)]
+            return EXIT_CODES[present(run, config, as_json=output.as_json)]
         retrain = config.retrain.model_copy(update={"seeds": seeds or config.retrain.seeds})
         found = check(config.model_copy(update={"retrain": retrain}), output)
         return carry_out(config, run, work, found, output)
@@ -190,6 +188,7 @@ def carry_out(config: Config, run: Run, work: Work, found: Found | None, output:
     """Start Ray, do what is left, print what came out; the exit code."""
     from tuner import heartbeat, ray_tune
     from tuner.plan import retrain_plan, search_plan
+    from tuner.summary import present
 
     say = console(output)
     heartbeat.say(run, "starting", [])
@@ -220,7 +219,7 @@ def carry_out(config: Config, run: Run, work: Work, found: Found | None, output:
     if end.halted:
         print(f"error: {end.halted}; {finished}; when it can be written again: {resume}", file=sys.stderr)
         return PARTLY if any(p.done > p.failed for p in progress) else NOTHING
-    status = _present(config, run, output)
+    status = present(run, config, as_json=output.as_json)
     if end.interrupted:
         print(f"interrupted: {finished}; {run.path} has them; to go on: {resume}", file=sys.stderr)
         return INTERRUPTED
@@ -266,29 +265,3 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
         print(f"{fault}; trials.csv has them", file=sys.stderr)
     heartbeat.end("halted" if end.halted else "interrupted" if end.interrupted else "ended")
     return end
-
-
-def _present(config: Config, run: Run, output: Output) -> str:
-    """Print the results and the next commands on stdout; how complete the run is."""
-    from tuner.summary import print_table, setting, summarize
-
-    summary = summarize(run, config)
-    if output.as_json:
-        print(json.dumps(summary, indent=2))
-        return summary["status"]
-    console = Console(highlight=False, width=TABLE_WIDTH)
-    with console.capture() as captured:
-        print_table(summary, config, console)
-    print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
-    print("\n" + setting(summary, config))
-    print(f"files: {run.path}/ ({', '.join(run.files())})")
-    print("next:")
-    if summary["lacks_trials"]:
-        print(f"  python -m tuner.search --resume {run.path}   # the trials that are still missing")
-    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"]]
-    if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
-        print(f"  python -m tuner.retrain {run.path}   # the evaluation seeds that are still missing")
-    elif searched:
-        print(f"  python -m tuner.retrain {run.path} --seeds {2 * seeds}   # the same hyperparameters over more seeds")
-    print(f"  optuna-dashboard {run.study_url}   # look into the search (pip install optuna-dashboard)")
-    return summary["status"]

@@ -1,7 +1,9 @@
-"""What a run came to, from its tables: as a document for ``--json`` and as a table for a person."""
+"""What a run came to, said at its end: as a document for ``--json``, as a table and verdicts for a person."""
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 import pandas as pd
@@ -14,6 +16,59 @@ from tuner.store import Run
 
 VALID = "complete"
 COHORT = "cohort (trials, seeds)"
+TABLE_WIDTH = 250  # enough for every column; a narrower terminal wraps the lines and hides nothing
+
+
+def present(run: Run, config: Config, *, as_json: bool) -> str:
+    """Compare, and print results and next commands on stdout; how complete the run is."""
+    summary = summarize(run, config)
+    sentences = _compare(run, summary)
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return summary["status"]
+    console = Console(highlight=False, width=TABLE_WIDTH)
+    with console.capture() as captured:
+        print_table(summary, config, console)
+    print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
+    print("\n" + "\n".join([*sentences, setting(summary, config)]))
+    print(f"files: {run.path}/ ({', '.join(run.files())})")
+    print("next:")
+    for command, what in _next_commands(run, config, summary):
+        print(f"  {command}   # {what}")
+    return summary["status"]
+
+
+def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
+    """Write summary.csv and contrasts.csv, put the verdicts into the summary; a sentence on each."""
+    from tuner.answer import answer
+    from tuner.sentences import verdict
+
+    if not any(entry["n_seeds"] for entry in summary["optimizers"]):
+        return []
+    found = answer([run])
+    try:
+        found.write_tables(run.path)
+    except OSError as error:
+        print(f"summary.csv, contrasts.csv: cannot be written ({error.strerror})", file=sys.stderr)
+    (task,) = found.tasks
+    for entry in summary["optimizers"]:
+        entry["verdict"] = task.verdict(entry["optimizer"])
+    return [verdict(task, name) for name in task.summary["optimizer"] if name != task.comparison.baseline]
+
+
+def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """With what each is for."""
+    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"]]
+    found = []
+    if summary["lacks_trials"]:
+        found.append((f"python -m tuner.search --resume {run.path}", "the trials that are still missing"))
+    if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
+        found.append((f"python -m tuner.retrain {run.path}", "the evaluation seeds that are still missing"))
+    elif searched:
+        found.append((f"python -m tuner.report {run.path}", "the answer, with figures, as one page"))
+        more = f"python -m tuner.retrain {run.path} --seeds {2 * seeds}"
+        found.append((more, "the same hyperparameters over more seeds"))
+    return [*found, (f"optuna-dashboard {run.study_url}", "look into the search (pip install optuna-dashboard)")]
 
 
 def summarize(run: Run, config: Config) -> dict[str, Any]:
@@ -29,7 +84,7 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
         own = seeds[seeds["optimizer"] == name]
         entry = best.get(name, {"hp": None, "value": None, "trial": None, "n_trials": 0, "n_diverged": 0,
                                 "n_failed": 0, "at_boundary": []})  # fmt: skip
-        entry = {"optimizer": name, **entry, "n_seeds": len(own), "seeds": _count(own["status"])}
+        entry = {"optimizer": name, **entry, "n_seeds": len(own), "seeds": _count(own["status"]), "verdict": None}
         entry["metrics"] = {metric: _mean_sd(own, metric) for metric in metrics(config, seeds)}
         entry["step_ms"] = _mean_sd(own, "step_ms")
         searched = trials[trials["optimizer"] == name]

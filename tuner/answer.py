@@ -1,0 +1,245 @@
+"""What comparisons come to: summary.csv, contrasts.csv, and what reports are made of. No torch, no ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tuner import across_tasks, curves, stats
+from tuner.comparison import Comparison, read
+from tuner.store import Run
+from tuner.tables import HP, write_whole
+
+CLOCKS: dict[str, curves.Clock] = {"steps": "step", "grad_equivalents": "grad_equivalents", "seconds": "seconds"}
+"""The clocks of seeds.csv -> of curves.parquet."""
+COSTS = ("grad_equivalents", "seconds")
+TAU_MAX = 4.0
+"""Of the profile, and of AlgoPerf's score."""
+IQM_COLUMNS = ["optimizer", "iqm", "low", "high", "difference", "difference_low", "difference_high"]
+FEW_TASKS = 8
+"""Statements over fewer are about these tasks only (Demsar 2006 wants more than ten)."""
+
+
+@dataclass(frozen=True)
+class TaskAnswer:
+    """What the comparison of a task's optimizers comes to."""
+
+    comparison: Comparison
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """A row per optimizer, the best mean first."""
+        made = self.comparison
+        rows = [self._row(name) for name in made.optimizers]
+        return pd.DataFrame(rows).sort_values(
+            "mean", ascending=made.mode(made.metric) == "min", kind="stable", ignore_index=True
+        )
+
+    def _row(self, name: str) -> dict[str, Any]:
+        made = self.comparison
+        own = made.seeds[made.seeds["optimizer"] == name]
+        best = made.best.get(name, {})
+        confidence = 1 - made.config.report.alpha
+        row: dict[str, Any] = {"task": made.task, "optimizer": name, "baseline": made.baseline}
+        row |= {"seeds": len(own), "seeds_diverged": int((own["status"] == "diverged").sum())}
+        row |= {"seeds_failed": int((own["status"] == "failed").sum()), "metric": made.metric}
+        row |= stats.describe(_numbers(own, made.metric), confidence)
+        for metric in made.metrics[1:]:
+            found = stats.describe(_numbers(own, metric), confidence)
+            row |= {f"{metric}_{key}": found[key] for key in ("mean", "sd", "low", "high")}
+        for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
+            row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(own, clock)).all() else np.nan
+        row |= {"shared": made.shared, "trials": best.get("n_trials", 0), "trials_diverged": best.get("n_diverged", 0)}
+        row |= {"trials_failed": best.get("n_failed", 0), "tuned": len(made.spaces[name])}
+        row |= {"at_boundary": " ".join(best.get("at_boundary", []))}
+        return row | {HP + key: value for key, value in (best.get("hp") or {}).items()}
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        """A row per metric, clock and optimizer other than the baseline: ``stats.contrasts`` at equal steps, and, of
+        the metric of the curves, when the baseline's run had ended by gradient-equivalents and by seconds."""
+        made = self.comparison
+        tables = [self._contrasts(made.values(metric), metric, "steps") for metric in made.metrics]
+        for clock in COSTS:
+            if clock == "seconds" and made.shared:
+                continue
+            there = curves.at_cost_of(self.filled, made.baseline, CLOCKS[clock])
+            tables.append(self._contrasts(there, made.config.task.metric, clock))
+        return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+    def _contrasts(self, values: pd.DataFrame, metric: str, clock: str) -> pd.DataFrame:
+        made = self.comparison
+        table = stats.contrasts(values, made.baseline, made.mode(metric), made.rules(metric))
+        primary = metric == made.metric and clock == "steps"
+        head: Any = {"task": made.task, "metric": metric, "mode": made.mode(metric), "clock": clock, "primary": primary}
+        return table.assign(**head)[[*head, *table.columns]]
+
+    @cached_property
+    def primary(self) -> pd.DataFrame:
+        """The contrasts that decide."""
+        return self.contrasts[self.contrasts["primary"].astype(bool)]
+
+    def verdict(self, optimizer: str) -> str | None:
+        """The one word; none of the baseline."""
+        words = dict(zip(self.primary["optimizer"], self.primary["verdict"], strict=True)) if len(self.primary) else {}
+        return words.get(optimizer)
+
+    @cached_property
+    def filled(self) -> pd.DataFrame:
+        """The curves of the task's own metric: see ``curves.filled``."""
+        return curves.filled(self.comparison.curves, self.comparison.seeds, self.comparison.config.task.metric)
+
+    @property
+    def target(self) -> float | None:
+        """The value that counts as solved: the task's, else what three quarters of the baseline's runs end with."""
+        made = self.comparison
+        if made.config.task.target is not None:
+            return made.config.task.target
+        ends = _numbers(made.seeds[made.seeds["optimizer"] == made.baseline], made.config.task.metric)
+        share = 0.75 if made.config.task.mode == "min" else 0.25
+        return float(np.nanquantile(ends, share)) if not np.isnan(ends).all() else None
+
+    def times(self, clock: curves.Clock) -> pd.Series:
+        """The median time over seeds, by a clock of the curves, at which each optimizer reaches the target."""
+        made = self.comparison
+        if self.target is None or self.filled.empty:
+            return pd.Series(np.nan, index=made.optimizers)
+        reached = curves.time_to_target(self.filled, self.target, made.config.task.mode, clock)
+        return reached.groupby("optimizer")["time"].median().reindex(made.optimizers)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of all tasks."""
+
+    tasks: list[TaskAnswer]
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        return pd.concat([task.summary for task in self.tasks], ignore_index=True)
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        return pd.concat([task.contrasts for task in self.tasks], ignore_index=True)
+
+    @property
+    def optimizers(self) -> list[str]:
+        return list(dict.fromkeys(name for task in self.tasks for name in task.comparison.optimizers))
+
+    def write_tables(self, folder: Path) -> None:
+        """summary.csv and contrasts.csv."""
+        for name, table in (("summary", self.summary), ("contrasts", self.contrasts)):
+            write_whole(folder / f"{name}.csv", table.drop(columns="shift", errors="ignore").to_csv(index=False))
+
+    @cached_property
+    def across(self) -> Across | None:
+        """``None`` of a single task, or where optimizers are not compared on two."""
+        return Across(self.tasks) if len(self.tasks) > 1 else None
+
+
+@dataclass(frozen=True)
+class Across:
+    """What several tasks say together."""
+
+    tasks: list[TaskAnswer]
+
+    def times(self, clock: str) -> pd.DataFrame:
+        """Median time to the target: index task, columns optimizer; infinite where it was not reached."""
+        found = {task.comparison.task: task.times(CLOCKS[clock]) for task in self.tasks if task.target is not None}
+        return pd.DataFrame(found).T.reindex(columns=self.optimizers)
+
+    @property
+    def optimizers(self) -> list[str]:
+        return Answer(self.tasks).optimizers
+
+    @property
+    def baseline(self) -> str:
+        """The first task's."""
+        return self.tasks[0].comparison.baseline
+
+    @property
+    def alpha(self) -> float:
+        return self.tasks[0].comparison.config.report.alpha
+
+    @property
+    def clock(self) -> str:
+        """That of the profile: seconds where they are comparable."""
+        return "grad_equivalents" if any(task.comparison.shared for task in self.tasks) else "seconds"
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """AlgoPerf scores: index optimizer, a column per clock that is comparable."""
+        clocks = [clock for clock in CLOCKS if clock != "seconds" or self.clock == "seconds"]
+        return pd.DataFrame({clock: across_tasks.algoperf_score(self.times(clock), TAU_MAX) for clock in clocks})
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Mean of the deciding metric, lower is better: index task, columns optimizer."""
+        found = {}
+        for task in self.tasks:
+            made = task.comparison
+            sign = 1.0 if made.mode(made.metric) == "min" else -1.0
+            found[made.task] = sign * task.summary.set_index("optimizer")["mean"]
+        return pd.DataFrame(found).T.reindex(columns=self.optimizers)
+
+    @cached_property
+    def ranks(self) -> pd.DataFrame:
+        return across_tasks.ranks(self.means)
+
+    @cached_property
+    def friedman(self) -> tuple[float, float] | None:
+        return across_tasks.friedman(self.means)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        return across_tasks.wilcoxon_holm(self.means)
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """Runs of all tasks, lower is better: task, optimizer, seed, status, value."""
+        tables = []
+        for task in self.tasks:
+            made = task.comparison
+            table = made.values(made.metric).dropna(subset="value")
+            sign = 1.0 if made.mode(made.metric) == "min" else -1.0
+            tables.append(table.assign(task=made.task, value=sign * table["value"]))
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def interquartile_means(self) -> pd.DataFrame:
+        """Of scores: see ``across_tasks.interquartile_means``."""
+        scores = across_tasks.normalised(self.values)
+        if self.baseline not in set(scores["optimizer"]):
+            return pd.DataFrame(columns=IQM_COLUMNS)
+        return across_tasks.interquartile_means(scores, self.baseline, confidence=1 - self.alpha)
+
+    @cached_property
+    def cliques(self) -> list[list[str]]:
+        return across_tasks.cliques(self.ranks.mean(), self.pairs, self.alpha)
+
+    @cached_property
+    def profile(self) -> pd.DataFrame:
+        """Of the times by ``clock``: index tau from 1 to ``TAU_MAX``."""
+        return across_tasks.performance_profile(self.times(self.clock), np.linspace(1.0, TAU_MAX, 301).tolist())
+
+
+def _numbers(table: pd.DataFrame, column: str) -> stats.Array:
+    """A column; NaN where it is not there."""
+    if column not in table:
+        return np.full(len(table) or 1, np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+
+
+def answer(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> Answer:
+    """What the runs come to.
+
+    Raises:
+        UserError: see ``comparison.read``.
+    """
+    return Answer([TaskAnswer(each) for each in read(runs, baseline, metric)])

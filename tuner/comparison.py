@@ -1,0 +1,243 @@
+"""Runs, read to be compared: those of one task, under the same conditions, are one comparison. No torch, no ray."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tuner.errors import UserError, nearest
+from tuner.schema import Config, Dimension
+from tuner.stats import Mode, Rules
+from tuner.store import Run
+from tuner.summary import metrics
+
+BASELINES = ("adam", "adamw", "sgdm", "sgd")
+"""What is the baseline unless one is declared: the first of these that there is, else the first optimizer."""
+HIGHER_IS_BETTER = {"acc", "accuracy", "f1", "auc", "precision", "recall", "r2"}
+KNOWN_STATUS = ("complete", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run that is part of a comparison.
+
+    Attributes:
+        names: the optimizers as the run calls them -> as the comparison does.
+    """
+
+    run: Run
+    config: Config
+    env: dict[str, Any]
+    names: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The optimizers of one task.
+
+    Attributes:
+        task: its name; that of the run beside it where runs of one task are not comparable.
+        optimizers: their names, in the runs' order; a second one of the same name is ``name@run``.
+        metric: the one that decides, a column of ``seeds``.
+        seeds, trials, curves: the runs' tables with these names; see ``tuner.store``.
+        best: what best.json says, by optimizer.
+        spaces: the searched hyperparameters, by optimizer.
+        notes: what had to be done to the tables, for a person.
+    """
+
+    task: str
+    sources: list[Source]
+    optimizers: list[str]
+    baseline: str
+    metric: str
+    seeds: pd.DataFrame
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    best: dict[str, dict[str, Any]]
+    spaces: dict[str, dict[str, Dimension]]
+    notes: list[str]
+
+    @property
+    def config(self) -> Config:
+        """That of the first run; in what makes runs comparable they are alike."""
+        return self.sources[0].config
+
+    @property
+    def metrics(self) -> list[str]:
+        """The one that decides, then the others that are worth a place."""
+        return list(dict.fromkeys([self.metric, *metrics(self.config, self.seeds)]))
+
+    def mode(self, metric: str) -> Mode:
+        """Whether less of it is better, or more."""
+        base, own = metric.partition("_")[2], self.config.task.metric.partition("_")[2]
+        if base == own:
+            return self.config.task.mode
+        return "max" if base in HIGHER_IS_BETTER else "min"
+
+    def rules(self, metric: str) -> Rules:
+        """What was declared."""
+        said = self.config.report
+        return Rules(said.test, said.alpha, said.margin.get(metric.partition("_")[2]))
+
+    @property
+    def shared(self) -> bool:
+        """Whether runs had company on their device, so that their seconds are not comparable."""
+        resources = [source.config.resources for source in self.sources]
+        fractions = any(0 < (r.gpus_per_trial or 0) < 1 or r.cpus_per_trial < 1 for r in resources)
+        return fractions or ("cohort" in self.seeds and bool((self.seeds["cohort"] > 1).any()))
+
+    def values(self, metric: str) -> pd.DataFrame:
+        """A row per retrained run: optimizer, seed, status, value (NaN of a failed run)."""
+        if metric not in self.seeds:
+            return pd.DataFrame({"optimizer": [], "seed": [], "status": [], "value": []})
+        table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
+        order = {name: place for place, name in enumerate(self.optimizers)}
+        return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
+
+
+def read(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> list[Comparison]:
+    """One comparison per task, in the order of the runs.
+
+    Args:
+        baseline, metric: in place of those that the runs declare.
+
+    Raises:
+        UserError: a run cannot be read; no task has this baseline, or this metric.
+    """
+    paths = [run.path.resolve() for run in runs]
+    for run, path in zip(runs, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"{run.path}: is named twice")
+    groups: dict[tuple[Any, ...], list[Source]] = {}
+    for run in runs:
+        source = _source(run)
+        groups.setdefault(_conditions(source), []).append(source)
+    tasks = [sources[0].config.task.name for sources in groups.values()]
+    compared = [
+        _comparison(sources, alone=tasks.count(task) == 1, baseline=baseline, metric=metric)
+        for task, sources in zip(tasks, groups.values(), strict=True)
+    ]
+    known = list(dict.fromkeys(name for each in compared for name in each.optimizers))
+    if baseline is not None and baseline not in known:
+        raise UserError(f"--baseline: unknown optimizer {baseline!r}{nearest(baseline, known)}")
+    columns = list(dict.fromkeys(name for each in compared for name in each.seeds if _is_metric(name)))
+    if metric is not None and metric not in columns:
+        raise UserError(f"--metric: unknown metric {metric!r}{nearest(metric, columns)}")
+    return compared
+
+
+def _is_metric(column: Hashable) -> bool:
+    return str(column).startswith(("train_", "val_", "test_"))
+
+
+def _source(run: Run) -> Source:
+    env = run.env() if run.has_env() else {}
+    config = run.config()
+    return Source(run, config, env, {name: name for name in config.optimizers})
+
+
+def _conditions(source: Source) -> tuple[Any, ...]:
+    """What must be alike for results to be comparable."""
+    task, train = source.config.task, source.config.train
+    data = source.env.get("data") or {}
+    what = (task.name, task.class_, repr(task.args), task.dataset, task.metric, task.mode, data.get("sha256"))
+    return (*what, repr(train), source.config.retrain_epochs)
+
+
+def _comparison(sources: list[Source], *, alone: bool, baseline: str | None, metric: str | None) -> Comparison:
+    sources = _distinct(sources)
+    optimizers = [name for source in sources for name in source.names.values()]
+    task = sources[0].config.task.name
+    chosen_baseline = _baseline(baseline, sources, optimizers)
+    seeds = _stacked([_renamed(source.run.seeds(), source) for source in sources])
+    chosen_metric = metric if metric is not None and metric in seeds else _deciding(sources[0].config, seeds)
+    made = Comparison(
+        task=task if alone else f"{task} ({sources[0].run.path.resolve().name})",
+        sources=sources,
+        optimizers=optimizers,
+        baseline=chosen_baseline,
+        metric=chosen_metric,
+        seeds=seeds,
+        trials=_stacked([_renamed(source.run.trials(), source) for source in sources]),
+        curves=_stacked([_renamed(source.run.curves(), source) for source in sources]),
+        best={
+            source.names[name]: entry
+            for source in sources
+            for name, entry in source.run.best_optimizers().items()
+            if name in source.names
+        },
+        spaces={
+            new: source.config.optimizers[name].space for source in sources for name, new in source.names.items()
+        },
+        notes=[
+            f"{asked} was asked for as the {what}, but is not there; it is {taken}."
+            for what, asked, taken in (("baseline", baseline, chosen_baseline), ("metric", metric, chosen_metric))
+            if asked not in (None, taken)
+        ],
+    )  # fmt: skip
+    return _mended(made)
+
+
+def _distinct(sources: list[Source]) -> list[Source]:
+    """With names under which each optimizer of each run is one of its own."""
+    taken: set[str] = set()
+    found = []
+    for source in sources:
+        names = {}
+        for name in source.names:
+            names[name] = name if name not in taken else f"{name}@{source.run.path.resolve().name}"
+            if names[name] in taken:
+                names[name] = f"{name}@{source.run.path}"
+            taken.add(names[name])
+        found.append(replace(source, names=names))
+    return found
+
+
+def _renamed(table: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """Rows of the run's optimizers, under the comparison's names."""
+    own = table[table["optimizer"].isin(list(source.names))].copy()
+    own["optimizer"] = own["optimizer"].map(source.names).astype("str")
+    return own
+
+
+def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+
+
+def _baseline(asked: str | None, sources: list[Source], optimizers: list[str]) -> str:
+    declared = next((s.config.report.baseline for s in sources if s.config.report.baseline is not None), None)
+    candidates = [asked, declared, *BASELINES, optimizers[0]]
+    return next(name for name in candidates if name in optimizers)
+
+
+def _deciding(config: Config, seeds: pd.DataFrame) -> str:
+    """The declared metric, else the task's own on the test split: on validation hyperparameters were chosen."""
+    split, _, base = config.task.metric.partition("_")
+    candidates = [config.report.metric, f"test_{base}" if split == "val" else None, config.task.metric]
+    there = [name for name in candidates if name is not None and name in seeds and seeds[name].notna().any()]
+    return there[0] if there else config.task.metric
+
+
+def _mended(made: Comparison) -> Comparison:
+    """Without numbers that cannot be compared, each noted: infinite ones, and diverged runs that have no value."""
+    seeds, notes = made.seeds.copy(), list(made.notes)
+    unknown = sorted(set(seeds["status"].dropna()) - set(KNOWN_STATUS))
+    if unknown:
+        notes.append(f"seeds.csv: status {', '.join(unknown)} is not known; these runs count as complete.")
+    for name in [str(column) for column in seeds if _is_metric(column)]:
+        column = pd.to_numeric(seeds[name], errors="coerce").replace([np.inf, -np.inf], np.nan)
+        diverged = column.isna() & (
+            (seeds["status"] == "diverged") | (seeds[name].notna() & seeds["status"].ne("failed"))
+        )
+        if diverged.any() and column.notna().any():
+            worst = column.max() if made.mode(name) == "min" else column.min()
+            notes.append(f"{name}: {int(diverged.sum())} diverged runs have no finite value and count as {worst:.4g}, "
+                         "the worst of all others.")  # fmt: skip
+            column = column.mask(diverged, worst)
+        seeds[name] = column.astype(float)
+    return replace(made, seeds=seeds, notes=notes)

@@ -1,0 +1,71 @@
+"""The answer as tables for papers: Markdown and LaTeX. No torch, no ray."""
+
+from __future__ import annotations
+
+from tuner.answer import Answer, TaskAnswer
+from tuner.leaderboard import difference, leaderboard, mean_and_interval
+from tuner.sentences import caveats, number, overall, p_value, verdict
+from tuner.stats import TESTS
+
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+         "|": r"\textbar{}"}  # fmt: skip
+
+
+def markdown(answer: Answer) -> str:
+    """The verdicts, a table per task, and the caveats."""
+    parts = []
+    for task in answer.tasks:
+        head, cells = leaderboard(task)
+        rows = [[cell.text for cell in row] for row in cells]
+        parts.append(f"## {_escaped_markdown(task.comparison.task)}\n")
+        parts += [f"- {_escaped_markdown(verdict(task, row[0]))}" for row in rows]
+        lines = [head, ["---"] * len(head), *rows]
+        parts.append("\n" + "\n".join("| " + " | ".join(map(_escaped_markdown, line)) + " |" for line in lines) + "\n")
+    if answer.across is not None:
+        parts.append("## Over the tasks\n")
+        parts += [f"- {_escaped_markdown(overall(answer, name))}" for name in answer.optimizers]
+        parts.append("")
+    if found := caveats(answer):
+        parts += ["## Caveats\n", *(f"- {_escaped_markdown(text)}" for text in found)]
+    return "\n".join(parts)
+
+
+def _escaped_markdown(text: str) -> str:
+    for character in "\\`*_<>|#[]":
+        text = text.replace(character, "\\" + character)
+    return "---" if text == "---" else text
+
+
+def latex(answer: Answer) -> str:
+    """A table per task, of the booktabs package."""
+    return "\n\n".join(_latex_table(task) for task in answer.tasks)
+
+
+def _latex_table(task: TaskAnswer) -> str:
+    made = task.comparison
+    test = TESTS[made.config.report.test]
+    head = ["Optimizer", made.metric, "Difference", "p (Holm)", "$d_z$", "Verdict", "ms/step"]
+    contrasts = {row["optimizer"]: row for row in task.primary.to_dict("records")}
+    lines = []
+    for row in task.summary.to_dict("records"):
+        there = contrasts.get(row["optimizer"])
+        p = p_value(there["p"]).removeprefix("p ").removeprefix("= ") if there else "-"
+        cells = [row["optimizer"], mean_and_interval(row), difference(there).text, p,
+                 number(there["d_z"], 3) if there else "-", there["verdict"] if there else "baseline",
+                 number(row["step_ms"], 3)]  # fmt: skip
+        lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
+    level, seeds = f"{100 * (1 - made.config.report.alpha):g} %", max(task.summary["seeds"])
+    caption = (
+        f"{made.task}: mean {made.metric} over {seeds} seeds with {level} intervals; {test} against {made.baseline}"
+    )
+    return "\n".join([
+        r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",
+        r"  \begin{tabular}{lllllll}", r"    \toprule",
+        "    " + " & ".join([*map(_escaped_latex, head[:4]), head[4], *map(_escaped_latex, head[5:])]) + r" \\",
+        r"    \midrule", *("    " + line for line in lines), r"    \bottomrule", r"  \end{tabular}", r"\end{table}",
+    ])  # fmt: skip
+
+
+def _escaped_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)

@@ -1,0 +1,98 @@
+"""`python -m tuner.report RUN...`: which optimizer is better, by how much, how sure, at what cost."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.cli import DONE, NOTHING, Parser, run_command
+from tuner.errors import UserError
+
+if TYPE_CHECKING:
+    from tuner.answer import Answer
+
+
+def make_parser() -> Parser:
+    parser = Parser("tuner.report", "Compare the optimizers of one or several runs: one self-contained report.html.")
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    add("--baseline", metavar="NAME", help="what the others are compared with; else as the run declares (adam)")
+    add("--metric", metavar="NAME", help="the metric that decides; else as the run declares (its own, on test)")
+    add("--out", type=Path, metavar="DIR", help="where to write; else the run, of several a new folder beside it")
+    shown = parser.add_mutually_exclusive_group()
+    for name, what in (("json", "one JSON document"), ("markdown", "Markdown"), ("latex", "a LaTeX table per task")):
+        shown.add_argument(f"--{name}", action="store_true", help=f"print {what}, and write nothing")
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    volume.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = make_parser().parse(argv)
+    from tuner.answer import answer
+    from tuner.store import Run
+
+    runs = [Run.open(path) for path in args.runs]
+    found = answer(runs, args.baseline, args.metric)
+    if args.json or args.markdown or args.latex:
+        _print(found, "json" if args.json else "markdown" if args.markdown else "latex")
+    else:
+        write(found, folder(runs[0].path, args.out, several=len(runs) > 1), quiet=args.quiet)
+    return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in found.tasks) else NOTHING
+
+
+def _print(found: Answer, how: str) -> None:
+    from tuner import papers
+    from tuner.document import document
+
+    if how == "json":
+        print(json.dumps(document(found), indent=2, allow_nan=False))
+    else:
+        print(papers.markdown(found) if how == "markdown" else papers.latex(found))
+
+
+def folder(run: Path, out: Path | None, *, several: bool) -> Path:
+    """Where the report goes.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    path = out or (run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}" if several else run)
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
+    if not there.is_dir():
+        raise UserError(f"output folder {path}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {path}: {there} cannot be written; choose another with --out")
+    return path
+
+
+def write(found: Answer, path: Path, *, quiet: bool) -> None:
+    """report.html, figures/, summary.csv and contrasts.csv into a folder; the verdicts on stdout."""
+    from rich.progress import Progress
+
+    from tuner import drawings
+    from tuner.progress import LenientConsole
+    from tuner.report_page import page
+    from tuner.sentences import verdicts
+    from tuner.tables import write_whole
+
+    (path / "figures").mkdir(parents=True, exist_ok=True)
+    found.write_tables(path)
+    wanted = drawings.all_drawings(found)
+    console = LenientConsole(stderr=True, quiet=quiet)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("drawing figures", total=len(wanted))
+        drawn = drawings.draw_all(wanted, path / "figures", lambda n: bar.update(task, completed=n))
+    write_whole(path / "report.html", page(found, drawn).encode("utf-8", "replace"))
+    for line in verdicts(found):
+        print(line)
+    print(f"\nreport: {path / 'report.html'}")
+    print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {2 * len(wanted)} files)")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,225 @@
+"""The answer in words: a verdict per optimizer, and what to keep in mind. No torch, no ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tuner import search_audit, stats
+from tuner.answer import FEW_TASKS, Answer, TaskAnswer
+from tuner.comparison import Comparison
+
+ENOUGH_SEEDS = 10
+VERDICTS = ("better", "equivalent", "inconclusive", "worse")
+CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """For a person; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "-" if value is None or math.isnan(value) else "never" if value > 0 else "-inf"
+    return f"{value:.{digits}g}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    return number(value, digits) if value < 0 or not math.isfinite(value) else f"+{number(value, digits)}"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    return f"{signed(low, digits)} to {signed(high, digits)}"
+
+
+def p_value(p: float) -> str:
+    return "p -" if math.isnan(p) else "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def verdict(task: TaskAnswer, optimizer: str) -> str:
+    """A sentence on an optimizer and its task's baseline, with the numbers behind it."""
+    made = task.comparison
+    rows = task.primary[task.primary["optimizer"] == optimizer].to_dict("records")
+    if optimizer == made.baseline:
+        mean = task.summary.set_index("optimizer")["mean"][optimizer]
+        return f"{optimizer} is the baseline, with {number(mean)} {made.metric}."
+    if not rows:
+        return f"{optimizer} was not retrained."
+    row = rows[0]
+    return f"{_claim(row)}{_numbers(task, row)}{_cost(task, optimizer)}."
+
+
+def _claim(row: Mapping[Any, Any]) -> str:
+    name, baseline, metric = row["optimizer"], row["baseline"], row["metric"]
+    if row["verdict"] in ("better", "worse"):
+        return f"{name} is {row['verdict']} than {baseline} on {metric}"
+    if row["verdict"] == "equivalent":
+        return f"{name} is equivalent to {baseline} on {metric}, within {number(row['margin'])}"
+    if row["reason"]:
+        return f"{name} and {baseline} cannot be told apart on {metric}: {row['reason']}"
+    return f"{name} is neither shown to be better than {baseline} on {metric} nor to be worse"
+
+
+def _numbers(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
+    if not row["n"]:
+        return ""
+    means = task.summary.set_index("optimizer")["mean"]
+    text = f": {number(means[row['optimizer']])} against {number(means[row['baseline']])}"
+    if row["reason"]:
+        return text
+    level = percent(1 - task.comparison.config.report.alpha)
+    test = stats.TESTS[row["test"]]
+    text += (
+        f", a difference of {signed(row['mean_difference'])} ({level} interval {interval(row['t_low'], row['t_high'])};"
+    )
+    return f"{text} {test}, Holm-corrected {p_value(row['p'])}, {row['n']} seeds)"
+
+
+def _cost(task: TaskAnswer, optimizer: str) -> str:
+    """What a step takes, in the baseline's."""
+    clock = "step_ms" if not task.comparison.shared else "grad_equivalents"
+    costs = task.summary.set_index("optimizer")[clock]
+    ratio = costs[optimizer] / costs[task.comparison.baseline]
+    if not math.isfinite(ratio):
+        return ""
+    if clock == "step_ms":
+        return f"; a step takes {ratio:.2f} times as long"
+    return f"; it takes {ratio:.2f} times the gradient-equivalents"
+
+
+def verdicts(answer: Answer) -> list[str]:
+    """A sentence per task and optimizer, and of several tasks one per optimizer."""
+    if answer.across is None:
+        return [verdict(task, name) for task in answer.tasks for name in task.summary["optimizer"]]
+    found = [overall(answer, name) for name in answer.optimizers]
+    for task in answer.tasks:
+        found += ["", f"{task.comparison.task}:", *(verdict(task, name) for name in task.summary["optimizer"])]
+    return found
+
+
+def overall(answer: Answer, optimizer: str) -> str:
+    """A sentence on an optimizer over several tasks."""
+    found = by_verdict(answer, optimizer)
+    if not found:
+        return f"{optimizer} is the baseline."
+    parts = "; ".join(f"{word} on {', '.join(tasks)}" for word, tasks in found.items())
+    return f"{optimizer} against {baselines(answer)}: {parts}."
+
+
+def by_verdict(answer: Answer, optimizer: str) -> dict[str, list[str]]:
+    """The tasks of each verdict that there is, the good ones first."""
+    rows = [row for task in answer.tasks for row in task.primary.to_dict("records") if row["optimizer"] == optimizer]
+    found = {word: [row["task"] for row in rows if row["verdict"] == word] for word in VERDICTS}
+    return {word: tasks for word, tasks in found.items() if tasks}
+
+
+def baselines(answer: Answer) -> str:
+    return ", ".join(dict.fromkeys(task.comparison.baseline for task in answer.tasks))
+
+
+def caveats(answer: Answer) -> list[str]:
+    """What limits the answer, the gravest first within each task."""
+    found = [f"{task.comparison.task}: {text}" for task in answer.tasks for text in _of_task(task)]
+    if answer.across is not None:
+        n = len(answer.across.ranks)
+        if n < FEW_TASKS:
+            found.append(
+                f"{n} tasks with all optimizers are too few for statements over tasks; the ranks, their tests and the "
+                f"profile describe these tasks only (at least {FEW_TASKS} are wanted)."
+            )
+    return found
+
+
+def _of_task(task: TaskAnswer) -> Iterator[str]:
+    made = task.comparison
+    yield from made.notes
+    yield from _missing(task)
+    yield from _diverged(task)
+    yield from _few(task)
+    yield from _budgets(made)
+    yield from _metric(made)
+    yield from _boundary(made)
+    yield from _devices(made)
+
+
+def _missing(task: TaskAnswer) -> Iterator[str]:
+    made = task.comparison
+    for row in task.summary.to_dict("records"):
+        name, failed = row["optimizer"], row["seeds_failed"]
+        if not row["seeds"]:
+            yield f"{name} has not been retrained."
+        elif failed:
+            yield f"{name}: {failed} of {row['seeds']} retraining runs failed and are left out."
+    wanted = {name: len(source.config.retrain.seeds) for source in made.sources for name in source.names.values()}
+    short = [name for name, n in task.summary.set_index("optimizer")["seeds"].items() if 0 < n < wanted[str(name)]]
+    if short:
+        yield f"the retraining of {', '.join(map(str, short))} is not complete."
+    for row in task.primary.to_dict("records"):
+        if row["n_unpaired"]:
+            both = f"{row['optimizer']} or {row['baseline']}"
+            yield f"{row['n_unpaired']} seeds of {both} have no partner and do not count in their contrast."
+
+
+def _diverged(task: TaskAnswer) -> Iterator[str]:
+    for row in task.summary.to_dict("records"):
+        if row["seeds_diverged"]:
+            yield (f"{row['optimizer']}: {row['seeds_diverged']} of {row['seeds']} retraining runs diverged and count "
+                   "with the task's worst values.")  # fmt: skip
+        if row["trials_diverged"]:
+            yield f"{row['optimizer']}: {row['trials_diverged']} of {row['trials']} trials of the search diverged."
+
+
+def _few(task: TaskAnswer) -> Iterator[str]:
+    alpha = task.comparison.config.report.alpha
+    pairs = [row["n"] for row in task.primary.to_dict("records")]
+    if pairs and min(pairs) < ENOUGH_SEEDS:
+        power = stats.power(min(pairs), alpha)
+        yield (f"few seeds ({min(pairs)}): a true difference of one standard deviation is found in {100 * power:.0f} % "
+               "of such comparisons, before correction for their number.")  # fmt: skip
+
+
+def _budgets(made: Comparison) -> Iterator[str]:
+    searches = {
+        (s.config.search.trials, s.config.search.sampler, s.config.search.seed, s.config.search.scheduler)
+        for s in made.sources
+    }
+    if len(searches) > 1:
+        yield "the runs were searched with different trials, samplers, seeds or schedulers: budgets are not equal."
+    if any(scheduler == "asha" for *_, scheduler in searches):
+        yield "ASHA stopped trials early, which favours optimizers that start fast."
+    trials = {name: entry["n_trials"] for name, entry in made.best.items()}
+    if len(set(trials.values())) > 1:
+        shown = ", ".join(f"{name} {n}" for name, n in trials.items())
+        yield f"the numbers of trials are not equal ({shown})."
+    if trials and min(trials.values()) < search_audit.FEW_TRIALS:
+        yield (f"fewer than {search_audit.FEW_TRIALS} trials per search: the optimizers are not well tuned, and the "
+               "importances of hyperparameters are guesses.")  # fmt: skip
+    declared = {repr(source.config.report) for source in made.sources}
+    if len(declared) > 1:
+        yield "the runs declare different comparisons; that of the first is used."
+
+
+def _metric(made: Comparison) -> Iterator[str]:
+    if made.metric == made.config.task.metric and made.metric.startswith("val_"):
+        yield f"{made.metric} is what the hyperparameters were chosen by; a test split would say more."
+
+
+def _boundary(made: Comparison) -> Iterator[str]:
+    for name, entry in made.best.items():
+        if entry["at_boundary"]:
+            yield (f"{name}: {', '.join(entry['at_boundary'])} at the boundary of what was searched; a wider range may "
+                   "do better.")  # fmt: skip
+
+
+def _devices(made: Comparison) -> Iterator[str]:
+    if made.shared:
+        yield ("runs shared their device, or trained as a stack: seconds and ms per step are shares, and comparable "
+               "between optimizers only with --cohort 1 and a whole device.")  # fmt: skip
+    machines = {repr((s.env.get("hardware", {}).get("cpu"), s.env.get("hardware", {}).get("gpus"), s.env.get("device")))
+                for s in made.sources}  # fmt: skip
+    if len(machines) > 1:
+        yield "the runs were made on different hardware: seconds are not comparable."
+    elif any(source.env.get("resumed") for source in made.sources):
+        yield "a run was cut off and went on; see env.json for both machines."
