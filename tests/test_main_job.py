@@ -131,13 +131,20 @@ def test_configuration_and_environment_are_written(main_job):
 
 def test_retrain_adds_the_missing_seeds_and_keeps_the_others(main_job):
     run_, before = main_job[0], main_job[0].seeds()
-    code, out, err = run(run_.path.parent, "tuner.retrain", "job", "--seeds", "3,5,7", "--json", "-q")
+    args = ["job", "--seeds", "3,5,7", "--json", "-q", "--analyze-curvature", "every=2"]
+    code, out, err = run(run_.path.parent, "tuner.retrain", *args)
     assert code == 3, err
     after = run_.seeds()
     assert list(after["seed"]) == [3, 5, 7]
     pd.testing.assert_frame_equal(after[after["seed"] != 7], before)
     assert json.loads(out)["optimizers"][0]["n_seeds"] == 3
     assert err == ""
+    assert run_.config().retrain.analyze_curvature == 2
+    curvature = pd.read_parquet(run_.path / "curvature.parquet")
+    assert (set(curvature["seed"]), set(curvature["step"])) == ({7}, {0, 200})
+    largest = curvature.query("quantity == 'eigenvalue' and index == 0")["value"]
+    assert largest.between(0.1, 1000).all()
+    assert not list(run_.logs.glob("*-curvature.log"))
 
 
 def test_one_at_a_time_is_repeatable_and_asha_stops_trials(tmp_path):

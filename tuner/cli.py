@@ -69,6 +69,14 @@ def cohort_size(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"expected auto, or a whole number of at least 1, got {text!r}")
 
 
+def analysis_period(text: str) -> int:
+    """K of ``every=K``."""
+    key, _, number = text.partition("=")
+    if key == "every" and number.isascii() and number.isdecimal() and 1 <= int(number[:20]) < 2**63:
+        return int(number[:20])
+    raise argparse.ArgumentTypeError(f"expected every=K, K a whole number of at least 1, got {text!r}")
+
+
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> NoReturn:
     """Call ``main``, turn its errors into one line and an exit code, and leave."""
     argv = sys.argv[1:] if argv is None else argv

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
 from optimizers.stacked import StackedOptimizer
@@ -185,11 +185,16 @@ class Stack(Lockstep):
         self.optimizer.load_state_dict(state["optimizer"])
         self._looks = state["looks"]
 
-    def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
+    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
         self._looks += 1
         if self._looks in DOUBTED_LOOKS:
             self.model.doubt()
-        return super().evaluate(splits)
+        return super().evaluate(splits, analyze=analyze)
+
+    def lend(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        place = self.stacked.index(member)
+        self.model.load(place)
+        return self.model.runner.exact, self.optimizer.lend(place)
 
     def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
         place = self.stacked.index(member)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from tuner.store import Run
 
 FREE_FORM = ("args", "space")
-MAY_CHANGE = ("search.trials", "retrain.seeds", "task.data_dir", "resources", "faults", "tracker")
+MAY_CHANGE = (
+    "search.trials", "retrain.seeds", "retrain.analyze_curvature", "task.data_dir", "resources", "faults", "tracker",
+)  # fmt: skip
 """Keys in which a run that goes on may differ from its beginning."""
 LONGEST_SHOWN = 200
 

@@ -213,6 +213,9 @@ def carry_out(config: Config, run: Run, work: Work, found: Found | None, output:
     for job, error in plan.failures[:1]:
         failed = f"{len(plan.failures)} {'run' if len(plan.failures) == 1 else 'runs'} failed"
         say.print(f"{failed}; the first: {job}: {error}; see {run.logs}", markup=False)
+    for job, fault in plan.unanalyzed[:1]:
+        runs = f"{len(plan.unanalyzed)} {'run' if len(plan.unanalyzed) == 1 else 'runs'}"
+        say.print(f"the curvature of {runs} was not analysed; the first: {job}: {fault}; see {run.logs}", markup=False)
     progress = plan.progress()
     finished = f"{sum(p.done for p in progress)} of {sum(p.total for p in progress)} training runs finished"
     resume = f"python -m tuner.search --resume {run.path}"

@@ -44,7 +44,8 @@ class Outcome:
             metrics; or "stopped" by the scheduler before its budget was spent.
         metrics: ``<split>_<name>`` -> value at the end.
         clocks: steps, grad_equivalents, seconds and peak_mem_mb; empty where the worker was lost.
-        evaluations: step, epoch, seconds, grad_equivalents and metrics of each evaluation.
+        evaluations: step, epoch, seconds, grad_equivalents and metrics of each evaluation, and what was found of the
+            curvature there, where it was analysed.
         error: one line.
         traceback: the worker's.
         cohort: how many jobs trained as one stack with it, itself included.

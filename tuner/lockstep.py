@@ -33,16 +33,27 @@ class Budget:
         epochs: passes over the training rows.
         evaluations: evaluations after the first step's, equally spaced, the last one at the end.
         test: whether to evaluate the test split, once, at the end.
+        analyze_every: K, to analyse the loss's curvature at evaluations 0, K, 2K, ... and the last; ``None`` for never.
     """
 
     epochs: int
     evaluations: int = 10
     test: bool = False
+    analyze_every: int | None = None
+
+    def analyzes(self, look: int, looks: int) -> bool:
+        """Whether evaluation ``look`` of 0 to ``looks`` is with an analysis."""
+        return self.analyze_every is not None and (look % self.analyze_every == 0 or look == looks)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at a run: the clocks, the metrics, named ``<split>_<metric>``, and what the optimizer says of itself."""
+    """One look at a run: the clocks, the metrics, named ``<split>_<metric>``, and what the optimizer says of itself.
+
+    Attributes:
+        curvature: what an analysis found, see ``tuner.spectrum``.
+        unanalyzed: why it did not find all, in a line.
+    """
 
     step: int
     epoch: float
@@ -50,6 +61,8 @@ class Evaluation:
     grad_equivalents: float
     metrics: dict[str, float]
     diagnostics: dict[str, float]
+    curvature: list[tuple[str, int, float, float | None]] = field(default_factory=list)
+    unanalyzed: str = ""
 
 
 @dataclass
@@ -116,7 +129,7 @@ def in_lockstep(
     looks = min(budget.evaluations, steps)
     if saving.state is None:
         batches = run.batches(budget.epochs)
-        evaluations = run.evaluate(("train", "val"))
+        evaluations = run.evaluate(("train", "val"), analyze=budget.analyzes(0, looks))
         worst = {name: run.task.worst[name.split("_", 1)[1]] for name in evaluations[0].metrics}
         if budget.test:
             worst |= {f"test_{name}": value for name, value in run.task.worst.items()}
@@ -136,7 +149,8 @@ def in_lockstep(
             if saving.every_s is not None and run.live and time.monotonic() - saved >= saving.every_s:
                 yield Snapshot(run.state() | {"looked": look - 1, "worst": worst})
                 saved = time.monotonic()
-        evaluations = run.evaluate(("train", "val", "test") if budget.test and until == steps else ("train", "val"))
+        splits = ("train", "val", "test") if budget.test and until == steps else ("train", "val")
+        evaluations = run.evaluate(splits, analyze=budget.analyzes(look, looks))
         run.part(member for member, found in evaluations.items() if not _sane(found.metrics, run.task.worst["loss"]))
         evaluations = {member: evaluations[member] for member in run.live}
         if not evaluations:
@@ -184,6 +198,10 @@ class Lockstep(ABC):
     @abstractmethod
     def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
         """A member's metrics, named ``<split>_<metric>``, and what its optimizer says of itself."""
+
+    @abstractmethod
+    def lend(self, member: int) -> tuple[nn.Module, Any]:
+        """A member's network, in full precision and not compiled, and its optimizer, to be left as they are."""
 
     @abstractmethod
     def own_state(self) -> dict[str, Any]:
@@ -246,14 +264,31 @@ class Lockstep(ABC):
             self.live.remove(member)
             self.parted[member] = Clocks(self.steps, self.grad_equivalents, self.seconds[member], self._peak_mb())
 
-    def evaluate(self, splits: tuple[str, ...]) -> dict[int, Evaluation]:
-        """Of each live member."""
+    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
+        """Of each live member.
+
+        Args:
+            analyze: the curvature too, of those whose metrics are sane.
+        """
         epoch = self.steps / self.task.steps_per_epoch
         found = {member: self.look(member, splits) for member in self.live}
+        bound = self.task.worst["loss"]
+        analyzed = {m: self._analyzed(m) for m, (metrics, _) in found.items() if analyze and _sane(metrics, bound)}
         return {
-            member: Evaluation(self.steps, epoch, self.seconds[member], self.grad_equivalents, *looked)
+            member: Evaluation(
+                self.steps, epoch, self.seconds[member], self.grad_equivalents, *looked, *analyzed.get(member, ([], ""))
+            )
             for member, looked in found.items()
         }
+
+    def _analyzed(self, member: int) -> tuple[list[tuple[str, int, float, float | None]], str]:
+        """What was found of a member's curvature, and what was not; the peak of the memory is that of training."""
+        from tuner import spectrum
+
+        self._peak_before = self._peak_mb()
+        found = spectrum.look(self.task, *self.lend(member))
+        memory.reset_peak(self.task.device)
+        return found
 
 
 def drained(run: Generator[Told, None, Ended], tell: Callable[[Told], object]) -> Ended:

@@ -216,6 +216,7 @@ class Plan:
         self.tracker = make_tracker(config.tracker, run, config) if config.tracker else None
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
+        self.unanalyzed: list[tuple[Job, str]] = []
 
     def next_jobs(self) -> list[Job]:
         """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
@@ -228,10 +229,12 @@ class Plan:
     def record(self, done: Done) -> None:
         """Write down what became of jobs: their curves first, so that a recorded run always has them."""
         self.run.append_curves(row for job, outcome in done for row in self._curve_rows(job, outcome))
+        self.run.append_curvature(row for job, outcome in done for row in self._curvature_rows(job, outcome))
         for job, outcome in done:
             if outcome.state == "failed":
                 self.failures.append((job, outcome.error))
                 self.run.write_log(str(job).replace(" ", "-"), outcome.traceback or outcome.error + "\n")
+            self._note_unanalyzed(job, outcome)
         searched = [(job, outcome) for job, outcome in done if job.phase == "search"]
         retrained = [(job, outcome) for job, outcome in done if job.phase == "retrain"]
         if searched:
@@ -287,6 +290,29 @@ class Plan:
                     "metric": metric,
                     "value": value,
                 }
+
+    def _curvature_rows(self, job: Job, outcome: Outcome) -> Iterator[dict[str, Any]]:
+        for evaluation in outcome.evaluations:
+            for quantity, index, value, x in evaluation.get("curvature", ()):
+                yield {
+                    "task": self.config.task.name,
+                    "optimizer": job.optimizer,
+                    "seed": job.seed,
+                    "step": evaluation["step"],
+                    "epoch": evaluation["epoch"],
+                    "quantity": quantity,
+                    "index": index,
+                    "value": value,
+                    "x": x,
+                }
+
+    def _note_unanalyzed(self, job: Job, outcome: Outcome) -> None:
+        """A line for each analysis of the curvature that failed, which is no fault of the run."""
+        faults = [(look["step"], look["unanalyzed"]) for look in outcome.evaluations if look.get("unanalyzed")]
+        if faults:
+            lines = "".join(f"step {step}: curvature not analysed: {fault}\n" for step, fault in faults)
+            self.run.write_log(f"{checkpoint_name([job])}-curvature", lines)
+            self.unanalyzed.append((job, faults[0][1]))
 
 
 def search_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tuner.cli import Parser, add_output_flags, cohort_size, parse_seeds, run_command
+from tuner.cli import Parser, add_output_flags, analysis_period, cohort_size, parse_seeds, run_command
 from tuner.errors import UserError
 
 
@@ -16,6 +16,12 @@ def make_parser() -> Parser:
     add("--seeds", metavar="N|a,b,c", help="0 to N-1, or a list; seeds that the run has already are kept")
     add("--max-concurrent", type=int, metavar="K", help="training runs at once")
     add("--cohort", type=cohort_size, metavar="auto|M", help="seeds trained as one stacked model; 1: one at a time")
+    add(
+        "--analyze-curvature",
+        type=analysis_period,
+        metavar="every=K",
+        help="of each new run: the loss's Hessian at evaluations 0, K, 2K, ... and the last",
+    )
     add_output_flags(parser)
     return parser
 
@@ -36,6 +42,8 @@ def main(argv: list[str]) -> int:
         changes["resources.max_concurrent"] = args.max_concurrent
     if args.cohort is not None:
         changes["resources.cohort"] = args.cohort
+    if args.analyze_curvature is not None:
+        changes["retrain.analyze_curvature"] = args.analyze_curvature
     config = keep_seeds(revise(config, changes), run)
     return execute.go_on(config, run, execute.Output(args.json, args.quiet, args.verbose), search=False)
 

@@ -178,8 +178,14 @@ class SearchConfig(Section):
 
 
 class RetrainConfig(Section):
+    """
+    Attributes:
+        analyze_curvature: K, for the Hessian at evaluations 0, K, 2K, ... and the last of each run.
+    """
+
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_each_once)]
     epochs: Positive | None
+    analyze_curvature: Positive | None = None
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -203,6 +209,24 @@ class FaultsConfig(Section):
     retries: Annotated[int, Field(ge=0, strict=True)] = 2
     trial_limit_s: Annotated[float, Field(gt=0)] | None = None
     checkpoint_s: Annotated[float, Field(gt=0)] = 180.0
+
+
+class ReportConfig(Section):
+    """How the run's optimizers will be compared, said before there is anything to compare.
+
+    Attributes:
+        baseline: what the others are compared with; adam where it is among them, unless said otherwise.
+        metric: that decides; the task's own on the test split, where there is one, unless said otherwise.
+        test: the primary test.
+        alpha: its level, over the contrasts of the task; intervals are of 1 - alpha.
+        margin: differences that do not matter, by a metric's name without its split.
+    """
+
+    baseline: str | None = None
+    metric: Annotated[str, Field(pattern=r"^(train|val|test)_\w+$")] | None = None
+    test: Literal["t", "wilcoxon", "sign_flip"] = "t"
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    margin: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
 class ResourcesConfig(Section):
@@ -242,6 +266,7 @@ class Config(Section):
     retrain: RetrainConfig
     resources: ResourcesConfig
     faults: FaultsConfig = FaultsConfig()
+    report: ReportConfig = ReportConfig()
     tracker: Literal["tensorboard", "mlflow", "wandb"] | None = None
 
     @model_validator(mode="after")
@@ -267,6 +292,9 @@ class Config(Section):
                 f"retrain.seeds: {self.search.seed} is the search seed; evaluation seeds must differ from it "
                 "(choose others, or --set search.seed=N)"
             )
+        baseline = self.report.baseline
+        if baseline is not None and baseline not in self.optimizers:
+            raise ValueError(f"report.baseline: {baseline!r} is not searched{nearest(baseline, self.optimizers)}")
         if self.search.scheduler == "asha" and self.resources.cohort not in ("auto", 1):
             raise ValueError(
                 "resources.cohort: asha decides trial by trial, so that they cannot train in lockstep; use --cohort 1, "

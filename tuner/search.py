@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import Parser, add_output_flags, cohort_size, parse_seeds, run_command
+from tuner.cli import Parser, add_output_flags, analysis_period, cohort_size, parse_seeds, run_command
 from tuner.errors import UserError
 from tuner.folders import available
 
@@ -25,6 +25,7 @@ FLAG_KEYS = {
     "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort", "address": "resources.address",
     "sampler": "search.sampler", "scheduler": "search.scheduler", "data_dir": "task.data_dir",
     "dataset": "task.dataset", "out": "out", "name": "name", "tracker": "tracker",
+    "analyze_curvature": "retrain.analyze_curvature",
 }  # fmt: skip
 
 
@@ -47,6 +48,12 @@ def make_parser() -> Parser:
     add("--scheduler", help="fifo or asha")
     add("--data-dir", metavar="DIR", help="the folder (or text file) where the task's data lies")
     add("--dataset", metavar="NAME", help="one of the task's data sets")
+    add(
+        "--analyze-curvature",
+        type=analysis_period,
+        metavar="every=K",
+        help="of each retraining run: the loss's Hessian at evaluations 0, K, 2K, ... and the last",
+    )
     add("--tracker", help="tensorboard, mlflow or wandb: tell it what the run directory gets")
     add(
         "--resume",

@@ -1,8 +1,9 @@
 """The run directory: every file's format, atomic writes, reading back. No torch, no ray.
 
-``runs/<run-id>/`` holds config.yaml, env.json, status.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet
-and logs/; while training runs are under way, their checkpoints/. A file is written whole (a temporary name, then a
-rename) or appended a line at a time, so that a reader, or a run cut off at any moment, finds whole records.
+``runs/<run-id>/`` holds config.yaml, env.json, status.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet,
+curvature.parquet where it was asked for, and logs/; while training runs are under way, their checkpoints/. A file is
+written whole (a temporary name, then a rename) or appended a line at a time, so that a reader, or a run cut off at any
+moment, finds whole records.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from tuner.errors import UserError
+from tuner.long_table import LongTable
 from tuner.tables import HP, Row, append, append_lines, csv_text, read_csv, text_rows, whole_lines, write_whole
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ CURVE_TYPES = {
     "value": "float64",
 }  # fmt: skip
 CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
+CURVATURE_TYPES = {
+    "task": "string", "optimizer": "string", "seed": "Int64", "step": "Int64", "epoch": "float64",
+    "quantity": "string", "index": "Int64", "value": "float64", "x": "float64",
+}  # fmt: skip
+CURVATURE_KEY = ["task", "optimizer", "seed", "step", "quantity", "index"]
 TRIAL_IDENTITY = ["task", "optimizer", "trial", "state", "seed"]
 LONGEST_NAME = 255  # bytes, on all common file systems
 
@@ -64,12 +71,14 @@ class Run:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.study_url = f"sqlite:///{quote(str(self.path / 'study.db'))}"
+        self.study_url = f"sqlite:///{quote(os.fsencode(self.path / 'study.db'))}"
         self.logs = self.path / "logs"
         self._trials = self.path / "trials.csv"
         self._seeds = self.path / "seeds.csv"
-        self._curves = self.path / "curves.parquet"
-        self._new_curves = self.logs / "curves.csv"  # until the run ends: parquet cannot be appended to
+        self._curves = LongTable(self.path / "curves.parquet", self.logs / "curves.csv", CURVE_TYPES, CURVE_KEY)
+        self._curvature = LongTable(
+            self.path / "curvature.parquet", self.logs / "curvature.csv", CURVATURE_TYPES, CURVATURE_KEY
+        )
         self._asked = self.logs / "asked.jsonl"
         self._checkpoints = self.path / "checkpoints"
 
@@ -226,39 +235,37 @@ class Run:
         """Those of runs that need not be done again."""
         return [row for row in self.seed_rows() if row["status"] != "failed"]
 
-    # The curves.
+    # The curves, and the curvature along them.
 
     def append_curves(self, rows: Iterable[Row]) -> None:
         """Add evaluations, long form: one row per (evaluation, split, metric), columns as in ``CURVE_TYPES``."""
-        append_lines(self._new_curves, list(CURVE_TYPES), rows)
+        self._curves.append(rows)
+
+    def append_curvature(self, rows: Iterable[Row]) -> None:
+        """Add analyses, long form: one row per (evaluation, quantity, index), columns as in ``CURVATURE_TYPES``."""
+        rows = list(rows)
+        if rows:
+            self._curvature.append(rows)
 
     def finish_curves(self) -> None:
-        """Move what was appended into curves.parquet."""
-        if self._new_curves.exists():
-            self._write_curves(self.curves())
+        """Move what was appended into curves.parquet and curvature.parquet."""
+        self._curves.finish()
+        self._curvature.finish()
 
     def forget_retrained(self, optimizer: str) -> None:
         """Drop the curves of an optimizer's retraining: another configuration has turned out to be the best."""
-        curves = self.curves()
-        self._write_curves(curves[(curves["optimizer"] != optimizer) | (curves["phase"] != "retrain")])
-
-    def _write_curves(self, curves: pd.DataFrame) -> None:
-        partial = self._curves.with_suffix(".partial")
-        curves.to_parquet(partial, index=False)
-        partial.replace(self._curves)
-        self._new_curves.unlink(missing_ok=True)
+        curves, curvature = self.curves(), self.curvature()
+        self._curves.write(curves[(curves["optimizer"] != optimizer) | (curves["phase"] != "retrain")])
+        if len(curvature):
+            self._curvature.write(curvature[curvature["optimizer"] != optimizer])
 
     def curves(self) -> pd.DataFrame:
         """All evaluations of the run, also while it goes on."""
-        import pandas as pd
+        return self._curves.read()
 
-        parts = [pd.read_parquet(self._curves)] if self._curves.exists() else []
-        if self._new_curves.exists() or not parts:
-            parts.append(read_csv(self._new_curves, list(CURVE_TYPES)))
-        # A run cut off between the two steps of finish_curves has rows in both files; a failed job that was done
-        # again has its first attempt's too.
-        curves = pd.concat([part.astype(CURVE_TYPES) for part in parts])
-        return curves.drop_duplicates(CURVE_KEY, keep="last", ignore_index=True)
+    def curvature(self) -> pd.DataFrame:
+        """What analyses of the curvature found; empty where there was none."""
+        return self._curvature.read()
 
     # Checkpoints, as bytes.
 

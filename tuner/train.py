@@ -150,10 +150,17 @@ class Trainer(Lockstep):
         self.grad_equivalents += 1
         return loss.detach()
 
-    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
         self._optimizer_mode("eval")
-        metrics = evaluate(self.task, self.runner.evaluated, splits)
+        found = super().evaluate(splits, analyze=analyze)
         self._optimizer_mode("train")
+        return found
+
+    def lend(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        return self.runner.exact, self.optimizer
+
+    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+        metrics = evaluate(self.task, self.runner.evaluated, splits)
         diagnostics: dict[str, float] = {}
         if isinstance(self.optimizer, CurvatureOptimizer) and self.steps:
             diagnostics = {name: float(value) for name, value in self.optimizer.diagnostics().items()}

@@ -281,7 +281,8 @@ class Workbench:
 
         retrain = job.phase == "retrain"
         epochs = self.config.retrain_epochs if retrain else self.config.train.epochs
-        return Budget(epochs, self.config.train.evaluations, test=retrain)
+        every = self.config.retrain.analyze_curvature if retrain else None
+        return Budget(epochs, self.config.train.evaluations, test=retrain, analyze_every=every)
 
 
 @contextmanager

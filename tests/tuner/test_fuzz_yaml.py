@@ -30,7 +30,7 @@ from tests.tuner.test_fuzz import (
     mutated,
     workplace,  # noqa: F401  (a fixture)
 )  # fmt: skip
-from tuner import retrain
+from tuner import report, retrain
 from tuner.config import resolve
 from tuner.errors import UserError
 from tuner.folders import SHIPPED
@@ -227,6 +227,7 @@ def run_files() -> dict[str, tuple[Any, Any]]:
 
 
 FILES = run_files()
+WRITTEN = ("config.yaml", "summary.csv", "contrasts.csv")
 
 
 @pytest.fixture
@@ -250,10 +251,21 @@ def assert_run_is_refused_or_shown(run: Path, argv: list[str]) -> int:
         assert err == ""
         assert not {"--json"} & set(argv) or json.loads(out)["run"] == str(run)
     after = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    if code != 2:  # a run that goes on writes its configuration anew
-        before[run / "config.yaml"] = after[run / "config.yaml"]
+    if code != 2:  # a run that goes on writes its configuration anew, and what it comes to
+        before |= {run / name: after[run / name] for name in WRITTEN if run / name in after}
     assert after == before
+    assert_report_is_refused_or_shown(run)
     return code
+
+
+def assert_report_is_refused_or_shown(run: Path) -> None:
+    code, out, err = leaves(report.main, [str(run), "--json"])
+    if code == 2:
+        assert_one_line([str(run), "--json"], out, err)
+    else:
+        assert code in (0, 1), err
+        assert err == ""
+        assert json.loads(out, parse_constant=pytest.fail)["runs"] == [str(run)]
 
 
 @FEW
