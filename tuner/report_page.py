@@ -13,7 +13,7 @@ from tuner.answer import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
 from tuner.comparison import Source
 from tuner.drawings import Drawing, Drawn, across_drawings, colours, task_drawings
 from tuner.leaderboard import Cell, leaderboard, mean_and_interval
-from tuner.sentences import by_verdict, caveats, number, p_value, verdict
+from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, verdict
 from tuner.stats import TESTS
 
 PAGE = Path(__file__).parent / "page"
@@ -131,8 +131,8 @@ def _cell(cell: Cell, column: str) -> dict[str, Any]:
 
 
 def _across(across: Across, drawn: Mapping[str, Drawn], shades: Mapping[str, str]) -> dict[str, Any]:
-    score = f"AlgoPerf score, {CLOCK_NAMES[across.clock]}"
-    head = ["optimizer", "mean rank", score, "interquartile mean", f"difference to {across.baseline}"]
+    scored = f"AlgoPerf score, {CLOCK_NAMES[across.clock]}"
+    head = ["optimizer", "mean rank", scored, "interquartile mean", f"difference to {across.baseline}"]
     ranks, nothing = across.ranks.mean(), dict.fromkeys(IQM_COLUMNS, float("nan"))
     means = {row["optimizer"]: row for row in across.interquartile_means.to_dict("records")}
     rows = []

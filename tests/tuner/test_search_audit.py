@@ -114,6 +114,19 @@ def test_trials_count_as_they_stand_in_the_file(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(one.table, direct.table)
 
 
+def test_choices_that_differ_as_text_only_are_told_apart_where_the_cells_are_text() -> None:
+    lr = drawn(30)["lr"]
+    found = [
+        importance(
+            trials(lr, lr=lr, kind=[choices[x > 0.001] for x in lr]),
+            SPACE | {"kind": Dimension(choices=choices)},
+            "min",
+        )
+        for choices in (["1", "1.0"], ["few", "many"])
+    ]
+    pd.testing.assert_frame_equal(found[0].table, found[1].table)
+
+
 def test_diverged_trials_count_and_failed_and_stopped_ones_do_not() -> None:
     hp = drawn(40)
     values = [x if x < 0.8 else 100.0 for x in hp["momentum"]]
@@ -176,9 +189,9 @@ def test_all_diverged_is_silent() -> None:
 
 def test_the_best_so_far_goes_by_number_and_diverged_trials_have_their_worst_value() -> None:
     rows = [
-        ("one", 3, "complete", 0.5), ("one", 0, "failed", NAN), ("two", 1, "complete", 7.0),
-        ("one", 1, "diverged", 9.0), ("one", 2, "stopped", 0.1), ("one", 4, "complete", 0.7),
-        ("one", 6, "complete", 0.2), ("two", 0, "complete", 8.0),
+        ("one", 3, "complete", 0.5), ("two", 1, "complete", 7.0), ("two", 0, "complete", 8.0),
+        ("one", 0, "failed", NAN), ("one", 1, "diverged", 9.0), ("one", 2, "stopped", 0.1),
+        ("one", 4, "complete", 0.7), ("one", 6, "complete", 0.2),
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["optimizer", "trial", "state", "value"])
     found = best_so_far(table, "min")
