@@ -16,6 +16,7 @@ help:
 
 demo: .venv/.installed
 	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam --trials 12 --seeds 5
+	@echo; $(BIN)/python -m tuner.report "$$(ls -td runs/mnist1d-* | head -1)" | grep '^report:'
 
 optional: .venv/.installed
 	@if command -v uv >/dev/null; then uv pip install -q --python $(BIN)/python -r requirements-optional.txt; \
@@ -25,7 +26,7 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow
@@ -35,6 +36,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.optimizer_step
 	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.train_loop --out docs/train_loop.md
+	$(BIN)/python -m benchmarks.report_time
 	$(BIN)/python -m benchmarks.soak --cohorts 1 auto --out docs/reliability.md
 
 docs: .venv/.installed

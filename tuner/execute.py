@@ -148,7 +148,8 @@ def announce(config: Config, work: Work, found: Found | None, output: Output) ->
     if found is None:
         return sizes, None
     expected = estimate(config, found.timings, sizes, trials=work.trials, seeds=work.seeds)
-    for line in [*sentences(expected, found.timings.untimed), *sizes.sentences()]:
+    without = ["the analyses of the curvature come on top"] if config.retrain.analyze_curvature else []
+    for line in [*sentences(expected, found.timings.untimed), *without, *sizes.sentences()]:
         console(output).print(line, markup=False)
     if config.resources.gpus_per_trial and found.device == "cpu":
         print("the cluster's nodes declare GPUs, but PyTorch there finds none: training is on CPUs", file=sys.stderr)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tuner import search_audit, stats
-from tuner.answer import FEW_TASKS, Answer, TaskAnswer
+from tuner import across_tasks, search_audit, stats
+from tuner.answer import FEW_TASKS, Across, Answer, TaskAnswer
 from tuner.comparison import Comparison
 
 ENOUGH_SEEDS = 10
@@ -122,14 +122,18 @@ def baselines(answer: Answer) -> str:
 def caveats(answer: Answer) -> list[str]:
     """What limits the answer, the gravest first within each task."""
     found = [f"{task.comparison.task}: {text}" for task in answer.tasks for text in _of_task(task)]
-    if answer.across is not None:
-        n = len(answer.across.ranks)
-        if n < FEW_TASKS:
-            found.append(
-                f"{n} tasks with all optimizers are too few for statements over tasks; the ranks, their tests and the "
-                f"profile describe these tasks only (at least {FEW_TASKS} are wanted)."
-            )
-    return found
+    return found + (list(_over_tasks(answer.across)) if answer.across else [])
+
+
+def _over_tasks(across: Across) -> Iterator[str]:
+    n, left_out = len(across.ranks), across.ranks.attrs[across_tasks.LEFT_OUT]
+    if left_out:
+        yield f"{', '.join(left_out)} lacks an optimizer, and does not count in the ranks and interquartile means."
+    if n < FEW_TASKS:
+        tasks = "1 task" if n == 1 else f"{n} tasks"
+        yield (f"{tasks} with all optimizers are too few for statements over tasks: ranks, their tests and the profile "
+               f"describe these only (at least {FEW_TASKS} are wanted; Wilcoxon's p-value of {n} is never below "
+               f"{min(1.0, 2 / 2**n):.2g}).")  # fmt: skip
 
 
 def _of_task(task: TaskAnswer) -> Iterator[str]:
@@ -167,8 +171,10 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
         if row["seeds_diverged"]:
             yield (f"{row['optimizer']}: {row['seeds_diverged']} of {row['seeds']} retraining runs diverged and count "
                    "with the task's worst values.")  # fmt: skip
-        if row["trials_diverged"]:
-            yield f"{row['optimizer']}: {row['trials_diverged']} of {row['trials']} trials of the search diverged."
+    trials = [f"{row['optimizer']} {row['trials_diverged']} of {row['trials']}"
+              for row in task.summary.to_dict("records") if row["trials_diverged"]]  # fmt: skip
+    if trials:
+        yield f"trials of the search that diverged: {', '.join(trials)}."
 
 
 def _few(task: TaskAnswer) -> Iterator[str]:
