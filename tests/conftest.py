@@ -9,6 +9,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests beside this file first, as one group, since they take longest; all others file by file."""
     items.sort(key=lambda item: item.path.parent != HERE)

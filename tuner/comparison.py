@@ -71,6 +71,10 @@ class Comparison:
         """The one that decides, then the others that are worth a place."""
         return list(dict.fromkeys([self.metric, *metrics(self.config, self.seeds)]))
 
+    def source(self, optimizer: str) -> Source:
+        """The run that it is of."""
+        return next(source for source in self.sources if optimizer in source.names.values())
+
     def mode(self, metric: str) -> Mode:
         """Whether less of it is better, or more."""
         base, own = metric.partition("_")[2], self.config.task.metric.partition("_")[2]

@@ -80,6 +80,9 @@ def _numbers(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
 def _cost(task: TaskAnswer, optimizer: str) -> str:
     """What a step takes, in the baseline's."""
     clock = "step_ms" if not task.comparison.shared else "grad_equivalents"
+    made = task.comparison
+    if clock == "step_ms" and made.source(optimizer) is not made.source(made.baseline):
+        return ""  # measured at another time, beside other things
     costs = task.summary.set_index("optimizer")[clock]
     ratio = costs[optimizer] / costs[task.comparison.baseline]
     if not math.isfinite(ratio):
@@ -228,4 +231,4 @@ def _devices(made: Comparison) -> Iterator[str]:
     if len(machines) > 1:
         yield "the runs were made on different hardware: seconds are not comparable."
     elif any(source.env.get("resumed") for source in made.sources):
-        yield "a run was cut off and went on; see env.json for both machines."
+        yield "a run was made by several commands; its env.json says when, and on which machines."

@@ -250,7 +250,8 @@ def power(n: int, alpha: float, d_z: float = 1.0) -> float:
     if n < FEWEST_PAIRS:
         return 0.0
     bound = stats.t.ppf(1 - alpha / 2, n - 1)
-    return float(stats.nct.sf(bound, n - 1, d_z * n**0.5) + stats.nct.cdf(-bound, n - 1, d_z * n**0.5))
+    shift = d_z * n**0.5
+    return float(stats.nct.sf(bound, n - 1, shift) + stats.nct.sf(bound, n - 1, -shift))
 
 
 def describe(x: Array, confidence: float) -> dict[str, float]:

@@ -68,7 +68,9 @@ def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tu
         found.append((f"python -m tuner.report {run.path}", "the answer, with figures, as one page"))
         more = f"python -m tuner.retrain {run.path} --seeds {2 * seeds}"
         found.append((more, "the same hyperparameters over more seeds"))
-    return [*found, (f"optuna-dashboard {run.study_url}", "look into the search (pip install optuna-dashboard)")]
+    if "study.db" in run.files():
+        found.append((f"optuna-dashboard {run.study_url}", "look into the search (pip install optuna-dashboard)"))
+    return found
 
 
 def summarize(run: Run, config: Config) -> dict[str, Any]:
