@@ -130,8 +130,11 @@ def caveats(answer: Answer) -> list[str]:
 
 def _over_tasks(across: Across) -> Iterator[str]:
     n, left_out = len(across.ranks), across.ranks.attrs[across_tasks.LEFT_OUT]
+    if n == 0:
+        yield "no task has all optimizers, so there are no ranks and no interquartile means."
+        return
     if left_out:
-        yield f"{', '.join(left_out)} lacks an optimizer, and does not count in the ranks and interquartile means."
+        yield f"{', '.join(left_out)}: without one of the optimizers, so not in the ranks and interquartile means."
     if n < FEW_TASKS:
         tasks = "1 task" if n == 1 else f"{n} tasks"
         yield (f"{tasks} with all optimizers are too few for statements over tasks: ranks, their tests and the profile "
@@ -166,7 +169,8 @@ def _missing(task: TaskAnswer) -> Iterator[str]:
     for row in task.primary.to_dict("records"):
         if row["n_unpaired"]:
             both = f"{row['optimizer']} or {row['baseline']}"
-            yield f"{row['n_unpaired']} seeds of {both} have no partner and do not count in their contrast."
+            seeds = "1 seed" if row["n_unpaired"] == 1 else f"{row['n_unpaired']} seeds"
+            yield f"{seeds} of {both} without a partner do not count in their contrast."
 
 
 def _diverged(task: TaskAnswer) -> Iterator[str]:
@@ -183,7 +187,7 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
 def _few(task: TaskAnswer) -> Iterator[str]:
     alpha = task.comparison.config.report.alpha
     pairs = [row["n"] for row in task.primary.to_dict("records")]
-    if pairs and min(pairs) < ENOUGH_SEEDS:
+    if pairs and stats.FEWEST_PAIRS <= min(pairs) < ENOUGH_SEEDS:
         power = stats.power(min(pairs), alpha)
         yield (f"few seeds ({min(pairs)}): a true difference of one standard deviation is found in {100 * power:.0f} % "
                "of such comparisons, before correction for their number.")  # fmt: skip
@@ -198,6 +202,9 @@ def _budgets(made: Comparison) -> Iterator[str]:
         yield "the runs were searched with different trials, samplers, seeds or schedulers: budgets are not equal."
     if any(scheduler == "asha" for *_, scheduler in searches):
         yield "ASHA stopped trials early, which favours optimizers that start fast."
+    searched, retrained = made.config.train.epochs, made.config.retrain_epochs
+    if searched != retrained:
+        yield f"hyperparameters were chosen by trials of {searched} epochs, and retrained for {retrained}."
     trials = {name: entry["n_trials"] for name, entry in made.best.items()}
     if len(set(trials.values())) > 1:
         shown = ", ".join(f"{name} {n}" for name, n in trials.items())
