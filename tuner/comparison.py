@@ -80,7 +80,7 @@ class Comparison:
         base, own = metric.partition("_")[2], self.config.task.metric.partition("_")[2]
         if base == own:
             return self.config.task.mode
-        return "max" if base in HIGHER_IS_BETTER else "min"
+        return "max" if HIGHER_IS_BETTER & set(base.split("_")) else "min"
 
     def rules(self, metric: str) -> Rules:
         """What was declared."""
@@ -227,21 +227,34 @@ def _deciding(config: Config, seeds: pd.DataFrame) -> str:
     return there[0] if there else config.task.metric
 
 
+def _strangers(made: Comparison) -> list[str]:
+    """Of rows of optimizers that a run's configuration does not know."""
+    found = []
+    for source in made.sources:
+        others = [name for name in dict.fromkeys(source.run.seeds()["optimizer"]) if name not in source.names]
+        if others:
+            found.append(f"seeds.csv has rows of {', '.join(others)}, of which config.yaml does not know; left out.")
+    return found
+
+
 def _mended(made: Comparison) -> Comparison:
     """Without numbers that cannot be compared, each noted: infinite ones, and diverged runs that have no value."""
-    seeds, notes = made.seeds.copy(), list(made.notes)
+    notes = [*made.notes, *_strangers(made)]
+    seeds = made.seeds.drop_duplicates(["optimizer", "seed"], keep="last", ignore_index=True)
+    if len(seeds) < len(made.seeds):
+        notes.append("seeds.csv: a run that is there twice counts once, as it was last.")
     unknown = sorted(set(seeds["status"].dropna()) - set(KNOWN_STATUS))
     if unknown:
         notes.append(f"seeds.csv: status {', '.join(unknown)} is not known; these runs count as complete.")
     for name in [str(column) for column in seeds if _is_metric(column)]:
         column = pd.to_numeric(seeds[name], errors="coerce").replace([np.inf, -np.inf], np.nan)
-        diverged = column.isna() & (
-            (seeds["status"] == "diverged") | (seeds[name].notna() & seeds["status"].ne("failed"))
-        )
-        if diverged.any() and column.notna().any():
+        column = column.mask(seeds["status"] == "failed")
+        lost = column.isna() & ((seeds["status"] == "diverged") | (seeds[name].notna() & seeds["status"].ne("failed")))
+        if lost.any() and column.notna().any():
             worst = column.max() if made.mode(name) == "min" else column.min()
-            notes.append(f"{name}: {int(diverged.sum())} diverged runs have no finite value and count as {worst:.4g}, "
-                         "the worst of all others.")  # fmt: skip
-            column = column.mask(diverged, worst)
+            runs = "1 diverged run has" if lost.sum() == 1 else f"{int(lost.sum())} diverged runs have"
+            counts = "counts" if lost.sum() == 1 else "count"
+            notes.append(f"{name}: {runs} no finite value and {counts} as {worst:.4g}, the worst of all others.")
+            column = column.mask(lost, worst)
         seeds[name] = column.astype(float)
     return replace(made, seeds=seeds, notes=notes)

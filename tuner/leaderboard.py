@@ -11,7 +11,7 @@ from tuner.answer import TaskAnswer
 from tuner.cli import hp_text
 from tuner.sentences import interval, number, signed
 
-ORDER = ("better", "equivalent", "baseline", "inconclusive", "worse")
+ORDER = ("better", "equivalent", "baseline", "inconclusive", "worse", "-")
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
 
 def _row(task: TaskAnswer, row: Mapping[Any, Any], contrast: Mapping[Any, Any] | None) -> list[Cell]:
     name = row["optimizer"]
-    verdict = task.verdict(name) or "baseline"
+    verdict = task.verdict(name) or ("baseline" if name == task.comparison.baseline else "-")
     hp = task.comparison.best.get(name, {}).get("hp")
     diverged = f"{row['seeds_diverged']}/{row['seeds']} seeds, {row['trials_diverged']}/{row['trials']} trials"
     return [
         Cell(name, name),
         Cell(mean_and_interval(row), row["mean"]),
-        difference(contrast),
+        Cell("-", 0.0 if verdict == "baseline" else None) if contrast is None else difference(contrast),
         Cell(verdict, ORDER.index(verdict)),
         *(_plain(row[f"{metric}_mean"], 4) for metric in task.comparison.metrics[1:]),
         _plain(row["step_ms"], 3),
@@ -63,9 +63,7 @@ def mean_and_interval(row: Mapping[Any, Any]) -> str:
     return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
-def difference(contrast: Mapping[Any, Any] | None) -> Cell:
-    """To the baseline; none of the baseline itself."""
-    if contrast is None:
-        return Cell("-", 0.0)
+def difference(contrast: Mapping[Any, Any]) -> Cell:
+    """To the baseline."""
     mean, low, high = contrast["mean_difference"], contrast["t_low"], contrast["t_high"]
     return Cell(signed(mean) if math.isnan(low) else f"{signed(mean)} [{interval(low, high)}]", mean)

@@ -32,6 +32,7 @@ def markdown(answer: Answer) -> str:
 
 
 def _escaped_markdown(text: str) -> str:
+    text = " ".join(text.split())
     for character in "\\`*_<>|#[]":
         text = text.replace(character, "\\" + character)
     return "---" if text == "---" else text
@@ -51,8 +52,9 @@ def _latex_table(task: TaskAnswer) -> str:
     for row in task.summary.to_dict("records"):
         there = contrasts.get(row["optimizer"])
         p = p_value(there["p"]).removeprefix("p ").removeprefix("= ") if there else "-"
-        cells = [row["optimizer"], mean_and_interval(row), difference(there).text, p,
-                 number(there["d_z"], 3) if there else "-", there["verdict"] if there else "baseline",
+        cells = [row["optimizer"], mean_and_interval(row), difference(there).text if there else "-", p,
+                 number(there["d_z"], 3) if there else "-",
+                 there["verdict"] if there else "baseline" if row["optimizer"] == made.baseline else "-",
                  number(row["step_ms"], 3)]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
     level, seeds = f"{100 * (1 - made.config.report.alpha):g} %", max(task.summary["seeds"])
@@ -68,4 +70,4 @@ def _latex_table(task: TaskAnswer) -> str:
 
 
 def _escaped_latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))

@@ -13,7 +13,7 @@ from tuner.answer import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
 from tuner.comparison import Source
 from tuner.drawings import Drawing, Drawn, across_drawings, colours, task_drawings
 from tuner.leaderboard import Cell, leaderboard, mean_and_interval
-from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, verdict
+from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, verdict, without_verdict
 from tuner.stats import TESTS
 
 PAGE = Path(__file__).parent / "page"
@@ -73,7 +73,8 @@ def _overall(answer: Answer) -> list[dict[str, Any]]:
     """The verdicts of the first screen."""
     if len(answer.tasks) == 1:
         return _verdicts(answer.tasks[0])
-    return [{"optimizer": name, "verdicts": by_verdict(answer, name)} for name in answer.optimizers]
+    return [{"optimizer": name, "verdicts": by_verdict(answer, name), "otherwise": without_verdict(answer, name)}
+            for name in answer.optimizers]  # fmt: skip
 
 
 def _verdicts(task: TaskAnswer) -> list[dict[str, Any]]:

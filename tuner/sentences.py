@@ -23,7 +23,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    return number(value, digits) if value < 0 or not math.isfinite(value) else f"+{number(value, digits)}"
+    return number(value, digits) if value < 0 or not math.isfinite(value) else f"+{number(abs(value), digits)}"
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
@@ -46,7 +46,8 @@ def verdict(task: TaskAnswer, optimizer: str) -> str:
         mean = task.summary.set_index("optimizer")["mean"][optimizer]
         return f"{optimizer} is the baseline, with {number(mean)} {made.metric}."
     if not rows:
-        return f"{optimizer} was not retrained."
+        runs = made.seeds[made.seeds["optimizer"] == optimizer]
+        return f"{optimizer} has no {made.metric}." if len(runs) else f"{optimizer} was not retrained."
     row = rows[0]
     return f"{_claim(row)}{_numbers(task, row)}{_cost(task, optimizer)}."
 
@@ -71,10 +72,10 @@ def _numbers(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
         return text
     level = percent(1 - task.comparison.config.report.alpha)
     test = stats.TESTS[row["test"]]
-    text += (
-        f", a difference of {signed(row['mean_difference'])} ({level} interval {interval(row['t_low'], row['t_high'])};"
-    )
-    return f"{text} {test}, Holm-corrected {p_value(row['p'])}, {row['n']} seeds)"
+    difference, between = signed(row["mean_difference"]), interval(row["t_low"], row["t_high"])
+    text += f", a difference of {difference} ({level} interval {between}; {test}, Holm-corrected {p_value(row['p'])}, "
+    contrary = row["verdict"] in ("better", "worse") and row["shift"] * row["mean_difference"] < 0
+    return f"{text}{row['n']} seeds{'; by ranks, the means say otherwise' if contrary else ''})"
 
 
 def _cost(task: TaskAnswer, optimizer: str) -> str:
@@ -84,9 +85,10 @@ def _cost(task: TaskAnswer, optimizer: str) -> str:
     if clock == "step_ms" and made.source(optimizer) is not made.source(made.baseline):
         return ""  # measured at another time, beside other things
     costs = task.summary.set_index("optimizer")[clock]
-    ratio = costs[optimizer] / costs[task.comparison.baseline]
-    if not math.isfinite(ratio):
+    own, base = costs[optimizer], costs[made.baseline]
+    if not (own > 0 and base > 0):  # nor where one is not known
         return ""
+    ratio = own / base
     if clock == "step_ms":
         return f"; a step takes {ratio:.2f} times as long"
     return f"; it takes {ratio:.2f} times the gradient-equivalents"
@@ -106,9 +108,15 @@ def overall(answer: Answer, optimizer: str) -> str:
     """A sentence on an optimizer over several tasks."""
     found = by_verdict(answer, optimizer)
     if not found:
-        return f"{optimizer} is the baseline."
+        return f"{optimizer} {without_verdict(answer, optimizer)}."
     parts = "; ".join(f"{word} on {', '.join(tasks)}" for word, tasks in found.items())
     return f"{optimizer} against {baselines(answer)}: {parts}."
+
+
+def without_verdict(answer: Answer, optimizer: str) -> str:
+    """What an optimizer is that has none on any task."""
+    of_tasks = [task.comparison for task in answer.tasks if optimizer in task.comparison.optimizers]
+    return "is the baseline" if any(made.baseline == optimizer for made in of_tasks) else "was not retrained"
 
 
 def by_verdict(answer: Answer, optimizer: str) -> dict[str, list[str]]:
@@ -161,7 +169,8 @@ def _missing(task: TaskAnswer) -> Iterator[str]:
         if not row["seeds"]:
             yield f"{name} has not been retrained."
         elif failed:
-            yield f"{name}: {failed} of {row['seeds']} retraining runs failed and are left out."
+            are = "is" if failed == 1 else "are"
+            yield f"{name}: {failed} of {row['seeds']} retraining runs failed and {are} left out."
     wanted = {name: len(source.config.retrain.seeds) for source in made.sources for name in source.names.values()}
     short = [name for name, n in task.summary.set_index("optimizer")["seeds"].items() if 0 < n < wanted[str(name)]]
     if short:
@@ -169,15 +178,17 @@ def _missing(task: TaskAnswer) -> Iterator[str]:
     for row in task.primary.to_dict("records"):
         if row["n_unpaired"]:
             both = f"{row['optimizer']} or {row['baseline']}"
-            seeds = "1 seed" if row["n_unpaired"] == 1 else f"{row['n_unpaired']} seeds"
-            yield f"{seeds} of {both} without a partner do not count in their contrast."
+            one = row["n_unpaired"] == 1
+            seeds, have = ("1 seed", "has") if one else (f"{row['n_unpaired']} seeds", "have")
+            yield f"{seeds} of {both} {have} no partner and {'does' if one else 'do'} not count in their contrast."
 
 
 def _diverged(task: TaskAnswer) -> Iterator[str]:
     for row in task.summary.to_dict("records"):
         if row["seeds_diverged"]:
-            yield (f"{row['optimizer']}: {row['seeds_diverged']} of {row['seeds']} retraining runs diverged and count "
-                   "with the task's worst values.")  # fmt: skip
+            count = "counts" if row["seeds_diverged"] == 1 else "count"
+            of = f"{row['seeds_diverged']} of {row['seeds']} retraining runs"
+            yield f"{row['optimizer']}: {of} diverged and {count} with the task's worst values."
     trials = [f"{row['optimizer']} {row['trials_diverged']} of {row['trials']}"
               for row in task.summary.to_dict("records") if row["trials_diverged"]]  # fmt: skip
     if trials:
@@ -185,12 +196,18 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
 
 
 def _few(task: TaskAnswer) -> Iterator[str]:
-    alpha = task.comparison.config.report.alpha
-    pairs = [row["n"] for row in task.primary.to_dict("records")]
-    if pairs and stats.FEWEST_PAIRS <= min(pairs) < ENOUGH_SEEDS:
-        power = stats.power(min(pairs), alpha)
-        yield (f"few seeds ({min(pairs)}): a true difference of one standard deviation is found in {100 * power:.0f} % "
-               "of such comparisons, before correction for their number.")  # fmt: skip
+    said = task.comparison.config.report
+    pairs = [row["n"] for row in task.primary.to_dict("records") if row["n"] >= stats.FEWEST_PAIRS]
+    n = min(pairs, default=ENOUGH_SEEDS)
+    if n >= ENOUGH_SEEDS:
+        return
+    least = 2 / 2**n
+    if said.test != "t" and least > said.alpha:
+        yield f"few seeds ({n}): the {stats.TESTS[said.test]} finds nothing, its p-value is never below {least:.2g}."
+        return
+    found = f"{100 * stats.power(n, said.alpha):.0f} % of such comparisons{'' if said.test == 't' else ' by a t-test'}"
+    yield (f"few seeds ({n}): a true difference of one standard deviation is found in {found}, before correction for "
+           "their number.")  # fmt: skip
 
 
 def _budgets(made: Comparison) -> Iterator[str]:
@@ -233,8 +250,8 @@ def _devices(made: Comparison) -> Iterator[str]:
     if made.shared:
         yield ("runs shared their device, or trained as a stack: seconds and ms per step are shares, and comparable "
                "between optimizers only with --cohort 1 and a whole device.")  # fmt: skip
-    machines = {repr((s.env.get("hardware", {}).get("cpu"), s.env.get("hardware", {}).get("gpus"), s.env.get("device")))
-                for s in made.sources}  # fmt: skip
+    machines = {repr((hardware.get("cpu"), hardware.get("gpus"), source.env.get("device")))
+                for source in made.sources for hardware in [source.env.get("hardware") or {}]}  # fmt: skip
     if len(machines) > 1:
         yield "the runs were made on different hardware: seconds are not comparable."
     elif any(source.env.get("resumed") for source in made.sources):

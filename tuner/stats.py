@@ -27,6 +27,8 @@ FEWEST_PAIRS = 3
 MOST_EXACT = 30
 """Differences whose 2^n signs are all looked at."""
 RESAMPLES = 9_999
+DIGITS = 13
+"""Of the largest value, which rounding leaves alone."""
 NAN = float("nan")
 
 
@@ -60,6 +62,8 @@ def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> 
     """
     runs = values.dropna(subset="value").drop_duplicates(["optimizer", "seed"], keep="last")
     table = runs.pivot(index="seed", columns="optimizer", values="value").sort_index()
+    lost = runs[runs["status"] == "diverged"] if "status" in runs else runs[:0]
+    diverged = {str(name): set(own["seed"]) for name, own in lost.groupby("optimizer")}
     rows = []
     for name in dict.fromkeys(values["optimizer"]):
         if name == baseline:
@@ -68,7 +72,9 @@ def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> 
         paired = pair.dropna()
         row = contrast(paired[name].to_numpy(float), paired[baseline].to_numpy(float), mode, rules)
         unpaired = int(pair.notna().any(axis=1).sum()) - len(paired)
-        rows.append({"optimizer": name, "baseline": baseline, "n": len(paired), "n_unpaired": unpaired, **row})
+        head = {"optimizer": name, "baseline": baseline, "n": len(paired), "n_unpaired": unpaired}
+        in_either = diverged.get(name, set()) | diverged.get(baseline, set())
+        rows.append(head | {"n_diverged": len(in_either & set(paired.index)), **row})
     found = pd.DataFrame(rows, columns=None if rows else ["optimizer", "baseline", "n", "n_unpaired", "verdict"])
     if found.empty:
         return found
@@ -90,26 +96,31 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
         p_better, the share of seeds on which x is better, ties by half; wins, ties, losses; margin and p_tost, of the
         two one-sided t-tests against it (Schuirmann 1987); shift, the sign of what the primary test has seen.
     """
-    d = x - y
-    better = d < 0 if mode == "min" else d > 0
-    wins, ties = int(better.sum()), int((d == 0).sum())
-    found: dict[str, Any] = {
-        "mean_difference": float(d.mean()) if len(d) else NAN,
-        "sd_difference": float(d.std(ddof=1)) if len(d) > 1 else NAN,
-    }
+    scale = _unit(np.concatenate([x, y]))
+    d = x / scale - y / scale
+    told_apart = rounded(d, np.concatenate([x, y]) / scale)
+    if not varies(told_apart):
+        d = told_apart
+    better = told_apart < 0 if mode == "min" else told_apart > 0
+    wins, ties = int(better.sum()), int((told_apart == 0).sum())
+    margin = NAN if rules.margin is None else rules.margin
+    mean, sd = float(d.mean()) if len(d) else NAN, float(d.std(ddof=1)) if len(d) > 1 else NAN
     t, bca = t_interval(d, 1 - rules.alpha), bca_interval(d, 1 - rules.alpha)
-    found |= {"t_low": t[0], "t_high": t[1], "bca_low": bca[0], "bca_high": bca[1]}
-    found |= {"p_t": t_test(d), "p_wilcoxon": wilcoxon(d), "p_sign_flip": sign_flip(d)}
+    found: dict[str, Any] = {"mean_difference": mean, "sd_difference": sd, "t_low": t[0], "t_high": t[1]}
+    found |= {"bca_low": bca[0], "bca_high": bca[1]}
+    found = {key: value * scale for key, value in found.items()}
+    found |= {"p_t": t_test(d), "p_wilcoxon": wilcoxon(told_apart), "p_sign_flip": sign_flip(d)}
     found |= {
-        "d_z": found["mean_difference"] / found["sd_difference"] if varies(d) else NAN,
+        "d_z": mean / sd if varies(d) else NAN,
         "p_better": (wins + ties / 2) / len(d) if len(d) else NAN,
         "wins": wins,
         "ties": ties,
         "losses": len(d) - wins - ties,
-        "margin": NAN if rules.margin is None else rules.margin,
-        "p_tost": NAN if rules.margin is None else tost(d, rules.margin),
+        "margin": margin,
+        "p_tost": tost(d, margin / scale),
     }
-    return found | {"shift": _rank_sum(d) if rules.test == "wilcoxon" else float(np.sign(d.sum()))}
+    shift = signed_ranks(told_apart).sum() if rules.test == "wilcoxon" else d.sum()
+    return found | {"shift": float(np.sign(shift))}
 
 
 def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verdict, str]:
@@ -122,15 +133,19 @@ def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verd
         return "inconclusive", reason
     if row["p"] <= rules.alpha and row["shift"]:
         return ("better" if (row["shift"] < 0) == (mode == "min") else "worse"), ""
-    if row["p_tost"] <= rules.alpha:
-        return "equivalent", ""
-    return "inconclusive", ""
+    if not row["p_tost"] <= rules.alpha:
+        return "inconclusive", ""
+    if row.get("n_diverged"):  # their values say how bad, not how alike
+        return "inconclusive", "a run that diverged is not equivalent to anything"
+    return "equivalent", ""
 
 
 def silence(row: Mapping[Hashable, Any]) -> str:
     """Why nothing can be said; empty where something can."""
     if row["n"] < FEWEST_PAIRS:
-        seeds = "no seed" if row["n"] == 0 else "one seed" if row["n"] == 1 else f"{row['n']} seeds"
+        if row["n"] == 0 and not row.get("n_unpaired", 1):
+            return "neither has a value"
+        seeds = {0: "no seed", 1: "one seed"}.get(row["n"], f"{row['n']} seeds")
         return f"{seeds} in common; at least {FEWEST_PAIRS} are needed"
     if row["ties"] == row["n"]:
         return "the same value on every seed"
@@ -140,6 +155,18 @@ def silence(row: Mapping[Hashable, Any]) -> str:
 
 
 # Tests and intervals of paired differences, (n,).
+
+
+def _unit(x: Array) -> float:
+    """A power of ten in which values of a magnitude whose squares are no numbers are written; usually 1."""
+    largest = np.abs(x).max(initial=0.0)
+    return 1.0 if largest == 0 or 1e-100 < largest < 1e100 else 10.0 ** int(np.log10(largest))
+
+
+def rounded(d: Array, values: Array) -> Array:
+    """The differences without what only rounding of the values has made of them: those that were alike are so again."""
+    largest = np.abs(values).max(initial=0.0)
+    return np.round(d, DIGITS - int(np.ceil(np.log10(largest)))) if largest > 0 else d
 
 
 def varies(d: Array) -> bool:
@@ -154,15 +181,23 @@ def t_test(d: Array) -> float:
     return float(stats.ttest_1samp(d, 0.0).pvalue) if varies(d) else NAN
 
 
+def signed_ranks(d: Array) -> Array:
+    """Ranks of the absolute differences but for zeros, with their signs; equal ones share their mean rank."""
+    from scipy import stats
+
+    there = d[d != 0]
+    return stats.rankdata(np.abs(there)) * np.sign(there)
+
+
 def wilcoxon(d: Array) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test, without zeros; exact for up to 50 differences without ties."""
+    """Two-sided p-value of Wilcoxon's signed-rank test, without zeros; exact, also with ties, for up to ``MOST_EXACT``
+    differences, and without ties for up to 50."""
     from scipy import stats
 
     if not varies(d):
         return NAN
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of small samples with ties
-        return float(stats.wilcoxon(d).pvalue)
+    signed = signed_ranks(d)
+    return _share_as_far(signed) if len(signed) <= MOST_EXACT else float(stats.wilcoxon(signed).pvalue)
 
 
 def sign_flip(d: Array) -> float:
@@ -177,6 +212,11 @@ def sign_flip(d: Array) -> float:
             (d,), lambda x, axis: x.sum(axis), permutation_type="samples", n_resamples=RESAMPLES, rng=0, vectorized=True
         )
         return float(test.pvalue)
+    return _share_as_far(d)
+
+
+def _share_as_far(d: Array) -> float:
+    """The share of all 2^n signs with which the sum is at least as far from zero."""
     first, second = _signed_sums(d[: len(d) // 2]), np.sort(_signed_sums(d[len(d) // 2 :]))
     bound = abs(d.sum()) - 1e-9 * np.abs(d).sum()  # sums in another order differ by rounding
     if bound <= 0:
@@ -190,14 +230,6 @@ def _signed_sums(d: Array) -> Array:
     for x in d:
         sums = np.concatenate([sums + x, sums - x])
     return sums
-
-
-def _rank_sum(d: Array) -> float:
-    """The sign of the sum of signed ranks."""
-    from scipy import stats
-
-    ranks = stats.rankdata(np.abs(d[d != 0]))
-    return float(np.sign((ranks * np.sign(d[d != 0])).sum()))
 
 
 def t_interval(x: Array, confidence: float) -> tuple[float, float]:
@@ -228,7 +260,7 @@ def tost(d: Array, margin: float) -> float:
     """The larger p-value of the two one-sided t-tests that the mean difference lies beyond -margin, or beyond it."""
     from statsmodels.stats.weightstats import DescrStatsW
 
-    return float(DescrStatsW(d).ttost_mean(-margin, margin)[0]) if varies(d) else NAN
+    return float(DescrStatsW(d).ttost_mean(-margin, margin)[0]) if varies(d) and margin > 0 else NAN
 
 
 def holm(p: Array) -> Array:
@@ -257,12 +289,13 @@ def power(n: int, alpha: float, d_z: float = 1.0) -> float:
 def describe(x: Array, confidence: float) -> dict[str, float]:
     """n, mean, sd (n - 1), median, and the t interval (low, high) of the mean, of the values that there are."""
     x = x[~np.isnan(x)]
-    low, high = t_interval(x, confidence)
+    scale = _unit(x)
+    low, high = t_interval(x / scale, confidence)
     return {
         "n": len(x),
-        "mean": float(x.mean()) if len(x) else NAN,
-        "sd": float(x.std(ddof=1)) if len(x) > 1 else NAN,
+        "mean": float((x / scale).mean() * scale) if len(x) else NAN,
+        "sd": float((x / scale).std(ddof=1) * scale) if len(x) > 1 else NAN,
         "median": float(np.median(x)) if len(x) else NAN,
-        "low": low,
-        "high": high,
+        "low": low * scale,
+        "high": high * scale,
     }

@@ -1,0 +1,220 @@
+"""What limits an answer: each caveat can appear and does not otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from tests.tuner.edited_runs import LOST, Row, copied, edit_best, edit_config, edit_env, edit_seeds, where, without
+from tests.tuner.made_runs import make_run
+from tuner import sentences
+from tuner.answer import Answer, answer
+from tuner.store import Run
+
+EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
+
+
+@pytest.fixture(scope="module")
+def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Nothing limits its answer."""
+    folder = tmp_path_factory.mktemp("runs")
+    run = make_run(folder / "clean", effects=EFFECTS, seeds=12, trials=20, settings=["retrain.epochs=10"])
+    edit_best(run, lambda name, entry: entry.update(n_diverged=0))
+    return run
+
+
+@pytest.fixture
+def run(clean_run: Run, tmp_path: Path) -> Run:
+    return copied(clean_run, tmp_path / "clean")
+
+
+def caveats(*runs: Run) -> list[str]:
+    return [text.removeprefix("mnist1d: ") for text in sentences.caveats(answer(list(runs)))]
+
+
+def test_a_run_that_nothing_limits_has_no_caveat(clean_run: Run) -> None:
+    assert caveats(clean_run) == []
+
+
+MISSING = "{} seeds of sgdm or adam have no partner and do not count in their contrast."
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (without("sgdm"), ["sgdm has not been retrained."]),
+        (where("sgdm", "0 1", **LOST), ["sgdm: 2 of 12 retraining runs failed and are left out.", MISSING.format(2)]),
+        (without("sgdm", "0 1"), ["the retraining of sgdm is not complete.", MISSING.format(2)]),
+        (where("sgdm", "0 1", status="diverged"), ["sgdm: 2 of 12 retraining runs diverged and count with the task's "
+                                                  "worst values."]),
+        (where("sgdm", status="odd"), ["seeds.csv: status odd is not known; these runs count as complete."]),
+        (where("adam", "3", cohort="2"), ["runs shared their device, or trained as a stack: seconds and ms per step "
+                                          "are shares, and comparable between optimizers only with --cohort 1 and a "
+                                          "whole device."]),
+    ],
+)  # fmt: skip
+def test_caveats_of_the_retraining(run: Run, change: Callable[[Row], Row | None], expected: list[str]) -> None:
+    edit_seeds(run, change)
+    assert caveats(run) == expected
+
+
+def test_diverged_runs_without_a_value_count_as_the_worst(run: Run) -> None:
+    worst = run.seeds()["test_loss"].max()
+    edit_seeds(run, where("diag_hessian", "0 1", status="diverged", test_loss="inf"))
+    first, second = caveats(run)
+    assert first == (
+        f"test_loss: 2 diverged runs have no finite value and count as {worst:.4g}, the worst of all others."
+    )
+    assert second.startswith("diag_hessian: 2 of 12 retraining runs diverged")
+
+
+@pytest.mark.parametrize("n", [3, 5, 9])
+def test_few_seeds_say_what_they_can_find(run: Run, n: int) -> None:
+    edit_config(run, "seeds:\n" + "".join(f"  - {seed}\n" for seed in range(12)),
+                "seeds:\n" + "".join(f"  - {seed}\n" for seed in range(n)))  # fmt: skip
+    edit_seeds(run, lambda row: row if int(row["seed"]) < n else None)
+    found = 100 * TTestPower().power(1.0, n, 0.05)
+    assert caveats(run) == [
+        f"few seeds ({n}): a true difference of one standard deviation is found in {found:.0f} % of such comparisons, "
+        "before correction for their number."
+    ]
+
+
+def test_few_seeds_are_said_beside_a_contrast_that_has_none(run: Run) -> None:
+    edit_seeds(run, lambda row: row if int(row["seed"]) < (2 if row["optimizer"] == "sgdm" else 5) else None)
+    assert any(text.startswith("few seeds (5)") for text in caveats(run))
+
+
+@pytest.mark.parametrize("test", ["wilcoxon", "sign_flip"])
+def test_few_seeds_of_a_test_that_cannot_find_anything(run: Run, test: str) -> None:
+    edit_config(run, "  test: t\n", f"  test: {test}\n")
+    edit_seeds(run, lambda row: row if int(row["seed"]) < 5 else None)  # 2 / 2^5 is above 0.05
+    (few,) = [text for text in caveats(run) if text.startswith("few seeds (5)")]
+    assert "found in 40 %" not in few
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"n_diverged": 3}, ["trials of the search that diverged: sgdm 3 of 20."]),
+        ({"n_trials": 25}, ["the numbers of trials are not equal (diag_hessian 20, adam 20, sgdm 25)."]),
+        ({"at_boundary": ["lr", "momentum"]}, ["sgdm: lr, momentum at the boundary of what was searched; a wider range "
+                                               "may do better."]),
+    ],
+)  # fmt: skip
+def test_caveats_of_the_search(run: Run, change: dict[str, Any], expected: list[str]) -> None:
+    edit_best(run, lambda name, entry: entry.update(change if name == "sgdm" else {}))
+    assert caveats(run) == expected
+
+
+def test_few_trials(run: Run) -> None:
+    edit_best(run, lambda name, entry: entry.update(n_trials=19))
+    assert caveats(run) == [
+        "fewer than 20 trials per search: the optimizers are not well tuned, and the importances of hyperparameters "
+        "are guesses."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  scheduler: fifo\n", "  scheduler: asha\n", "ASHA stopped trials early, which favours optimizers that start "
+                                                       "fast."),
+        ("  epochs: 10\n  analyze", "  epochs: 20\n  analyze", "hyperparameters were chosen by trials of 10 epochs"),
+        ("  metric: null\n", "  metric: val_loss\n", "val_loss is what the hyperparameters were chosen by; a test "
+                                                     "split would say more."),
+        ("  cpus_per_trial: 1.0\n", "  cpus_per_trial: 0.5\n", "runs shared their device"),
+        ("  gpus_per_trial: null\n", "  gpus_per_trial: 0.25\n", "runs shared their device"),
+    ],
+)  # fmt: skip
+def test_caveats_of_the_configuration(run: Run, old: str, new: str, expected: str) -> None:
+    edit_config(run, old, new)
+    (found,) = caveats(run)
+    assert found.startswith(expected)
+
+
+def test_a_run_that_went_on(run: Run) -> None:
+    edit_env(run, resumed=[{"started": "2026-01-03T00:00:00+00:00"}])
+    (found,) = caveats(run)
+    assert "env.json" in found
+
+
+def pair(run: Run) -> tuple[Run, Run]:
+    """The run, and another whose optimizers have its numbers."""
+    return run, copied(run, run.path.with_name("second"))
+
+
+def test_two_runs_made_alike_have_no_caveat(run: Run) -> None:
+    assert caveats(*pair(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  trials: 20\n", "  trials: 30\n", "the runs were searched with different trials, samplers, seeds or "
+                                             "schedulers: budgets are not equal."),
+        ("  sampler: tpe\n", "  sampler: random\n", "the runs were searched with different trials, samplers, seeds or "
+                                                    "schedulers: budgets are not equal."),
+        ("  alpha: 0.05\n", "  alpha: 0.1\n", "the runs declare different comparisons; that of the first is used."),
+    ],
+)  # fmt: skip
+def test_caveats_of_two_runs(run: Run, old: str, new: str, expected: str) -> None:
+    first, second = pair(run)
+    edit_config(second, old, new)
+    assert caveats(first, second) == [expected]
+
+
+def test_two_runs_on_different_machines(run: Run) -> None:
+    first, second = pair(run)
+    edit_env(second, hardware=run.env()["hardware"] | {"cpu": "another one"})
+    assert caveats(first, second) == ["the runs were made on different hardware: seconds are not comparable."]
+
+
+def test_a_run_that_does_not_know_its_hardware(run: Run) -> None:
+    edit_env(run, hardware=None)
+    assert caveats(run) == []
+
+
+# One and many.
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (where("sgdm", "1", **LOST), "1 seed of sgdm or adam has no partner and does not count"),
+        (where("sgdm", "1", **LOST), "sgdm: 1 of 12 retraining runs failed and is left out."),
+        (where("sgdm", "1", status="diverged"), "1 of 12 retraining runs diverged and counts with"),
+        (where("sgdm", "1", status="diverged", test_loss="inf"), "1 diverged run has no finite value and counts as"),
+    ],
+)
+def test_one_is_not_many(run: Run, change: Callable[[Row], Row], expected: str) -> None:
+    edit_seeds(run, change)
+    assert any(expected in text for text in caveats(run)), caveats(run)
+
+
+# Over tasks.
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Runs that are a task each, as their training differs."""
+    folder = tmp_path_factory.mktemp("tasks")
+    return [
+        make_run(folder / f"run{epochs}", seeds=3, trials=2, settings=[f"train.epochs={epochs}"], draw=epochs)
+        for epochs in range(1, 9)
+    ]
+
+
+def few_tasks(found: Answer) -> list[str]:
+    return [text for text in sentences.caveats(found) if "with all optimizers" in text]
+
+
+def test_few_tasks_are_a_caveat_and_enough_are_none(tasks: list[Run]) -> None:
+    assert few_tasks(answer(tasks)) == []
+    assert few_tasks(answer(tasks[:1])) == []
+    (text,) = few_tasks(answer(tasks[:7]))
+    assert text.startswith("7 tasks with all optimizers are too few")

@@ -1,0 +1,180 @@
+"""The answer in words: numbers, and verdicts on a task and over several."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from scipy.stats import ttest_rel
+from statsmodels.stats.multitest import multipletests
+
+from tests.tuner.edited_runs import Row, copied, edit_best, edit_config, edit_seeds, where, without
+from tests.tuner.made_runs import make_run
+from tuner import sentences
+from tuner.answer import answer
+from tuner.store import Run
+
+EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
+
+
+@pytest.fixture(scope="module")
+def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Nothing limits its answer."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "clean", effects=EFFECTS, seeds=12, trials=20)
+    edit_best(run, lambda name, entry: entry.update(n_diverged=0))
+    return run
+
+
+@pytest.fixture
+def run(clean_run: Run, tmp_path: Path) -> Run:
+    return copied(clean_run, tmp_path / "clean")
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.123456, "0.1235"), (12345678.0, "1.235e+07"), (-2.0, "-2"), (0.0, "0"), (None, "-"), (math.nan, "-"),
+     (math.inf, "never"), (-math.inf, "-inf"), (1e-300, "1e-300")],
+)  # fmt: skip
+def test_numbers(value: float | None, text: str) -> None:
+    assert sentences.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "+0.5"), (-0.5, "-0.5"), (0.0, "+0"), (math.nan, "-"), (1234.5, "+1.23e+03")]
+)
+def test_signed_numbers(value: float, text: str) -> None:
+    assert sentences.signed(value) == text
+
+
+def test_a_signed_nothing_has_one_sign() -> None:
+    assert sentences.signed(-0.0) in ("+0", "-0", "0")
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.04321, "p = 0.043"), (1.0, "p = 1"), (0.0001, "p = 0.0001"), (9.9e-5, "p < 0.0001"),
+                    (0.0, "p < 0.0001"), (math.nan, "p -")],
+)  # fmt: skip
+def test_p_values(p: float, text: str) -> None:
+    assert sentences.p_value(p) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.95, "95 %"), (1 - 0.05, "95 %"), (1 - 0.001, "99.9 %"), (1 - 0.32, "68 %")]
+)
+def test_shares(share: float, text: str) -> None:
+    assert sentences.percent(share) == text
+
+
+# Verdicts.
+
+
+def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
+    (task,) = answer([clean_run]).tasks
+    seeds = clean_run.seeds().pivot(index="seed", columns="optimizer", values="test_loss")
+    ms = clean_run.seeds().groupby("optimizer")["step_ms"].mean()
+
+    text = sentences.verdict(task, "diag_hessian")
+
+    means, difference = seeds.mean(), (seeds["diag_hessian"] - seeds["adam"]).mean()
+    assert text.startswith(f"diag_hessian is better than adam on test_loss: {means['diag_hessian']:.4g} against "
+                           f"{means['adam']:.4g}, a difference of {difference:.3g} (95 % interval -")  # fmt: skip
+    ps = [ttest_rel(seeds[name], seeds["adam"]).pvalue for name in ("diag_hessian", "sgdm")]
+    assert f"; paired t-test, Holm-corrected p = {multipletests(ps, method='holm')[1][0]:.2g}, 12 seeds); " in text
+    assert text.endswith(f"a step takes {ms['diag_hessian'] / ms['adam']:.2f} times as long.")
+    assert sentences.verdict(task, "sgdm").startswith("sgdm is worse than adam on test_loss: ")
+    assert sentences.verdict(task, "adam") == f"adam is the baseline, with {means['adam']:.4g} test_loss."
+
+
+def test_what_has_no_verdict_says_why(run: Run) -> None:
+    edit_seeds(run, lambda row: None if row["optimizer"] == "diag_hessian" or (
+        row["optimizer"] == "sgdm" and row["seed"] != "3") else row)  # fmt: skip
+    (task,) = answer([run]).tasks
+    assert sentences.verdict(task, "diag_hessian") == "diag_hessian was not retrained."
+    assert sentences.verdict(task, "sgdm").startswith(
+        "sgdm and adam cannot be told apart on test_loss: one seed in common; at least 3 are needed: 0."
+    )
+
+
+def test_an_equivalence_names_its_margin(run: Run) -> None:
+    edit_config(run, "    loss: 0.02", "    loss: 0.2")
+
+    def near(row: Row) -> Row:
+        noise = 0.001 * (-1) ** int(row["seed"]) * (row["optimizer"] == "sgdm")
+        return row | {"test_loss": str(0.5 + 0.01 * int(row["seed"]) + noise)}
+
+    edit_seeds(run, near)
+    (task,) = answer([run]).tasks
+    assert sentences.verdict(task, "sgdm").startswith("sgdm is equivalent to adam on test_loss, within 0.2: ")
+    reason = "the same value on every seed"
+    assert sentences.verdict(task, "diag_hessian").startswith(
+        f"diag_hessian and adam cannot be told apart on test_loss: {reason}: 0.555 against 0.555"
+    )
+
+
+def test_gradient_equivalents_stand_in_for_seconds_that_are_shared(run: Run) -> None:
+    edit_seeds(run, lambda row: row | {"cohort": "4"})
+    (task,) = answer([run]).tasks
+    assert sentences.verdict(task, "diag_hessian").endswith("; it takes 1.30 times the gradient-equivalents.")
+
+
+def test_a_baseline_that_took_no_time_has_no_ratio(run: Run) -> None:
+    edit_seeds(run, where("adam", step_ms="0"))
+    (task,) = answer([run]).tasks
+    assert "times as long" not in sentences.verdict(task, "sgdm")
+
+
+def test_a_metric_that_is_not_there_is_not_a_missing_retraining(run: Run) -> None:
+    path = run.path / "seeds.csv"
+    path.write_text(path.read_text().replace("_loss", "_los"))
+    (task,) = answer([run]).tasks
+    assert task.comparison.seeds["status"].eq("complete").all()
+    assert "not retrained" not in sentences.verdict(task, "sgdm")
+
+
+def test_runs_without_a_value_are_not_a_lack_of_common_seeds(run: Run) -> None:
+    edit_seeds(run, lambda row: row | {"status": "diverged", "test_loss": "inf", "val_loss": "inf"})
+    (task,) = answer([run], metric="test_loss").tasks
+    assert "no seed in common" not in sentences.verdict(task, "sgdm")
+
+
+# Over tasks.
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Runs that are a task each, as their training differs."""
+    folder = tmp_path_factory.mktemp("tasks")
+    return [
+        make_run(folder / f"run{epochs}", seeds=3, trials=2, settings=[f"train.epochs={epochs}"], draw=epochs)
+        for epochs in range(1, 4)
+    ]
+
+
+def test_over_tasks_verdicts_are_gathered_the_good_ones_first(tasks: list[Run]) -> None:
+    found = answer(tasks)
+    expected = {task.comparison.task: task.verdict("diag_hessian") for task in found.tasks}
+
+    text = sentences.overall(found, "diag_hessian")
+
+    assert sentences.by_verdict(found, "diag_hessian") == {
+        word: [task for task, said in expected.items() if said == word]
+        for word in sentences.VERDICTS if word in expected.values()
+    }  # fmt: skip
+    assert text.startswith("diag_hessian against adam: ")
+    assert all(task in text for task in expected)
+    assert sentences.overall(found, "adam") == "adam is the baseline."
+    said = sentences.verdicts(found)
+    assert said[:2] == [text, "adam is the baseline."]
+    for task in found.tasks:
+        assert all(sentences.verdict(task, name) in said[2:] for name in ("adam", "diag_hessian"))
+
+
+def test_an_optimizer_that_was_never_retrained_is_not_the_baseline(tasks: list[Run], tmp_path: Path) -> None:
+    runs = [copied(run, tmp_path / run.path.name) for run in tasks[:2]]
+    for run in runs:
+        edit_seeds(run, without("diag_hessian"))
+    assert "is the baseline" not in sentences.overall(answer(runs), "diag_hessian")
