@@ -1,6 +1,6 @@
 """How long `python -m tuner.report` takes, of 6 optimizers on 3 tasks with 20 seeds, and how large its page is.
 
-    python -m benchmarks.report_time
+python -m benchmarks.report_time
 """
 
 from __future__ import annotations

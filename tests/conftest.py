@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-HERE = Path(__file__).parent
+WHOLE = "whole commands"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByFile(LoadScopeScheduling):
+    """The tests of a file go to one process, and those of all files beside this one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope(nodeid)
+
+
+def scope(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return WHOLE if path.count("/") == 1 else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests beside this file first, as one group, since they take longest; all others file by file."""
-    items.sort(key=lambda item: item.path.parent != HERE)
-    for item in items:
-        group = "whole commands" if item.path.parent == HERE else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Whole commands first, since they take longest."""
+    items.sort(key=lambda item: scope(item.nodeid) != WHOLE)

@@ -44,7 +44,6 @@ class TaskAnswer:
     def _row(self, name: str) -> dict[str, Any]:
         made = self.comparison
         own = made.seeds[made.seeds["optimizer"] == name]
-        best = made.best.get(name, {})
         confidence = 1 - made.config.report.alpha
         row: dict[str, Any] = {"task": made.task, "optimizer": name, "baseline": made.baseline}
         row |= {"seeds": len(own), "seeds_diverged": int((own["status"] == "diverged").sum())}
@@ -55,10 +54,12 @@ class TaskAnswer:
             row |= {f"{metric}_{key}": found[key] for key in ("mean", "sd", "low", "high")}
         for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
             row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(own, clock)).all() else np.nan
-        row |= {"shared": made.shared, "trials": best.get("n_trials", 0), "trials_diverged": best.get("n_diverged", 0)}
-        row |= {"trials_failed": best.get("n_failed", 0), "tuned": len(made.spaces[name])}
-        row |= {"at_boundary": " ".join(best.get("at_boundary", []))}
-        return row | {HP + key: value for key, value in (best.get("hp") or {}).items()}
+        trials = made.trials[made.trials["optimizer"] == name]
+        states = trials["state"].value_counts()
+        row |= {"shared": made.shared, "trials": len(trials), "trials_diverged": int(states.get("diverged", 0))}
+        row |= {"trials_failed": int(states.get("failed", 0)), "tuned": len(made.spaces[name])}
+        row |= {"at_boundary": " ".join(made.at_boundary(name))}
+        return row | {HP + key: value for key, value in made.hp(name).items()}
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
@@ -67,7 +68,7 @@ class TaskAnswer:
         made = self.comparison
         tables = [self._contrasts(made.values(metric), metric, "steps") for metric in made.metrics]
         for clock in COSTS:
-            if clock == "seconds" and made.shared:
+            if clock == "seconds" and not made.timed:
                 continue
             there = curves.at_cost_of(self.filled, made.baseline, CLOCKS[clock])
             tables.append(self._contrasts(there, made.config.task.metric, clock))
@@ -97,13 +98,17 @@ class TaskAnswer:
 
     @property
     def target(self) -> float | None:
-        """The value that counts as solved: the task's, else what three quarters of the baseline's runs end with."""
+        """The value that counts as solved: the task's, else what three quarters of the baseline's runs end with, but
+        for diverged ones; none where most diverged."""
         made = self.comparison
         if made.config.task.target is not None:
             return made.config.task.target
-        ends = _numbers(made.seeds[made.seeds["optimizer"] == made.baseline], made.config.task.metric)
-        share = 0.75 if made.config.task.mode == "min" else 0.25
-        return float(np.nanquantile(ends, share)) if not np.isnan(ends).all() else None
+        own = made.seeds[made.seeds["optimizer"] == made.baseline]
+        ends = _numbers(own[own["status"] == "complete"], made.config.task.metric)
+        ends = ends[~np.isnan(ends)]
+        if not len(ends) or 2 * len(ends) < len(own):
+            return None
+        return float(np.quantile(ends, 0.75 if made.config.task.mode == "min" else 0.25))
 
     def times(self, clock: curves.Clock) -> pd.Series:
         """The median time over seeds, by a clock of the curves, at which each optimizer reaches the target."""
@@ -150,9 +155,11 @@ class Across:
     tasks: list[TaskAnswer]
 
     def times(self, clock: str) -> pd.DataFrame:
-        """Median time to the target: index task, columns optimizer; infinite where it was not reached."""
-        found = {task.comparison.task: task.times(CLOCKS[clock]) for task in self.tasks if task.target is not None}
-        return pd.DataFrame(found).T.reindex(columns=self.optimizers)
+        """Median time to the target, infinite where it was not reached: index task, of those that have a target and all
+        optimizers; columns optimizer."""
+        found = {task.comparison.task: task.times(CLOCKS[clock]) for task in self.tasks
+                 if task.target is not None and task.comparison.task in self.ranks.index}  # fmt: skip
+        return pd.DataFrame(found, index=pd.Index(self.optimizers)).T
 
     @property
     def optimizers(self) -> list[str]:
@@ -170,7 +177,7 @@ class Across:
     @property
     def clock(self) -> str:
         """That of the profile: seconds where they are comparable."""
-        return "grad_equivalents" if any(task.comparison.shared for task in self.tasks) else "seconds"
+        return "seconds" if all(task.comparison.timed for task in self.tasks) else "grad_equivalents"
 
     @cached_property
     def scores(self) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +12,36 @@ import pandas as pd
 
 from tuner.errors import UserError, nearest
 from tuner.schema import Config, Dimension
+from tuner.search_audit import boundary, parsed
 from tuner.stats import Mode, Rules
 from tuner.store import Run
 from tuner.summary import metrics
+from tuner.tables import HP
 
 BASELINES = ("adam", "adamw", "sgdm", "sgd")
 """What is the baseline unless one is declared: the first of these that there is, else the first optimizer."""
-HIGHER_IS_BETTER = {"acc", "accuracy", "f1", "auc", "precision", "recall", "r2"}
+HIGHER_IS_BETTER = {
+    "acc",
+    "accuracy",
+    "f1",
+    "auc",
+    "auroc",
+    "ap",
+    "map",
+    "precision",
+    "recall",
+    "r2",
+    "iou",
+    "miou",
+    "dice",
+    "bleu",
+    "rouge",
+    "psnr",
+    "ssim",
+    "correlation",
+}
+LOWER_IS_BETTER = {"loss", "error", "err", "ppl", "perplexity", "rmse", "mse", "mae", "nll", "bpc", "wer", "cer", "fid"}
+"""Parts of metrics' names, beside the task's own."""
 KNOWN_STATUS = ("complete", "diverged", "failed")
 
 
@@ -71,6 +95,21 @@ class Comparison:
         """The one that decides, then the others that are worth a place."""
         return list(dict.fromkeys([self.metric, *metrics(self.config, self.seeds)]))
 
+    def hp(self, optimizer: str) -> dict[str, Any]:
+        """The tuned hyperparameters: best.json's, else those of the retraining; empty where neither has them."""
+        if found := self.best.get(optimizer, {}).get("hp"):
+            return found
+        own, space = self.seeds[self.seeds["optimizer"] == optimizer], self.spaces[optimizer]
+        cells = {name: own[HP + name].dropna() for name in space if HP + name in own}
+        with suppress(ValueError):  # the search cannot have come to them
+            return {name: parsed(space[name], column.iloc[0]) for name, column in cells.items() if len(column)}
+        return {}
+
+    def at_boundary(self, optimizer: str) -> list[str]:
+        """Which of them lie in the outer 5 % of their range."""
+        table = boundary(self.hp(optimizer), self.spaces[optimizer])
+        return [str(name) for name in table.loc[table["at_boundary"], "hyperparameter"]]
+
     def source(self, optimizer: str) -> Source:
         """The run that it is of."""
         return next(source for source in self.sources if optimizer in source.names.values())
@@ -86,6 +125,11 @@ class Comparison:
         """What was declared."""
         said = self.config.report
         return Rules(said.test, said.alpha, said.margin.get(metric.partition("_")[2]))
+
+    @property
+    def timed(self) -> bool:
+        """Whether seconds of all runs are comparable: they had their device to themselves, and the same one."""
+        return not self.shared and len({machine(source) for source in self.sources}) == 1
 
     @property
     def shared(self) -> bool:
@@ -120,10 +164,9 @@ def read(runs: Sequence[Run], baseline: str | None = None, metric: str | None = 
     for run in runs:
         source = _source(run)
         groups.setdefault(_conditions(source), []).append(source)
-    tasks = [sources[0].config.task.name for sources in groups.values()]
     compared = [
-        _comparison(sources, alone=tasks.count(task) == 1, baseline=baseline, metric=metric)
-        for task, sources in zip(tasks, groups.values(), strict=True)
+        _comparison(sources, label, baseline, metric)
+        for sources, label in zip(groups.values(), _labels(list(groups.values())), strict=True)
     ]
     known = list(dict.fromkeys(name for each in compared for name in each.optimizers))
     if baseline is not None and baseline not in known:
@@ -132,6 +175,12 @@ def read(runs: Sequence[Run], baseline: str | None = None, metric: str | None = 
     if metric is not None and metric not in columns:
         raise UserError(f"--metric: unknown metric {metric!r}{nearest(metric, columns)}")
     return compared
+
+
+def machine(source: Source) -> str:
+    """What tells one from another."""
+    hardware = source.env.get("hardware") or {}
+    return repr((hardware.get("cpu"), hardware.get("gpus"), source.env.get("device")))
 
 
 def _is_metric(column: Hashable) -> bool:
@@ -152,15 +201,25 @@ def _conditions(source: Source) -> tuple[Any, ...]:
     return (*what, repr(train), source.config.retrain_epochs)
 
 
-def _comparison(sources: list[Source], *, alone: bool, baseline: str | None, metric: str | None) -> Comparison:
+def _labels(groups: list[list[Source]]) -> list[str]:
+    """The task's name; where others have it too, with the first run's, or, where others have that too, its path."""
+    tasks = [sources[0].config.task.name for sources in groups]
+    paths = [sources[0].run.path for sources in groups]
+    named = [f"{task} ({path.resolve().name})" for task, path in zip(tasks, paths, strict=True)]
+    return [
+        task if tasks.count(task) == 1 else name if named.count(name) == 1 else f"{task} ({path})"
+        for task, name, path in zip(tasks, named, paths, strict=True)
+    ]
+
+
+def _comparison(sources: list[Source], label: str, baseline: str | None, metric: str | None) -> Comparison:
     sources = _distinct(sources)
     optimizers = [name for source in sources for name in source.names.values()]
-    task = sources[0].config.task.name
     chosen_baseline = _baseline(baseline, sources, optimizers)
     seeds = _stacked([_renamed(source.run.seeds(), source) for source in sources])
     chosen_metric = metric if metric is not None and metric in seeds else _deciding(sources[0].config, seeds)
     made = Comparison(
-        task=task if alone else f"{task} ({sources[0].run.path.resolve().name})",
+        task=label,
         sources=sources,
         optimizers=optimizers,
         baseline=chosen_baseline,
@@ -177,13 +236,36 @@ def _comparison(sources: list[Source], *, alone: bool, baseline: str | None, met
         spaces={
             new: source.config.optimizers[name].space for source in sources for name, new in source.names.items()
         },
-        notes=[
-            f"{asked} was asked for as the {what}, but is not there; it is {taken}."
-            for what, asked, taken in (("baseline", baseline, chosen_baseline), ("metric", metric, chosen_metric))
-            if asked not in (None, taken)
-        ],
+        notes=_choices(sources[0].config, optimizers, (baseline, metric), (chosen_baseline, chosen_metric)),
     )  # fmt: skip
     return _mended(made)
+
+
+def _choices(
+    config: Config, optimizers: list[str], asked: tuple[str | None, str | None], taken: tuple[str, str]
+) -> list[str]:
+    """Where baseline and metric are not those that were asked for, or not those that were declared."""
+    said = config.report
+    declared = (said.baseline or _first(BASELINES, optimizers), said.metric or taken[1])
+    found = []
+    for what, name, wanted, chosen in zip(("baseline", "metric"), asked, declared, taken, strict=True):
+        if name is not None and name == chosen and name != wanted:
+            found.append(f"{chosen} was chosen as the {what} afterwards; what is said is exploratory.")
+        elif chosen not in (name, wanted) or (name is not None and name != chosen):
+            found.append(f"{name or wanted} is to be the {what}, but is not there; it is {chosen}.")
+    if not _known_direction(config, taken[1]):
+        found.append(f"{taken[1]} is taken to be better when lower: its name says nothing else.")
+    return found
+
+
+def _known_direction(config: Config, metric: str) -> bool:
+    base = metric.partition("_")[2]
+    known = HIGHER_IS_BETTER | LOWER_IS_BETTER
+    return base == config.task.metric.partition("_")[2] or bool(known & set(base.split("_")))
+
+
+def _first(names: Iterable[str], there: Sequence[str]) -> str:
+    return next((name for name in names if name in there), there[0])
 
 
 def _distinct(sources: list[Source]) -> list[Source]:
@@ -203,7 +285,8 @@ def _distinct(sources: list[Source]) -> list[Source]:
 
 def _renamed(table: pd.DataFrame, source: Source) -> pd.DataFrame:
     """Rows of the run's optimizers, under the comparison's names."""
-    own = table[table["optimizer"].isin(list(source.names))].copy()
+    of_task = (table["task"] == source.config.task.name) if "task" in table else True
+    own = table[table["optimizer"].isin(list(source.names)) & of_task].copy()
     own["optimizer"] = own["optimizer"].map(source.names).astype("str")
     return own
 
@@ -215,8 +298,7 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _baseline(asked: str | None, sources: list[Source], optimizers: list[str]) -> str:
     declared = next((s.config.report.baseline for s in sources if s.config.report.baseline is not None), None)
-    candidates = [asked, declared, *BASELINES, optimizers[0]]
-    return next(name for name in candidates if name in optimizers)
+    return _first([name for name in (asked, declared, *BASELINES) if name is not None], optimizers)
 
 
 def _deciding(config: Config, seeds: pd.DataFrame) -> str:
@@ -228,10 +310,12 @@ def _deciding(config: Config, seeds: pd.DataFrame) -> str:
 
 
 def _strangers(made: Comparison) -> list[str]:
-    """Of rows of optimizers that a run's configuration does not know."""
+    """Of rows of tasks and optimizers that a run's configuration does not know."""
     found = []
     for source in made.sources:
-        others = [name for name in dict.fromkeys(source.run.seeds()["optimizer"]) if name not in source.names]
+        rows = source.run.seeds()
+        others = [name for name in dict.fromkeys(rows["optimizer"]) if name not in source.names]
+        others += [name for name in dict.fromkeys(rows["task"]) if name != source.config.task.name]
         if others:
             found.append(f"seeds.csv has rows of {', '.join(others)}, of which config.yaml does not know; left out.")
     return found
@@ -252,7 +336,7 @@ def _mended(made: Comparison) -> Comparison:
         lost = column.isna() & ((seeds["status"] == "diverged") | (seeds[name].notna() & seeds["status"].ne("failed")))
         if lost.any() and column.notna().any():
             worst = column.max() if made.mode(name) == "min" else column.min()
-            runs = "1 diverged run has" if lost.sum() == 1 else f"{int(lost.sum())} diverged runs have"
+            runs = "1 run has" if lost.sum() == 1 else f"{int(lost.sum())} runs have"
             counts = "counts" if lost.sum() == 1 else "count"
             notes.append(f"{name}: {runs} no finite value and {counts} as {worst:.4g}, the worst of all others.")
             column = column.mask(lost, worst)

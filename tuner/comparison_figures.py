@@ -18,23 +18,20 @@ from numpy.typing import NDArray
 
 from tuner.figure_parts import (
     INK,
-    SMALL,
     WIDTH,
     Panel,
     belongs_to,
     colour,
     draw_at,
-    fitted,
     new_figure,
     new_panel,
     place_of,
-    plain,
     styled,
-    text_width,
     write_at,
     write_below,
 )
 from tuner.figure_scales import Scale, drawable, finite, number, scale
+from tuner.figure_text import SMALL, labels, plain, text_width
 
 Better = Literal["lower", "higher"]
 ROW = 24.0  # points per optimizer
@@ -110,9 +107,9 @@ def _means(panel: Panel, figure: Figure, pairs: NDArray[np.float64]) -> None:
 
 
 def _column_names(panel: Panel, figure: Figure, names: Sequence[str]) -> None:
-    for place, name in enumerate(names):
+    for place, label in enumerate(labels(names, panel.width * 0.42)):
         x = panel.left + panel.width * float(panel.x.share(place))
-        write_at(figure, x, 16, fitted(name, panel.width * 0.42), ha="center", va="baseline")
+        write_at(figure, x, 16, label, ha="center", va="baseline")
 
 
 @styled
@@ -138,9 +135,9 @@ def differences(
     shown = [points.loc[points["optimizer"].isin([name for name, _ in rows]), "difference"].to_numpy(float)]
     shown += [table[column].to_numpy(float) for column in ("difference", "low", "high")]
     x = scale(np.append(sign * finite(np.concatenate(shown)), 0.0), ticks=4)
-    labels = [fitted(name, NAME_ROOM) for name, _ in rows]
+    written = labels([name for name, _ in rows], NAME_ROOM)
     verdicts = [str(row.get("verdict", "")) for _, row in rows]
-    left = 12 + max(map(text_width, labels), default=0)
+    left = 12 + max(map(text_width, written), default=0)
     right = 12 + max((text_width(verdict, SMALL) for verdict in verdicts), default=0)
     height = 33 + ROW * max(len(rows), 1) + 20
     figure = new_figure(WIDTH, height)
@@ -152,7 +149,7 @@ def differences(
         own = sign * finite(points.loc[points["optimizer"] == name, "difference"])
         _row(panel, place_of(name, names), name, len(rows) - 1 - place, own, sign * _interval(row))
         middle = float(panel.points(x.low, len(rows) - 1 - place)[1])
-        said = write_at(figure, left - 7, middle, labels[place], ha="right", va="center_baseline")
+        said = write_at(figure, left - 7, middle, written[place], ha="right", va="center_baseline")
         verdict = write_at(figure, WIDTH - right + 6, middle, verdicts[place], va="center_baseline", fontsize=SMALL)
         belongs_to(said, place_of(name, names), name)
         belongs_to(verdict, place_of(name, names), name)

@@ -9,43 +9,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tuner import curves, figures
+from tuner.curvature_tables import MOMENTS, bands, densities, medians, moments
 from tuner.figure_parts import (
     INK,
     WIDTH,
     Panel,
     belongs_to,
     colour,
-    fitted,
     new_figure,
     new_panel,
     place_of,
-    plain,
     styled,
-    text_width,
     write_at,
 )
-from tuner.figure_scales import LARGEST, Scale, drawable, finite, scale, tick_labels
+from tuner.figure_scales import Scale, SignedScale, drawable, finite, scale, signed_scale
+from tuner.figure_text import labels, plain, text_width
 
 PANEL_HEIGHT = 104.0
 ABOVE, BELOW, GAP = 20.0, 30.0, 18.0  # points around a panel: its name, its ticks
 MOST_COLUMNS = 3
-MOMENTS = 4
 MOST_LINES = 60  # eigenvalues along training that can be told apart
-DECADES = 3  # of every spectrum that an axis shows on a logarithmic scale
-MOST_DECADES = 12  # from the largest of them to the smallest
 LOWEST_SHARE = 1e-4  # of the highest peak of a density that is shown
-GRID, SMOOTHING = 256, 0.15  # points of a smoothed density; its width, in decades
 QUANTITIES: dict[str, tuple[str, bool | None]] = {
     "eigenvalue": ("largest eigenvalue", None),
     "trace": ("trace", None),
@@ -55,106 +49,6 @@ QUANTITIES: dict[str, tuple[str, bool | None]] = {
 """What there is one number of at a time (of the eigenvalues, the first): its label; whether its axis is logarithmic."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SignedScale(Scale):
-    """An axis that is logarithmic on both sides of zero, and linear within ``threshold`` of it."""
-
-    threshold: float = 1.0
-
-    def share(self, value: ArrayLike) -> Floats:
-        low, high, at = (np.arcsinh(np.asarray(v, float) / self.threshold) for v in (self.low, self.high, value))
-        return np.asarray((at - low) / (high - low), float)
-
-
-def signed_scale(groups: Sequence[ArrayLike], ticks: int = 7) -> Scale:
-    """An axis that holds all finite values of either sign, of every group at least the upper decades in full.
-
-    Linear where all values are zero.
-    """
-    known = finite(np.concatenate([np.ravel(group) for group in groups] or [np.empty(0)]))
-    sizes = [float(np.abs(finite(group)).max(initial=0.0)) for group in groups]
-    largest = max(sizes, default=0.0)
-    if largest <= 1 / LARGEST:
-        return scale(known)
-    threshold = max(min(size for size in sizes if size), largest * 10.0**-MOST_DECADES) * 10.0**-DECADES
-    low, high = np.arcsinh(np.array([known.min(), known.max()]) / threshold)
-    pad = 0.04 * (high - low) or 0.5
-    low, high = np.sinh([low - pad, high + pad]) * threshold
-    first, last = (math.floor(math.log10(size)) for size in (threshold, largest))
-    powers = range(last, first + 1, -1)
-    inside = [sign * 10.0**power for sign in (-1, 1) for power in powers if low <= sign * 10.0**power <= high]
-    stride = max(1, -(-len(inside) // ticks))
-    kept = [10.0**power for power in powers[::stride]]
-    at = sorted({0.0, *(tick for tick in inside if abs(tick) in kept)} - ({0.0} if low > 0 or high < 0 else set()))
-    return SignedScale(float(low), float(high), False, at, _signed_labels(at), threshold)
-
-
-def _signed_labels(ticks: Sequence[float]) -> list[str]:
-    labels = iter(tick_labels([abs(tick) for tick in ticks if tick], log=True))
-    return ["−" * (tick < 0) + next(labels) if tick else "0" for tick in ticks]
-
-
-# Tables.
-
-
-def bands(table: pd.DataFrame, quantity: str, index: int = 0) -> pd.DataFrame:
-    """Median and quartiles over seeds along training, as ``tuner.curves.bands`` gives them."""
-    own = table[(table["quantity"] == quantity) & (table["index"] == index)]
-    return curves.bands(own.astype({"value": "float64", "step": "int64", "optimizer": "str"}), "step")
-
-
-def medians(table: pd.DataFrame, quantity: str) -> dict[str, pd.DataFrame]:
-    """By optimizer the quantity's medians over seeds: a row per step, a column per index."""
-    own = table[table["quantity"] == quantity]
-    own = own.assign(value=drawable(own["value"].to_numpy(float, na_value=np.nan)))
-    found = own.groupby(["optimizer", "step", "index"])["value"].median().unstack("index")
-    return {str(name): part.droplevel("optimizer") for name, part in found.groupby(level="optimizer")}
-
-
-def densities(table: pd.DataFrame, seed: int | None = None) -> pd.DataFrame:
-    """Spectral densities of one seed: as they were estimated, or else of the eigenvalues, smoothed.
-
-    Args:
-        seed: ``None``: the first.
-
-    Returns:
-        Columns optimizer, step, x, value; the integral over x is about 1.
-    """
-    own = table[table["seed"] == (table["seed"].min() if seed is None else seed)]
-    known = own[own["quantity"] == "density"]
-    columns = ["optimizer", "step", "x", "value"]
-    if len(known):
-        return known[columns].reset_index(drop=True)
-    groups = own[own["quantity"] == "eigenvalue"].groupby(["optimizer", "step"], sort=False)["value"]
-    exact = {key: finite(values.to_numpy(float, na_value=np.nan)) for key, values in groups}
-    y = signed_scale(list(exact.values()))
-    parts = []
-    for (name, step), eigenvalues in exact.items():
-        x, value = smoothed(eigenvalues, y.threshold if isinstance(y, SignedScale) else 1.0)
-        parts.append(pd.DataFrame({"optimizer": name, "step": step, "x": x, "value": value}))
-    return pd.concat(parts, ignore_index=True) if parts else known[columns]
-
-
-def smoothed(eigenvalues: Floats, threshold: float) -> tuple[Floats, Floats]:
-    """Their density with a bump around each, on a grid; bumps are Gaussian on a signed axis with this threshold."""
-    if not len(eigenvalues):
-        return np.empty(0), np.empty(0)
-    at, width = np.arcsinh(eigenvalues / threshold), SMOOTHING * math.log(10)
-    grid = np.linspace(at.min() - 5 * width, at.max() + 5 * width, GRID)
-    bumps = np.exp(-(((grid[:, None] - at) / width) ** 2) / 2).mean(axis=1) / (width * math.sqrt(2 * math.pi))
-    return threshold * np.sinh(grid), bumps / (threshold * np.cosh(grid))
-
-
-def moments(steps: ArrayLike) -> list[int]:
-    """Some of the steps: the first, the last, and others evenly between them."""
-    known = np.unique(np.asarray(steps, int))
-    places = np.linspace(0, len(known) - 1, min(MOMENTS, len(known))).round().astype(int)
-    return [int(step) for step in known[places]]
-
-
-# Figures.
 
 
 def along(
@@ -279,6 +173,7 @@ def _panels(
     width = (WIDTH - left - 10 - GAP * (columns - 1)) / columns
     height = 20 + rows * (ABOVE + PANEL_HEIGHT + BELOW)
     figure, x = new_figure(WIDTH, height), _fitting(x, width)
+    written = labels(shown, width)
     panels = {}
     for place in range(max(len(shown), 1)):
         row, column = divmod(place, columns)
@@ -290,9 +185,8 @@ def _panels(
         if shown:
             name = shown[place]
             panels[name] = panel
-            text = write_at(
-                figure, at[0], at[1] + PANEL_HEIGHT + 6, fitted(name, width), color=colour(place_of(name, names))
-            )
+            hue = colour(place_of(name, names))
+            text = write_at(figure, at[0], at[1] + PANEL_HEIGHT + 6, written[place], color=hue)
             belongs_to(text, place_of(name, names), name)
     write_at(figure, 5, height - 5, plain(y_label + (f" {said}" if said else "")), va="top")
     return figure, panels
@@ -300,19 +194,8 @@ def _panels(
 
 def _panel(figure: Figure, place: tuple[float, float, float, float], x: Scale, y: Scale) -> Panel:
     panel = new_panel(figure, place, x, y)
-    axes = panel.axes
-    if isinstance(y, SignedScale):
-        axes.set_yscale("asinh", linear_width=y.threshold)
-        axes.set_ylim(y.low, y.high)
-        if y.low < 0 < y.high:
-            axes.axhline(0, color=INK, linewidth=0.7, alpha=0.5, zorder=1)
-    if isinstance(x, SignedScale):
-        axes.set_xscale("asinh", linear_width=x.threshold)
-        axes.set_xlim(x.low, x.high)
-    for axis, one in ((axes.xaxis, x), (axes.yaxis, y)):  # a scale brings ticks of its own
-        axis.set_major_locator(FixedLocator(one.ticks))
-        axis.set_major_formatter(FixedFormatter(one.labels))
-        axis.set_minor_locator(NullLocator())
+    if isinstance(y, SignedScale) and y.low < 0 < y.high:
+        panel.axes.axhline(0, color=INK, linewidth=0.7, alpha=0.5, zorder=1)
     return panel
 
 

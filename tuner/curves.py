@@ -25,7 +25,7 @@ def filled(curves: pd.DataFrame, seeds: pd.DataFrame, metric: str) -> pd.DataFra
     pace.
 
     Args:
-        curves: rows of ``curves.parquet``.
+        curves: rows of ``curves.parquet``; those without seed or step are left out.
         seeds: rows of ``seeds.csv``; runs that are not in it, or failed, are left out.
         metric: with its split, ``val_loss`` say. Without a column in ``seeds`` no curve goes on.
 
@@ -35,7 +35,8 @@ def filled(curves: pd.DataFrame, seeds: pd.DataFrame, metric: str) -> pd.DataFra
     """
     split, _, name = metric.partition("_")
     chosen = (curves["phase"] == "retrain") & (curves["split"] == split) & (curves["metric"] == name)
-    own = _plain(curves.loc[chosen, COLUMNS]).drop_duplicates([*RUN, "step"], keep="last")
+    own = _plain(curves.loc[chosen, COLUMNS].dropna(subset=["seed", "step"]))
+    own = own.drop_duplicates([*RUN, "step"], keep="last")
     runs = _runs(seeds, metric)
     own = own.merge(runs[[*RUN, "worst"]], on=RUN)
     own["value"] = own["value"].where(np.isfinite(own["value"]), own["worst"])

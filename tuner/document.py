@@ -39,8 +39,8 @@ def _task(task: TaskAnswer) -> dict[str, Any]:
         "target": task.target,
         "data": [source.env.get("data") for source in made.sources],
         "optimizers": [
-            {"rank": place + 1, **_without_hp(row), "hp": made.best.get(row["optimizer"], {}).get("hp"),
-             "at_boundary": made.best.get(row["optimizer"], {}).get("at_boundary", []),
+            {"rank": place + 1, **_without_hp(row), "hp": made.hp(row["optimizer"]) or None,
+             "at_boundary": made.at_boundary(row["optimizer"]),
              "verdict": task.verdict(row["optimizer"]), "sentence": verdict(task, row["optimizer"])}
             for place, row in enumerate(task.summary.to_dict("records"))
         ],

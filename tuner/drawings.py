@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from tuner import comparison_figures, curves, figures, rank_figures, search_audit, search_figures, svg
 from tuner.answer import CLOCKS, Across, Answer, TaskAnswer
-from tuner.figure_parts import colour
 from tuner.sentences import CLOCK_NAMES
 
 PROCESSES = min(4, os.cpu_count() or 1)
@@ -49,11 +48,6 @@ class Drawn:
     hover: list[dict[str, Any]]
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
-    """An optimizer's, in every figure."""
-    return {name: colour(place) for place, name in enumerate(names)}
-
-
 def all_drawings(answer: Answer) -> list[Drawing]:
     found = [
         drawing
@@ -77,8 +71,9 @@ def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], ob
 
 def draw(drawing: Drawing, folder: Path) -> Drawn:
     made = drawing.draw(*drawing.args, **drawing.options)
-    svg.write(made, folder, drawing.name)
-    return Drawn(svg.inline(made, drawing.title), svg.hover(made) if drawing.hover else [])
+    source = svg.render(made)
+    svg.write(made, folder, drawing.name, source)
+    return Drawn(svg.inline(made, drawing.title, source=source), svg.hover(made) if drawing.hover else [])
 
 
 def task_drawings(task: TaskAnswer, place: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
@@ -160,10 +155,9 @@ def _search(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Draw
         said = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
         few = f" (of {found.n_trials} trials: little to go by)" if found.few else ""
         about = f"No importances: {found.reason}." if found.reason else f"Importances: {said}{few}."
-        hp = made.best.get(name, {}).get("hp")
         file = _file(place, f"search-{_of(name, names)}")
         yield Drawing(file, f"{made.task}: the search of {name}", f"{name}. {about}", search_figures.search,
-                      (trials, name, made.spaces[name], hp, metric, mode, names, shares))  # fmt: skip
+                      (trials, name, made.spaces[name], made.hp(name), metric, mode, names, shares))  # fmt: skip
 
 
 def _progress(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:

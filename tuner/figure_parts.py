@@ -1,4 +1,4 @@
-"""What all figures share: colours, type, an axes with fixed margins, ticks, and text that is taken literally.
+"""What all figures share: colours, type, an axes with fixed margins, ticks.
 
 Layout is arithmetic in points (1/72 inch), without a trial drawing: limits, ticks and margins are computed here, which
 is several times faster than to let matplotlib find them, and gives the same figure at any resolution.
@@ -6,10 +6,9 @@ is several times faster than to let matplotlib find them, and gives the same fig
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 import matplotlib as mpl
@@ -17,21 +16,21 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Affine2D, Transform
 from numpy.typing import ArrayLike, NDArray
 
-from tuner.figure_scales import Scale
+from tuner.figure_scales import Scale, SignedScale
+from tuner.figure_text import FONT, text_width
 
 WIDTH, HEIGHT = 331.0, 223.0  # of a usual figure, in points
-FONT = 9.5
-SMALL = 8.5
 INK = "#24292f"  # axes and text; inline it becomes the page's own colour
 # Contrast of at least 3 both on white and on #14171c; told apart under the usual kinds of colour blindness.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#ed678f", "#987f48", "#09a2c6", "#7974ee", "#a9460e", "#845480", "#626950")
-DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+DASHES: dict[str, Any] = {
+    "": "solid", "dashed": (0, (4, 1.5)), "dotted": (0, (1, 1.2)), "dash-dotted": (0, (6, 1.5, 1, 1.5)),
+}  # fmt: skip
 STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
@@ -92,46 +91,6 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapped
 
 
-# Text.
-
-
-def plain(text: object, longest: int | None = None) -> str:
-    """The text as a label: on one line, without characters that no document can hold, never read as mathematics."""
-    shown = "".join(_printable(letter) for letter in str(text))
-    if longest is not None and len(shown) > longest:
-        shown = shown[: longest - 1].rstrip() + "…"
-    return shown.replace("$", r"\$")
-
-
-def _printable(letter: str) -> str:
-    kind = unicodedata.category(letter)
-    if letter in "￾￿" or kind == "Cs":
-        return "�"
-    return " " if kind in ("Cc", "Zl", "Zp") else letter
-
-
-def text_width(text: str, size: float = FONT) -> float:
-    """Points, without kerning; another font on a page is hardly ever wider than this one."""
-    return size * sum(map(_advance, text))
-
-
-def fitted(text: object, room: float, size: float = FONT) -> str:
-    """``plain``, cut to so many points of width."""
-    longest = len(str(text))
-    while longest > 2 and text_width(plain(text, longest), size) > room:
-        longest -= 1
-    return plain(text, longest)
-
-
-@cache
-def _advance(letter: str) -> float:
-    font = get_font(findfont("DejaVu Sans"))
-    if font.get_char_index(ord(letter)) == 0:
-        return 1.0 if unicodedata.east_asian_width(letter) in "WF" else 0.6
-    font.set_size(100, 72)
-    return float(font.load_char(ord(letter)).linearHoriAdvance) / 65536 / 100
-
-
 # Axes.
 
 
@@ -174,10 +133,11 @@ def new_panel(
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom" and base)
         spine.set_alpha(0.6)
-    if x.log:
-        axes.set_xscale("log")
-    if y.log:
-        axes.set_yscale("log")
+    for set_scale, one in ((axes.set_xscale, x), (axes.set_yscale, y)):
+        if isinstance(one, SignedScale):
+            set_scale("asinh", linear_width=one.threshold)
+        elif one.log:
+            set_scale("log")
     for axis, one in ((axes.xaxis, x), (axes.yaxis, y)):
         axis.set_major_locator(FixedLocator(one.ticks))
         axis.set_major_formatter(FixedFormatter(one.labels))
@@ -219,7 +179,12 @@ def draw_at(figure: Figure, points: ArrayLike, **how: Any) -> Line2D:
 
 def look(index: int) -> dict[str, Any]:
     """Colour and dashes of the optimizer with this place among all names."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+    return {"color": colour(index), "linestyle": DASHES[dashed(index)]}
+
+
+def dashed(index: int) -> str:
+    """How its lines are broken, beside their colour: "dashed", "dotted" or "dash-dotted"; "" where they are not."""
+    return list(DASHES)[index // len(COLOURS) % len(DASHES)]
 
 
 def place_of(name: str, names: Sequence[str]) -> int:

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 LOG_FROM = 20.0  # the ratio of largest to smallest value beyond which an axis is logarithmic
 LARGEST = 1e100  # where arithmetic in limits and ticks is still safe
+DECADES = 3  # of every group of values that a signed axis shows on a logarithmic scale
+MOST_DECADES = 12  # from the largest of the groups to the smallest
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -86,6 +88,45 @@ def scale(values: ArrayLike, log: bool | None = False, pad: float = 0.04, ticks:
         low, high = 10**low, 10**high
     at = _log_ticks(low, high, ticks) if log else _linear_ticks(low, high, ticks)
     return Scale(low, high, log, at, tick_labels(at, log))
+
+
+@dataclass(frozen=True)
+class SignedScale(Scale):
+    """An axis that is logarithmic on both sides of zero, and linear within ``threshold`` of it."""
+
+    threshold: float = 1.0
+
+    def share(self, value: ArrayLike) -> NDArray[np.float64]:
+        low, high, at = (np.arcsinh(np.asarray(v, float) / self.threshold) for v in (self.low, self.high, value))
+        return np.asarray((at - low) / (high - low), float)
+
+
+def signed_scale(groups: Sequence[ArrayLike], ticks: int = 7) -> Scale:
+    """An axis that holds all finite values of either sign, of every group at least the upper decades in full.
+
+    Linear where all values are zero.
+    """
+    known = finite(np.concatenate([np.ravel(group) for group in groups] or [np.empty(0)]))
+    sizes = [float(np.abs(finite(group)).max(initial=0.0)) for group in groups]
+    largest = max(sizes, default=0.0)
+    if largest <= 1 / LARGEST:
+        return scale(known)
+    threshold = max(min(size for size in sizes if size), largest * 10.0**-MOST_DECADES) * 10.0**-DECADES
+    low, high = np.arcsinh(np.array([known.min(), known.max()]) / threshold)
+    pad = 0.04 * (high - low) or 0.5
+    low, high = np.sinh([low - pad, high + pad]) * threshold
+    first, last = (math.floor(math.log10(size)) for size in (threshold, largest))
+    powers = range(last, first + 1, -1)
+    inside = [sign * 10.0**power for sign in (-1, 1) for power in powers if low <= sign * 10.0**power <= high]
+    stride = max(1, -(-len(inside) // ticks))
+    kept = [10.0**power for power in powers[::stride]]
+    at = sorted({0.0, *(tick for tick in inside if abs(tick) in kept)} - ({0.0} if low > 0 or high < 0 else set()))
+    return SignedScale(float(low), float(high), False, at, _signed_labels(at), threshold)
+
+
+def _signed_labels(ticks: Sequence[float]) -> list[str]:
+    labels = iter(tick_labels([abs(tick) for tick in ticks if tick], log=True))
+    return ["−" * (tick < 0) + next(labels) if tick else "0" for tick in ticks]
 
 
 def _linear_ticks(low: float, high: float, count: int) -> list[float]:

@@ -18,9 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tuner.figure_parts import (
-    FONT,
     HEIGHT,
-    SMALL,
     WIDTH,
     Panel,
     belongs_to,
@@ -29,18 +27,17 @@ from tuner.figure_parts import (
     look,
     new_figure,
     new_panel,
-    plain,
     spread,
     styled,
-    text_width,
     write_at,
     write_below,
 )
 from tuner.figure_scales import LARGEST, Scale, drawable, finite, scale, tick_labels, wants_log
+from tuner.figure_text import FONT, SMALL, labels, plain, text_width
 
 MOST_POINTS = 240  # of one line: more than a figure of this size can show
 MOST_END_LABELS = 14
-LONGEST_END_LABEL = 18
+END_ROOM = 105.0  # points, of a name at the end of its line
 ROW = 12.5  # points from one line of text to the next
 
 Floats = NDArray[np.float64]
@@ -183,7 +180,7 @@ def _figure(
     labelled = [line for line in lines if line.last() is not None]
     at_ends = not legend and len(labelled) <= MOST_END_LABELS
     left = 9 + max((text_width(label) for label in y.labels), default=0)
-    ends = max((text_width(plain(line.name, LONGEST_END_LABEL)) for line in labelled), default=0) if at_ends else 0
+    ends = max(map(text_width, _end_labels(labelled)), default=0) if at_ends else 0
     right = 25 + ends if ends else 14
     rows = _legend_rows(labelled, WIDTH - 16) if legend else []
     figure = new_figure(WIDTH, HEIGHT + ROW * len(rows))
@@ -229,41 +226,45 @@ def _draw_band(panel: Panel, line: Line) -> None:
     panel.axes.add_collection(band, autolim=False)
 
 
+def _end_labels(lines: Sequence[Line]) -> list[str]:
+    return labels([line.name for line in lines], END_ROOM)
+
+
 def _label_ends(figure: Figure, panel: Panel, lines: Sequence[Line]) -> None:
     """Each name beside the end of its line, with a stroke in the line's colour from one to the other."""
     ends = [panel.points(*line.last()) for line in lines if line.last() is not None]  # type: ignore[misc]
     top, right = panel.bottom + panel.height, panel.left + panel.width
     heights = spread([y for _, y in ends], FONT + 1.5, panel.bottom + 2, top)
-    for line, (x, y), height in zip(lines, ends, heights, strict=True):
+    for line, label, (x, y), height in zip(lines, _end_labels(lines), ends, heights, strict=True):
         if right - x > 4:  # it ended before the others
             away = draw_at(figure, [(x, y), (right, y)], color=colour(line.index), linewidth=0.6, alpha=0.5)
             belongs_to(away, line.index, line.name)
         stroke = draw_at(figure, [(right + 2, y), (right + 12, height), (right + 18, height)],
                          **look(line.index), linewidth=1.2)  # fmt: skip
         belongs_to(stroke, line.index, line.name)
-        text = write_at(figure, right + 21, height, plain(line.name, LONGEST_END_LABEL), va="center_baseline")
+        text = write_at(figure, right + 21, height, label, va="center_baseline")
         belongs_to(text, line.index, line.name)
 
 
-def _legend_rows(lines: Sequence[Line], width: float) -> list[list[tuple[Line, float]]]:
-    """Lines row by row, each with the place at which its entry begins."""
-    rows: list[list[tuple[Line, float]]] = []
+def _legend_rows(lines: Sequence[Line], width: float) -> list[list[tuple[Line, str, float]]]:
+    """Lines row by row, each with its name as it is written and the place at which its entry begins."""
+    rows: list[list[tuple[Line, str, float]]] = []
     at = width + 1
-    for line in lines:
-        needed = 24 + text_width(plain(line.name), SMALL)
+    for line, label in zip(lines, labels([line.name for line in lines], width - 24, SMALL), strict=True):
+        needed = 24 + text_width(label, SMALL)
         if at + needed > width:
             rows.append([])
             at = 0.0
-        rows[-1].append((line, at))
+        rows[-1].append((line, label, at))
         at += needed + 12
     return rows
 
 
-def _draw_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line, float]]]) -> None:
+def _draw_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line, str, float]]]) -> None:
     for place, row in enumerate(rows):
         height = HEIGHT + ROW * (len(rows) - place) - 10
-        for line, at in row:
+        for line, label, at in row:
             key = draw_at(figure, [(6 + at, height), (24 + at, height)], **look(line.index), linewidth=1.6)
-            text = write_at(figure, 28 + at, height, plain(line.name), va="center_baseline", fontsize=SMALL)
+            text = write_at(figure, 28 + at, height, label, va="center_baseline", fontsize=SMALL)
             belongs_to(key, line.index, line.name)
             belongs_to(text, line.index, line.name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tuner.answer import TaskAnswer
 from tuner.cli import hp_text
+from tuner.comparison import Comparison
 from tuner.sentences import interval, number, signed
 
 ORDER = ("better", "equivalent", "baseline", "inconclusive", "worse", "-")
@@ -25,18 +26,23 @@ class Cell:
 def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows, the best mean first; the first cell of a row is the optimizer's name."""
     made = task.comparison
-    step = "ms/step (shared)" if made.shared else "ms/step"
-    head = ["optimizer", made.metric, f"difference to {made.baseline}", "verdict", *made.metrics[1:], step, "MB memory",
-            "gradient-equivalents", "diverged", "at boundary", "tuned hyperparameters"]  # fmt: skip
+    head = ["optimizer", made.metric, f"difference to {made.baseline}", "verdict", *made.metrics[1:], step_head(made),
+            "MB memory", "gradient-equivalents", "diverged (seeds, trials)", "at boundary",
+            "tuned hyperparameters"]  # fmt: skip
     contrasts = {row["optimizer"]: row for row in task.primary.to_dict("records")}
     return head, [_row(task, row, contrasts.get(row["optimizer"])) for row in task.summary.to_dict("records")]
+
+
+def step_head(made: Comparison) -> str:
+    """Of the times of steps."""
+    return "ms/step (shared)" if made.shared else "ms/step"
 
 
 def _row(task: TaskAnswer, row: Mapping[Any, Any], contrast: Mapping[Any, Any] | None) -> list[Cell]:
     name = row["optimizer"]
     verdict = task.verdict(name) or ("baseline" if name == task.comparison.baseline else "-")
-    hp = task.comparison.best.get(name, {}).get("hp")
-    diverged = f"{row['seeds_diverged']}/{row['seeds']} seeds, {row['trials_diverged']}/{row['trials']} trials"
+    hp = task.comparison.hp(name)
+    diverged = f"{row['seeds_diverged']}/{row['seeds']}, {row['trials_diverged']}/{row['trials']}"
     return [
         Cell(name, name),
         Cell(mean_and_interval(row), row["mean"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner.answer import Answer, TaskAnswer
-from tuner.leaderboard import difference, leaderboard, mean_and_interval
+from tuner.leaderboard import difference, leaderboard, mean_and_interval, step_head
 from tuner.sentences import caveats, number, overall, p_value, verdict
 from tuner.stats import TESTS
 
@@ -46,7 +46,7 @@ def latex(answer: Answer) -> str:
 def _latex_table(task: TaskAnswer) -> str:
     made = task.comparison
     test = TESTS[made.config.report.test]
-    head = ["Optimizer", made.metric, "Difference", "p (Holm)", "$d_z$", "Verdict", "ms/step"]
+    head = ["Optimizer", made.metric, "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
     contrasts = {row["optimizer"]: row for row in task.primary.to_dict("records")}
     lines = []
     for row in task.summary.to_dict("records"):
@@ -57,10 +57,11 @@ def _latex_table(task: TaskAnswer) -> str:
                  there["verdict"] if there else "baseline" if row["optimizer"] == made.baseline else "-",
                  number(row["step_ms"], 3)]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
-    level, seeds = f"{100 * (1 - made.config.report.alpha):g} %", max(task.summary["seeds"])
-    caption = (
-        f"{made.task}: mean {made.metric} over {seeds} seeds with {level} intervals; {test} against {made.baseline}"
-    )
+    level = f"{100 * (1 - made.config.report.alpha):g} %"
+    counts = sorted({int(n) for n in task.summary["n"]})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    caption = f"{made.task}: mean {made.metric} over {seeds} seeds with uncorrected {level} intervals; {test} against "
+    caption += made.baseline
     return "\n".join([
         r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",
         r"  \begin{tabular}{lllllll}", r"    \toprule",

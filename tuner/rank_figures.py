@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -14,21 +15,19 @@ from numpy.typing import NDArray
 
 from tuner.figure_parts import (
     INK,
-    SMALL,
     WIDTH,
     Panel,
     belongs_to,
     colour,
     draw_at,
-    fitted,
     new_figure,
     new_panel,
     place_of,
     styled,
-    text_width,
     write_at,
 )
 from tuner.figure_scales import Scale, number
+from tuner.figure_text import SMALL, labels, text_width
 
 CELL = 22.0  # the height of a task's row, in points
 NAME_ROOM = 100.0  # points
@@ -51,7 +50,8 @@ def critical_difference(
     below = 12 + 7.0 * len(bars)  # from the axis to the first name
     height = 44 + below + 15 * max(best_half, 1) + 8
     figure = new_figure(WIDTH, height)
-    margin = max((text_width(fitted(name, NAME_ROOM)) for name in ranks.index), default=0) + 34
+    written = labels(list(ranks.index), NAME_ROOM)
+    margin = max(map(text_width, written), default=0) + 34
     last = max(2, len(ranks))
     left, unit = _rank_axis(ranks.to_numpy(float), margin, last)
     axis = height - 44
@@ -69,7 +69,10 @@ def critical_difference(
         row = place if place < best_half else len(ranks) - 1 - place
         side = margin - 24 if place < best_half else WIDTH - margin + 24
         level = axis - below - 15 * row - 4
-        _elbow(figure, str(name), float(rank), place_of(str(name), names), (across(float(rank)), axis), level, side)
+        at = across(float(rank)), axis
+        parts = _elbow(figure, written[place], float(rank), colour(place_of(str(name), names)), at, level, side)
+        for part in parts:
+            belongs_to(part, place_of(str(name), names), str(name))
     for place, clique in enumerate(bars):
         ends = [float(ranks[list(clique)].min()), float(ranks[list(clique)].max())]
         level = axis - 8 - 7 * place
@@ -94,18 +97,16 @@ def _p_text(p: float) -> str:
 
 
 def _elbow(
-    figure: Figure, name: str, rank: float, index: int, at: tuple[float, float], level: float, side: float
-) -> None:
+    figure: Figure, label: str, rank: float, hue: str, at: tuple[float, float], level: float, side: float
+) -> list[Artist]:
     """From the axis down and to the side, where the name stands, with the mean rank on the line."""
     to_left = side < at[0]
-    line = draw_at(figure, [at, (at[0], level), (side, level)], color=colour(index), linewidth=1.2)
-    belongs_to(line, index, name)
-    text = write_at(figure, side + (-4 if to_left else 4), level, fitted(name, NAME_ROOM),
+    line = draw_at(figure, [at, (at[0], level), (side, level)], color=hue, linewidth=1.2)
+    text = write_at(figure, side + (-4 if to_left else 4), level, label,
                     ha="right" if to_left else "left", va="center_baseline")  # fmt: skip
-    belongs_to(text, index, name)
     mean = write_at(figure, side + (2 if to_left else -2), level + 2, f"{rank:.2f}", fontsize=SMALL - 1.5,
                     ha="left" if to_left else "right")  # fmt: skip
-    belongs_to(mean, index, name)
+    return [line, text, mean]
 
 
 @styled
@@ -115,8 +116,7 @@ def rank_heatmap(ranks: pd.DataFrame) -> Figure:
     Args:
         ranks: one row per task, one column per optimizer; 1 is best; NaN where an optimizer was not run.
     """
-    tasks = [fitted(task, NAME_ROOM) for task in ranks.index]
-    names = [fitted(name, NAME_ROOM) for name in ranks.columns]
+    tasks, names = labels(list(ranks.index), NAME_ROOM), labels(list(ranks.columns), NAME_ROOM)
     rows, columns = max(len(tasks), 1), max(len(names), 1)
     left = 12 + max(map(text_width, tasks), default=0)
     longest = max((text_width(name, SMALL) for name in names), default=0)

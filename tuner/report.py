@@ -21,7 +21,7 @@ def make_parser() -> Parser:
     add("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     add("--baseline", metavar="NAME", help="what the others are compared with; else as the run declares (adam)")
     add("--metric", metavar="NAME", help="the metric that decides; else as the run declares (its own, on test)")
-    add("--out", type=Path, metavar="DIR", help="where to write; else the run, of several a new folder beside it")
+    add("--out", type=Path, metavar="DIR", help="where to write; else the run, or a new folder beside it")
     shown = parser.add_mutually_exclusive_group()
     for name, what in (("json", "one JSON document"), ("markdown", "Markdown"), ("latex", "a LaTeX table per task")):
         shown.add_argument(f"--{name}", action="store_true", help=f"print {what}, and write nothing")
@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
     if args.json or args.markdown or args.latex:
         _print(found, "json" if args.json else "markdown" if args.markdown else "latex")
     else:
-        write(found, folder(runs[0].path, args.out, several=len(runs) > 1), quiet=args.quiet)
+        own = len(runs) == 1 and args.baseline is None and args.metric is None
+        write(found, folder(runs[0].path, args.out, own=own), quiet=args.quiet)
     return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in found.tasks) else NOTHING
 
 
@@ -55,13 +56,13 @@ def _print(found: Answer, how: str) -> None:
         print(papers.markdown(found) if how == "markdown" else papers.latex(found))
 
 
-def folder(run: Path, out: Path | None, *, several: bool) -> Path:
-    """Where the report goes.
+def folder(run: Path, out: Path | None, *, own: bool) -> Path:
+    """Where the report goes: into the run if it is its ``own``, else beside it.
 
     Raises:
         UserError: nothing can be written there.
     """
-    path = out or (run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}" if several else run)
+    path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
     there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
     if not there.is_dir():
         raise UserError(f"output folder {path}: {there} is not a folder")
@@ -81,6 +82,9 @@ def write(found: Answer, path: Path, *, quiet: bool) -> None:
     from tuner.tables import write_whole
 
     (path / "figures").mkdir(parents=True, exist_ok=True)
+    for kind in ("svg", "png"):  # of an earlier report, on more optimizers say
+        for old in (path / "figures").glob(f"*.{kind}"):
+            old.unlink()
     found.write_tables(path)
     wanted = drawings.all_drawings(found)
     console = LenientConsole(stderr=True, quiet=quiet)

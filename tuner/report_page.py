@@ -11,7 +11,8 @@ import pandas as pd
 
 from tuner.answer import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
 from tuner.comparison import Source
-from tuner.drawings import Drawing, Drawn, across_drawings, colours, task_drawings
+from tuner.drawings import Drawing, Drawn, across_drawings, task_drawings
+from tuner.figure_parts import colour, dashed
 from tuner.leaderboard import Cell, leaderboard, mean_and_interval
 from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, verdict, without_verdict
 from tuner.stats import TESTS
@@ -32,14 +33,14 @@ def page(answer: Answer, drawn: Mapping[str, Drawn]) -> str:
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    shades = colours(answer.optimizers)
+    shades = {name: _swatch(place) for place, name in enumerate(answer.optimizers)}
     tasks = [_task(task, place, answer.optimizers, drawn, shades) for place, task in enumerate(answer.tasks)]
     return environment.get_template("report.html").render(
         title=_title(answer),
         setting=_setting(answer),
         css=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         script=Markup((PAGE / "report.js").read_text(encoding="utf-8")),
-        legend=[{"name": name, "colour": shades[name]} for name in answer.optimizers],
+        legend=[{"name": name, "swatch": shades[name]} for name in answer.optimizers],
         several=len(tasks) > 1,
         overall=_overall(answer),
         tasks=tasks,
@@ -49,6 +50,11 @@ def page(answer: Answer, drawn: Mapping[str, Drawn]) -> str:
         method=_method(answer),
         runs=[_run(source) for task in answer.tasks for source in task.comparison.sources],
     )
+
+
+def _swatch(place: int) -> dict[str, str]:
+    """As an optimizer's lines are."""
+    return {"colour": colour(place), "dash": dashed(place)}
 
 
 def _title(answer: Answer) -> str:
@@ -82,7 +88,7 @@ def _verdicts(task: TaskAnswer) -> list[dict[str, Any]]:
 
 
 def _task(
-    task: TaskAnswer, place: int, names: list[str], drawn: Mapping[str, Drawn], shades: Mapping[str, str]
+    task: TaskAnswer, place: int, names: list[str], drawn: Mapping[str, Drawn], shades: Mapping[str, Any]
 ) -> dict[str, Any]:
     parts = task_drawings(task, place, names)
     return {
@@ -106,7 +112,7 @@ def _figures(drawings: Iterable[Drawing], drawn: Mapping[str, Drawn]) -> list[di
     return found
 
 
-def _board(task: TaskAnswer, shades: Mapping[str, str]) -> dict[str, Any]:
+def _board(task: TaskAnswer, shades: Mapping[str, Any]) -> dict[str, Any]:
     """The leaderboard: what is shown of a cell, and what it is sorted by."""
     made = task.comparison
     head, rows = leaderboard(task)
@@ -114,10 +120,11 @@ def _board(task: TaskAnswer, shades: Mapping[str, str]) -> dict[str, Any]:
     level = 100 * (1 - made.config.report.alpha)
     return {
         "task": made.task,
-        "caption": f"Mean over seeds with its {level:g} % interval; differences to {made.baseline}, paired by seed.",
+        "caption": f"Mean over seeds with its {level:.10g} % interval, not corrected for the number of contrasts; "
+                   f"differences to {made.baseline}, paired by seed.",
         "head": [{"name": name, "sorted": first if place == 1 else ""} for place, name in enumerate(head)],
         "rows": [
-            {"baseline": row[0].text == made.baseline, "colour": shades[row[0].text],
+            {"baseline": row[0].text == made.baseline, "swatch": shades[row[0].text],
              "cells": [_cell(cell, name) for cell, name in zip(row, head, strict=True)]}
             for row in rows
         ],
@@ -131,7 +138,7 @@ def _cell(cell: Cell, column: str) -> dict[str, Any]:
     return {"text": cell.text, "value": "" if missing else cell.value, "verdict": verdict, "wide": wide}
 
 
-def _across(across: Across, drawn: Mapping[str, Drawn], shades: Mapping[str, str]) -> dict[str, Any]:
+def _across(across: Across, drawn: Mapping[str, Drawn], shades: Mapping[str, Any]) -> dict[str, Any]:
     scored = f"AlgoPerf score, {CLOCK_NAMES[across.clock]}"
     head = ["optimizer", "mean rank", scored, "interquartile mean", f"difference to {across.baseline}"]
     ranks, nothing = across.ranks.mean(), dict.fromkeys(IQM_COLUMNS, float("nan"))
@@ -147,9 +154,10 @@ def _across(across: Across, drawn: Mapping[str, Drawn], shades: Mapping[str, str
             (_with_interval(mean, "difference", "difference_low", "difference_high"), mean["difference"]),
         ]
         shown = [_cell(Cell(text, value), "") for text, value in cells]
-        rows.append({"baseline": name == across.baseline, "colour": shades[name], "cells": shown})
-    board = {"task": "all tasks", "caption": "Over all tasks: 1 is the best rank, score and interquartile mean.",
-             "head": [{"name": name, "sorted": ""} for name in head], "rows": rows}  # fmt: skip
+        rows.append({"baseline": name == across.baseline, "swatch": shades[name], "cells": shown})
+    caption = f"Over the {len(across.ranks)} tasks that have all optimizers; 1 is the best rank, score and mean."
+    columns = [{"name": name, "sorted": ""} for name in head]
+    board = {"task": "all tasks", "caption": caption, "head": columns, "rows": rows}
     return {"board": board, "text": across_text(across), "figures": _figures(across_drawings(across), drawn)}
 
 
@@ -166,10 +174,12 @@ def across_text(across: Across) -> str:
 
 def _method(answer: Answer) -> dict[str, Any]:
     """What the paragraphs on the method have to name."""
-    said = answer.tasks[0].comparison.config.report
-    margins = {task.comparison.task: task.comparison.rules(task.comparison.metric).margin for task in answer.tasks}
-    declared = [f"{number(margin)} on {task}" for task, margin in margins.items() if margin is not None]
-    return {"test": TESTS[said.test], "alpha": f"{said.alpha:g}", "margins": ", ".join(declared), "few": FEW_TASKS}
+    rules = {}
+    for task in answer.tasks:
+        said, margin = task.comparison.config.report, task.comparison.rules(task.comparison.metric).margin
+        within = f"differences within {number(margin)} do not matter" if margin is not None else "no margin is declared"
+        rules[task.comparison.task] = f"{TESTS[said.test]} at level {said.alpha:g}; {within}"
+    return {"rules": rules, "few": FEW_TASKS}
 
 
 CONTRAST_COLUMNS = (

@@ -107,6 +107,8 @@ class Dimension(Section):
         """Where the value lies between low (0) and high (1), on the searched scale; None for choices."""
         if self.low is None or self.high is None:
             return None
+        if self.log and value <= 0:
+            return -math.inf
         scale: Callable[[float], float] = math.log if self.log else float
         return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
 

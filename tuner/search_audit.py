@@ -62,7 +62,7 @@ def importance(trials: pd.DataFrame, space: Mapping[str, Dimension], mode: Mode)
     counted = trials[trials["state"].isin(COUNTED) & np.isfinite(trials["value"].astype(float))].dropna(subset=columns)
     values = counted["value"].to_numpy(float)
     try:
-        hp = {name: [_parsed(space[name], cell) for cell in counted[HP + name]] for name in names}
+        hp = {name: [parsed(space[name], cell) for cell in counted[HP + name]] for name in names}
     except ValueError as error:
         return _silent(len(values), f"a trial lies outside the search space: {error}")
     varied = [name for name in names if len(set(hp[name])) > 1]
@@ -111,7 +111,7 @@ def _study(hp: Mapping[str, list[Any]], space: Mapping[str, Dimension], values: 
     return study
 
 
-def _parsed(dimension: Dimension, cell: Any) -> bool | int | float | str:
+def parsed(dimension: Dimension, cell: Any) -> bool | int | float | str:
     """A value from its cell, which pandas may have read as a number, or as another kind of number.
 
     Raises:

@@ -13,25 +13,24 @@ from numpy.typing import NDArray
 
 from tuner.figure_parts import (
     INK,
-    SMALL,
     WIDTH,
     Panel,
     colour,
-    fitted,
     new_figure,
     new_panel,
     place_of,
-    plain,
     styled,
-    text_width,
     write_at,
 )
 from tuner.figure_scales import Scale, drawable, finite, scale
+from tuner.figure_text import SMALL, labels, plain, text_width
 from tuner.schema import Dimension
 from tuner.tables import HP
 
 PANEL_HEIGHT = 112.0
 MOST_COLUMNS = 3
+CROSSES_APART = 4.0  # points, in a crowd
+CROWD = 500  # more trials than this are an image in each panel
 
 
 @styled
@@ -48,7 +47,8 @@ def search(
     """One panel per hyperparameter: the value of every trial against it, on the searched scale.
 
     Diverged trials are crosses at the worse edge of the panel, whatever their value; those that a scheduler stopped are
-    hollow; failed ones are not shown. The best hyperparameters are ringed where a trial has them.
+    hollow; failed ones are not shown. The best hyperparameters are ringed where a trial has them. The points of more
+    than ``CROWD`` trials are smaller, and an image in an SVG.
 
     Args:
         trials: columns optimizer, state, value and ``hp.<name>``, of one task.
@@ -69,6 +69,7 @@ def search(
     width = (WIDTH - left - 10 - gap * (columns - 1)) / columns
     edge = y.high if mode == "min" else y.low
     chosen = _chosen(own, space, best)
+    said = _with_importances(list(space), importance or {}, width)
     for place, (name, dimension) in enumerate(space.items()):
         row, column = divmod(place, columns)
         x, at = _axis(own.get(HP + name), dimension, len(own), width)
@@ -77,8 +78,7 @@ def search(
         panel = new_panel(figure, (left + column * (width + gap), bottom, width, PANEL_HEIGHT), x, shown)
         heights = np.where(diverged, edge, values)
         _scatter(panel, at, heights, states, colour(place_of(optimizer, names)), chosen)
-        said = _with_importance(name, (importance or {}).get(name), width)
-        write_at(figure, panel.left + width / 2, bottom - 27, said, ha="center")
+        write_at(figure, panel.left + width / 2, bottom - 27, said[place], ha="center")
     count = f", {int(diverged.sum())} of {len(own)} diverged (×)" if diverged.any() else ""
     write_at(figure, 5, height - 5, plain(metric_label) + count, va="top")
     return figure
@@ -93,7 +93,7 @@ def _axis(column: pd.Series | None, dimension: Dimension, rows: int, width: floa
         places = np.array([_choice(value, kinds) for value in column], float)
         room = width / len(kinds) - 4
         ticks = [float(i) for i in range(len(kinds))]
-        return Scale(-0.5, len(kinds) - 0.5, False, ticks, [fitted(kind, room) for kind in kinds]), places
+        return Scale(-0.5, len(kinds) - 0.5, False, ticks, labels(kinds, room)), places
     values = drawable(pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan))
     assert dimension.low is not None and dimension.high is not None
     x = scale([dimension.low, dimension.high], dimension.log, pad=0.05, ticks=4)
@@ -141,15 +141,20 @@ def _scatter(
     chosen: NDArray[np.bool_],
 ) -> None:
     # Lines without strokes: in a page their markers take a third of what a scatter takes.
+    crowd = len(x) > CROWD
+    dots = {"color": hue, "marker": "o", "rasterized": crowd}
     kinds: tuple[tuple[NDArray[np.bool_], dict[str, Any]], ...] = (
         (
             states == "stopped",
-            {"color": hue, "marker": "o", "markersize": 3.2, "markerfacecolor": "none", "alpha": 0.5},
+            {**dots, "markersize": 2.4 if crowd else 3.2, "markerfacecolor": "none", "alpha": 0.5},
         ),
-        (states == "diverged", {"color": INK, "marker": "x", "markersize": 4.5, "alpha": 0.7}),
         (
             (states != "stopped") & (states != "diverged"),
-            {"color": hue, "marker": "o", "markersize": 3.8, "alpha": 0.55, "markeredgewidth": 0},
+            {**dots, "markersize": 2.6 if crowd else 3.8, "alpha": 0.5 if crowd else 0.55, "markeredgewidth": 0},
+        ),
+        (
+            _apart(panel, x, y, states == "diverged") if crowd else states == "diverged",
+            {"color": INK, "marker": "x", "markersize": 4.5, "alpha": 0.7},
         ),
         (chosen, {"color": INK, "marker": "o", "markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.3}),
     )
@@ -159,10 +164,20 @@ def _scatter(
             panel.axes.plot(x[shown], y[shown], **{"marker": "o", "linestyle": "none", "clip_on": False, **how})
 
 
-def _with_importance(name: str, share: float | None, width: float) -> str:
-    known = share is not None and np.isfinite(share)
-    after = f" · {100 * share:.0f} %" if known and share is not None else ""
-    return fitted(name, width + 8 - text_width(after)) + after
+def _apart(panel: Panel, x: NDArray[np.float64], y: NDArray[np.float64], which: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of those points one at each place that can be told from others: crosses have the page's ink, as no image can."""
+    rows = np.flatnonzero(which & np.isfinite(x))
+    places = np.round(panel.points(x[rows], y[rows]) / CROSSES_APART)
+    kept = np.zeros(len(x), bool)
+    kept[rows[np.unique(places, axis=0, return_index=True)[1]]] = True
+    return kept
+
+
+def _with_importances(names: Sequence[str], shares: Mapping[str, float], width: float) -> list[str]:
+    known = [shares.get(name, np.nan) for name in names]
+    after = [f" · {100 * share:.0f} %" if np.isfinite(share) else "" for share in known]
+    written = labels(names, width + 8 - max(map(text_width, after), default=0))
+    return [label + share for label, share in zip(written, after, strict=True)]
 
 
 @styled
@@ -175,7 +190,7 @@ def importance(table: pd.DataFrame, few: bool) -> Figure:
     """
     known = table[np.isfinite(table["importance"].to_numpy(float))]
     known = known.sort_values("importance", ascending=False, kind="stable")
-    names = [fitted(name, 140) for name in known["hyperparameter"]]
+    names = labels(list(known["hyperparameter"]), 140)
     shares = known["importance"].to_numpy(float)
     left = 12 + max(map(text_width, names), default=0)
     row = 17.0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tuner import across_tasks, search_audit, stats
 from tuner.answer import FEW_TASKS, Across, Answer, TaskAnswer
-from tuner.comparison import Comparison
+from tuner.comparison import Comparison, machine
 
 ENOUGH_SEEDS = 10
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")
@@ -35,7 +36,7 @@ def p_value(p: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:g} %"
+    return f"{100 * share:.10g} %"
 
 
 def verdict(task: TaskAnswer, optimizer: str) -> str:
@@ -66,32 +67,36 @@ def _claim(row: Mapping[Any, Any]) -> str:
 def _numbers(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
     if not row["n"]:
         return ""
-    means = task.summary.set_index("optimizer")["mean"]
-    text = f": {number(means[row['optimizer']])} against {number(means[row['baseline']])}"
+    text = f": {number(row['mean'])} against {number(row['baseline_mean'])}"
     if row["reason"]:
         return text
     level = percent(1 - task.comparison.config.report.alpha)
     test = stats.TESTS[row["test"]]
     difference, between = signed(row["mean_difference"]), interval(row["t_low"], row["t_high"])
-    text += f", a difference of {difference} ({level} interval {between}; {test}, Holm-corrected {p_value(row['p'])}, "
     contrary = row["verdict"] in ("better", "worse") and row["shift"] * row["mean_difference"] < 0
-    return f"{text}{row['n']} seeds{'; by ranks, the means say otherwise' if contrary else ''})"
+    seeds = f"{row['n']} seeds{'; by ranks, the means say otherwise' if contrary else ''}"
+    text += f", a difference of {difference} (uncorrected {level} interval {between}; {test}"
+    return f"{text}, Holm-corrected {p_value(row['p'])}, {seeds})"
 
 
 def _cost(task: TaskAnswer, optimizer: str) -> str:
-    """What a step takes, in the baseline's."""
-    clock = "step_ms" if not task.comparison.shared else "grad_equivalents"
+    """What a step takes, in the baseline's: the median over common seeds; in gradient-equivalents where times are not
+    comparable."""
     made = task.comparison
-    if clock == "step_ms" and made.source(optimizer) is not made.source(made.baseline):
-        return ""  # measured at another time, beside other things
-    costs = task.summary.set_index("optimizer")[clock]
-    own, base = costs[optimizer], costs[made.baseline]
-    if not (own > 0 and base > 0):  # nor where one is not known
+    alone = made.timed and made.source(optimizer) is made.source(made.baseline)  # else at another time, beside others
+    clocks = ["step_ms"] if alone else ["grad_equivalents", "steps"]
+    if not set(clocks) <= set(made.seeds):
         return ""
-    ratio = own / base
-    if clock == "step_ms":
-        return f"; a step takes {ratio:.2f} times as long"
-    return f"; it takes {ratio:.2f} times the gradient-equivalents"
+    costs = made.seeds.assign(cost=made.seeds[clocks[0]] / (1 if alone else made.seeds["steps"]))
+    table = costs.pivot(index="seed", columns="optimizer", values="cost").reindex(columns=[optimizer, made.baseline])
+    ratios = (table[optimizer] / table[made.baseline].where(table[made.baseline] > 0)).dropna()
+    if ratios.empty:
+        return ""
+    if not alone:
+        return f"; a step takes {ratios.median():.2f} times the gradient-equivalents"
+    if ratios.min() <= 1 <= ratios.max():
+        return "; a step takes about as long"
+    return f"; a step takes {ratios.median():.2f} times as long"
 
 
 def verdicts(answer: Answer) -> list[str]:
@@ -133,6 +138,9 @@ def baselines(answer: Answer) -> str:
 def caveats(answer: Answer) -> list[str]:
     """What limits the answer, the gravest first within each task."""
     found = [f"{task.comparison.task}: {text}" for task in answer.tasks for text in _of_task(task)]
+    names = Counter(task.comparison.config.task.name for task in answer.tasks)
+    found += [f"{name} is compared {n} times, under different conditions: these are not {n} independent tasks."
+              for name, n in names.items() if n > 1]  # fmt: skip
     return found + (list(_over_tasks(answer.across)) if answer.across else [])
 
 
@@ -142,7 +150,10 @@ def _over_tasks(across: Across) -> Iterator[str]:
         yield "no task has all optimizers, so there are no ranks and no interquartile means."
         return
     if left_out:
-        yield f"{', '.join(left_out)}: without one of the optimizers, so not in the ranks and interquartile means."
+        yield f"{', '.join(left_out)}: without one of the optimizers, so not in profile, ranks and interquartile means."
+    without = [task.comparison.task for task in across.tasks if task.target is None]
+    if without:
+        yield f"{', '.join(without)}: no target, since most runs of the baseline diverged; not in the profile."
     if n < FEW_TASKS:
         tasks = "1 task" if n == 1 else f"{n} tasks"
         yield (f"{tasks} with all optimizers are too few for statements over tasks: ranks, their tests and the profile "
@@ -197,17 +208,21 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
 
 def _few(task: TaskAnswer) -> Iterator[str]:
     said = task.comparison.config.report
-    pairs = [row["n"] for row in task.primary.to_dict("records") if row["n"] >= stats.FEWEST_PAIRS]
-    n = min(pairs, default=ENOUGH_SEEDS)
-    if n >= ENOUGH_SEEDS:
+    pairs = [row["n"] for row in task.primary.to_dict("records")]
+    if few := [n for n in pairs if n < stats.FEWEST_PAIRS]:
+        yield f"few seeds ({min(few)}): without {stats.FEWEST_PAIRS} seeds in common nothing is tested."
+    tested = [n for n in pairs if n >= stats.FEWEST_PAIRS]
+    if not tested:
         return
-    least = 2 / 2**n
+    n = min(tested)
+    least, test = len(tested) * 2 / 2**n, stats.TESTS[said.test]
     if said.test != "t" and least > said.alpha:
-        yield f"few seeds ({n}): the {stats.TESTS[said.test]} finds nothing, its p-value is never below {least:.2g}."
-        return
-    found = f"{100 * stats.power(n, said.alpha):.0f} % of such comparisons{'' if said.test == 't' else ' by a t-test'}"
-    yield (f"few seeds ({n}): a true difference of one standard deviation is found in {found}, before correction for "
-           "their number.")  # fmt: skip
+        yield (f"few seeds ({n}): the {test} may find nothing, since its least p-value, corrected for {len(tested)} "
+               f"contrasts, is {min(1.0, least):.2g}.")  # fmt: skip
+    elif n < ENOUGH_SEEDS:
+        found = f"{100 * stats.power(n, said.alpha):.0f} % of such comparisons"
+        yield (f"few seeds ({n}): a true difference of one standard deviation is found in {found}, by a t-test and "
+               "before correction for their number.")  # fmt: skip
 
 
 def _budgets(made: Comparison) -> Iterator[str]:
@@ -222,7 +237,10 @@ def _budgets(made: Comparison) -> Iterator[str]:
     searched, retrained = made.config.train.epochs, made.config.retrain_epochs
     if searched != retrained:
         yield f"hyperparameters were chosen by trials of {searched} epochs, and retrained for {retrained}."
-    trials = {name: entry["n_trials"] for name, entry in made.best.items()}
+    trials = {name: int((made.trials["optimizer"] == name).sum()) for name in made.optimizers}
+    short = [name for name, n in trials.items() if n < made.source(name).config.search.trials]
+    if short:
+        yield f"the search of {', '.join(short)} is not complete."
     if len(set(trials.values())) > 1:
         shown = ", ".join(f"{name} {n}" for name, n in trials.items())
         yield f"the numbers of trials are not equal ({shown})."
@@ -235,23 +253,24 @@ def _budgets(made: Comparison) -> Iterator[str]:
 
 
 def _metric(made: Comparison) -> Iterator[str]:
-    if made.metric == made.config.task.metric and made.metric.startswith("val_"):
+    if made.metric not in made.seeds or made.seeds[made.metric].isna().all():
+        if len(made.seeds):
+            yield f"no run has a {made.metric}, so that nothing is compared."
+    elif made.metric == made.config.task.metric and made.metric.startswith("val_"):
         yield f"{made.metric} is what the hyperparameters were chosen by; a test split would say more."
 
 
 def _boundary(made: Comparison) -> Iterator[str]:
-    for name, entry in made.best.items():
-        if entry["at_boundary"]:
-            yield (f"{name}: {', '.join(entry['at_boundary'])} at the boundary of what was searched; a wider range may "
-                   "do better.")  # fmt: skip
+    for name in made.optimizers:
+        if there := made.at_boundary(name):
+            yield f"{name}: {', '.join(there)} at the boundary of what was searched; a wider range may do better."
 
 
 def _devices(made: Comparison) -> Iterator[str]:
     if made.shared:
         yield ("runs shared their device, or trained as a stack: seconds and ms per step are shares, and comparable "
                "between optimizers only with --cohort 1 and a whole device.")  # fmt: skip
-    machines = {repr((hardware.get("cpu"), hardware.get("gpus"), source.env.get("device")))
-                for source in made.sources for hardware in [source.env.get("hardware") or {}]}  # fmt: skip
+    machines = {machine(source) for source in made.sources}
     if len(machines) > 1:
         yield "the runs were made on different hardware: seconds are not comparable."
     elif any(source.env.get("resumed") for source in made.sources):

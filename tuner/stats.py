@@ -91,10 +91,11 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
     """What ``x`` and ``y``, (n,), paired, differ by.
 
     Returns:
-        mean_difference, sd_difference (n - 1); t_low and t_high, bca_low and bca_high, intervals of the mean; p_t,
-        p_wilcoxon, p_sign_flip, two-sided; d_z, the mean over the standard deviation of the differences (Cohen 1988);
-        p_better, the share of seeds on which x is better, ties by half; wins, ties, losses; margin and p_tost, of the
-        two one-sided t-tests against it (Schuirmann 1987); shift, the sign of what the primary test has seen.
+        mean, baseline_mean; mean_difference, sd_difference (n - 1); t_low and t_high, bca_low and bca_high, intervals
+        of that mean; p_t, p_wilcoxon, p_sign_flip, two-sided; d_z, the mean over the standard deviation of the
+        differences (Cohen 1988); p_better, the share of seeds on which x is better, ties by half; wins, ties, losses;
+        margin and p_tost, of the two one-sided t-tests against it (Schuirmann 1987); shift, the sign of what the
+        primary test has seen.
     """
     scale = _unit(np.concatenate([x, y]))
     d = x / scale - y / scale
@@ -104,9 +105,16 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
     better = told_apart < 0 if mode == "min" else told_apart > 0
     wins, ties = int(better.sum()), int((told_apart == 0).sum())
     margin = NAN if rules.margin is None else rules.margin
-    mean, sd = float(d.mean()) if len(d) else NAN, float(d.std(ddof=1)) if len(d) > 1 else NAN
+    mean, sd = _mean(d), float(d.std(ddof=1)) if len(d) > 1 else NAN
     t, bca = t_interval(d, 1 - rules.alpha), bca_interval(d, 1 - rules.alpha)
-    found: dict[str, Any] = {"mean_difference": mean, "sd_difference": sd, "t_low": t[0], "t_high": t[1]}
+    found: dict[str, Any] = {
+        "mean": _mean(x / scale),
+        "baseline_mean": _mean(y / scale),
+        "mean_difference": mean,
+        "sd_difference": sd,
+        "t_low": t[0],
+        "t_high": t[1],
+    }
     found |= {"bca_low": bca[0], "bca_high": bca[1]}
     found = {key: value * scale for key, value in found.items()}
     found |= {"p_t": t_test(d), "p_wilcoxon": wilcoxon(told_apart), "p_sign_flip": sign_flip(d)}
@@ -155,6 +163,10 @@ def silence(row: Mapping[Hashable, Any]) -> str:
 
 
 # Tests and intervals of paired differences, (n,).
+
+
+def _mean(x: Array) -> float:
+    return float(x.mean()) if len(x) else NAN
 
 
 def _unit(x: Array) -> float:

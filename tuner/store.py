@@ -18,11 +18,23 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
 
 from tuner.errors import UserError
 from tuner.long_table import LongTable
-from tuner.tables import HP, Row, append, append_lines, csv_text, read_csv, text_rows, whole_lines, write_whole
+from tuner.run_json import Best, Env, first_error, is_finite, remove
+from tuner.tables import (
+    HP,
+    Row,
+    append,
+    append_lines,
+    check_columns,
+    csv_text,
+    read_csv,
+    shortened,
+    text_rows,
+    whole_lines,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,24 +58,9 @@ CURVATURE_TYPES = {
     "quantity": "string", "index": "Int64", "value": "float64", "x": "float64",
 }  # fmt: skip
 CURVATURE_KEY = ["task", "optimizer", "seed", "step", "quantity", "index"]
+CLOCKS = ["epoch", "seconds", "grad_equivalents"]
 TRIAL_IDENTITY = ["task", "optimizer", "trial", "state", "seed"]
 LONGEST_NAME = 255  # bytes, on all common file systems
-
-
-class BestEntry(BaseModel):
-    """What best.json says of one optimizer; more may stand there."""
-
-    hp: dict[str, bool | int | float | str] | None
-    value: float | None
-    trial: int | None
-    n_trials: int
-    n_diverged: int
-    n_failed: int = 0
-    at_boundary: list[str]
-
-
-class Best(BaseModel):
-    optimizers: dict[str, BestEntry]
 
 
 class Run:
@@ -75,9 +72,9 @@ class Run:
         self.logs = self.path / "logs"
         self._trials = self.path / "trials.csv"
         self._seeds = self.path / "seeds.csv"
-        self._curves = LongTable(self.path / "curves.parquet", self.logs / "curves.csv", CURVE_TYPES, CURVE_KEY)
+        self._curves = LongTable(self.path / "curves.parquet", self.logs / "curves.csv", CURVE_TYPES, CURVE_KEY, CLOCKS)
         self._curvature = LongTable(
-            self.path / "curvature.parquet", self.logs / "curvature.csv", CURVATURE_TYPES, CURVATURE_KEY
+            self.path / "curvature.parquet", self.logs / "curvature.csv", CURVATURE_TYPES, CURVATURE_KEY, CLOCKS
         )
         self._asked = self.logs / "asked.jsonl"
         self._checkpoints = self.path / "checkpoints"
@@ -161,7 +158,11 @@ class Run:
         return (self.path / "env.json").exists()
 
     def env(self) -> dict[str, Any]:
-        return self._read_json("env.json")
+        """Without what has another shape than ``Env``'s: it is for people to read, no result hangs on it."""
+        content = self._read_json("env.json")
+        while wrong := first_error(Env, content):
+            remove(content, wrong["loc"])
+        return content
 
     # The search.
 
@@ -177,7 +178,9 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """The finished trials, in the order in which they ended; empty where there is none."""
         self.trial_rows()  # which refuses a damaged table
-        return read_csv(self._trials, TRIAL_COLUMNS)
+        table = read_csv(self._trials, TRIAL_COLUMNS)
+        check_columns(self._trials, table, ["value"])
+        return table
 
     def trial_rows(self) -> list[dict[str, str]]:
         """The same as text, as it stands in the file, without empty cells."""
@@ -198,14 +201,26 @@ class Run:
         self._write_json("best.json", best)
 
     def best(self) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: the file is damaged, or has a text for a hyperparameter that is a number.
+        """
         content = self._read_json("best.json")
-        try:
-            Best.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{self.path / 'best.json'}: {where}: {first['msg']}") from None
+        if wrong := first_error(Best, content):
+            where = ".".join(map(str, wrong["loc"]))
+            got = "" if wrong["type"] == "missing" else f", got {shortened(wrong['input'])}"
+            raise UserError(f"{self.path / 'best.json'}: {where}: {wrong['msg']}{got}")
+        self._check_numbers(content["optimizers"])
         return content
+
+    def _check_numbers(self, best: Mapping[str, Mapping[str, Any]]) -> None:
+        """Of the hyperparameters that were searched in an interval."""
+        for name, optimizer in self.config().optimizers.items() if best else ():
+            for key, value in (best.get(name, {}).get("hp") or {}).items():
+                searched = optimizer.space.get(key)
+                if searched and searched.choices is None and not is_finite(value):
+                    where = f"{self.path / 'best.json'}: optimizers.{name}.hp.{key}"
+                    raise UserError(f"{where}: must be a finite number, got {shortened(value)}")
 
     def best_optimizers(self) -> dict[str, dict[str, Any]]:
         """Its entries, by optimizer; none as long as no trial has ended."""

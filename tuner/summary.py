@@ -128,7 +128,7 @@ def _count(states: pd.Series) -> dict[str, int]:
 
 def _mean_sd(rows: pd.DataFrame, column: str) -> dict[str, float | None] | None:
     """Mean and sample standard deviation over seeds, diverged ones included at their worst values."""
-    values = rows[column].dropna() if column in rows else pd.Series(dtype=float)
+    values = pd.to_numeric(rows[column], errors="coerce").dropna() if column in rows else pd.Series(dtype=float)
     if values.empty:
         return None
     return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
@@ -169,8 +169,8 @@ def setting(summary: dict[str, Any], config: Config) -> str:
     if summary["parameters"] is not None:
         parts.append(f"{summary['parameters']:,} parameters")
     if summary["data"] is not None:
-        rows = ", ".join(f"{split} {count:,}" for split, count in summary["data"]["rows"].items())
-        parts.append(f"{summary['data']['name']} ({rows})")
+        rows = ", ".join(f"{split} {count:,}" for split, count in summary["data"].get("rows", {}).items())
+        parts.append(f"{summary['data'].get('name', 'data')} ({rows})")
     return "; ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import math
@@ -21,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from tuner.figure_parts import INK, STYLE
 from tuner.figure_scales import number
@@ -29,6 +31,8 @@ from tuner.tables import write_whole
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 PNG_DPI = 150
+RASTER_DPI, RASTER_COLOURS = 200, 16  # of artists that are rasterized within an SVG
+EMBEDDED = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
 SERIES = re.compile(r"series-\d+")
 MOST_HOVERED = 120  # points of one line
 DECIMAL = re.compile(r"-?\d+\.\d+")
@@ -37,13 +41,28 @@ FAMILY = re.compile(r"font-family: [^;]*;? ?")
 NO_METADATA: dict[str, Any] = dict.fromkeys(["Date", "Creator", "Format", "Type"])
 
 
-def inline(figure: Figure, title: str, description: str = "") -> Markup:
+def render(figure: Figure) -> str:
+    """The figure as a whole SVG file, for ``inline`` and ``write``; the same figure gives the same text."""
+    size, content = figure.dpi, io.StringIO()
+    try:
+        figure.set_dpi(RASTER_DPI)
+        with _quietly():
+            FigureCanvasSVG(figure).print_svg(content, metadata=NO_METADATA)
+    finally:
+        figure.set_dpi(size)
+    return EMBEDDED.sub(_repacked, content.getvalue())
+
+
+def inline(figure: Figure, title: str, description: str = "", source: str | None = None) -> Markup:
     """The figure as an ``<svg>`` that takes its size, type and ink from the page around it.
 
     Artists of an optimizer (``figure_parts.belongs_to``) are in groups of class "series" whose ``data-series`` is its
     name. Ids are those of this figure alone, unless the page has the same figure under the same title twice.
+
+    Args:
+        source: what ``render`` makes of the figure, where it is known.
     """
-    source = _svg(figure)
+    source = render(figure) if source is None else source
     prefix = "f" + hashlib.sha1(f"{title}\0{description}\0{source}".encode(errors="replace")).hexdigest()[:8]
     root = ElementTree.fromstring(source)
     names = _series_names(figure)
@@ -75,10 +94,14 @@ def hover(figure: Figure) -> list[dict[str, Any]]:
     return found
 
 
-def write(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``name.svg`` and ``name.png`` (on white); the same figure gives the same bytes."""
+def write(figure: Figure, folder: Path, name: str, source: str | None = None) -> list[Path]:
+    """Write ``name.svg`` and ``name.png`` (on white); the same figure gives the same bytes.
+
+    Args:
+        source: what ``render`` makes of the figure, where it is known.
+    """
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    write_whole(paths[0], _svg(figure))
+    write_whole(paths[0], render(figure) if source is None else source)
     background = figure.get_facecolor()
     size, content = figure.dpi, io.BytesIO()
     try:
@@ -104,12 +127,13 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _svg(figure: Figure) -> str:
-    size, content = figure.dpi, io.StringIO()
-    with _quietly():
-        FigureCanvasSVG(figure).print_svg(content, metadata=NO_METADATA)
-    figure.set_dpi(size)
-    return content.getvalue()
+def _repacked(match: re.Match[str]) -> str:
+    """An embedded image with so few colours that it takes a fraction of the room."""
+    content = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
+        few = image.convert("RGBA").quantize(RASTER_COLOURS, method=Image.Quantize.FASTOCTREE)
+    few.save(content, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def _series_names(figure: Figure) -> dict[str, str]:

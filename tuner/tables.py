@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status", "error"], "str")
 HP = "hp."
+WHOLE = range(-(2**63), 2**63)
+"""Numbers of 64 bits: what tables of numbers can hold."""
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
+LONGEST_SHOWN = 60
 
 Row = Mapping[str, Any]
 
@@ -89,9 +94,8 @@ def text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
         rows = list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
-    for column in required if lines else ():
-        if column not in (table.fieldnames or ()):
-            raise UserError(f"{path}: has no column {column!r}")
+    if lines:
+        check_columns(path, table.fieldnames or (), required)
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UserError(f"{path}: line {number} has more or fewer cells than there are columns")
@@ -103,15 +107,34 @@ def text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
 def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool) -> None:
     if needed and not text:
         raise UserError(f"{path}: line {number}: {column} is empty")
-    if column in TEXT_COLUMNS or column.startswith(HP) or not text:
+    if not text or not _is_numeric(column):
         return
-    kind = int if column in ("trial", "seed") else float
+    whole = column in ("trial", "seed")
+    if not _is_whole(text) if whole else not _is_number(text, finite=column == "cohort"):
+        wanted = "a whole number of 64 bits" if whole else "a number"
+        raise UserError(f"{path}: line {number}: {column} must be {wanted}, got {shortened(text)}")
+
+
+def _is_numeric(column: str) -> bool:
+    return column not in TEXT_COLUMNS and not column.startswith(HP)
+
+
+def _is_whole(text: str) -> bool:
+    return WHOLE_NUMBER.fullmatch(text) is not None and int(text) in WHOLE
+
+
+def _is_number(text: str, *, finite: bool) -> bool:
     try:
-        if math.isinf(kind(text)) and column == "cohort":
-            raise ValueError
+        value = float(text)
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise UserError(f"{path}: line {number}: {column} must be {wanted}, got {text!r}") from None
+        return False
+    return "_" not in text and text.isascii() and (math.isfinite(value) or not finite)
+
+
+def shortened(value: object) -> str:
+    """What was found, for an error of one line."""
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN - 3]}..."
 
 
 def csv_text(columns: list[str], rows: Iterable[Row], *, header: bool) -> str:
@@ -138,6 +161,17 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' errors for damage are derived from ValueError
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
     return table
+
+
+def check_columns(path: Path, there: Iterable[object], needed: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: the table of this file lacks a column.
+    """
+    names = set(there)
+    for column in needed:
+        if column not in names:
+            raise UserError(f"{path}: has no column {column!r}")
 
 
 def hp_columns(hp: Mapping[str, Any]) -> dict[str, Any]:

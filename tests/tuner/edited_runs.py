@@ -29,7 +29,14 @@ def edit_best(run: Run, change: Callable[[str, dict[str, Any]], Any]) -> None:
 
 def edit_seeds(run: Run, change: Callable[[Row], Row | None]) -> None:
     """Every row as it comes back; none where it does not."""
-    path = run.path / "seeds.csv"
+    _edit(run.path / "seeds.csv", change)
+
+
+def edit_trials(run: Run, change: Callable[[Row], Row | None]) -> None:
+    _edit(run.path / "trials.csv", change)
+
+
+def _edit(path: Path, change: Callable[[Row], Row | None]) -> None:
     rows = [dict(row) for row in csv.DictReader(path.read_text().splitlines())]
     kept = [made for row in rows if (made := change(row)) is not None]
     path.write_text(csv_text(list(dict.fromkeys(key for row in kept or rows for key in row)), kept, header=True))

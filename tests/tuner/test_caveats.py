@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from tests.tuner.edited_runs import LOST, Row, copied, edit_best, edit_config, edit_env, edit_seeds, where, without
+from tests.tuner.edited_runs import (
+    LOST,
+    Row,
+    copied,
+    edit_config,
+    edit_env,
+    edit_seeds,
+    edit_trials,
+    where,
+    without,
+)
 from tests.tuner.made_runs import make_run
 from tuner import sentences
 from tuner.answer import Answer, answer
@@ -23,7 +32,7 @@ def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Nothing limits its answer."""
     folder = tmp_path_factory.mktemp("runs")
     run = make_run(folder / "clean", effects=EFFECTS, seeds=12, trials=20, settings=["retrain.epochs=10"])
-    edit_best(run, lambda name, entry: entry.update(n_diverged=0))
+    edit_trials(run, lambda row: row | {"state": "complete"})
     return run
 
 
@@ -66,9 +75,7 @@ def test_diverged_runs_without_a_value_count_as_the_worst(run: Run) -> None:
     worst = run.seeds()["test_loss"].max()
     edit_seeds(run, where("diag_hessian", "0 1", status="diverged", test_loss="inf"))
     first, second = caveats(run)
-    assert first == (
-        f"test_loss: 2 diverged runs have no finite value and count as {worst:.4g}, the worst of all others."
-    )
+    assert first == (f"test_loss: 2 runs have no finite value and count as {worst:.4g}, the worst of all others.")
     assert second.startswith("diag_hessian: 2 of 12 retraining runs diverged")
 
 
@@ -80,7 +87,7 @@ def test_few_seeds_say_what_they_can_find(run: Run, n: int) -> None:
     found = 100 * TTestPower().power(1.0, n, 0.05)
     assert caveats(run) == [
         f"few seeds ({n}): a true difference of one standard deviation is found in {found:.0f} % of such comparisons, "
-        "before correction for their number."
+        "by a t-test and before correction for their number."
     ]
 
 
@@ -97,22 +104,34 @@ def test_few_seeds_of_a_test_that_cannot_find_anything(run: Run, test: str) -> N
     assert "found in 40 %" not in few
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"n_diverged": 3}, ["trials of the search that diverged: sgdm 3 of 20."]),
-        ({"n_trials": 25}, ["the numbers of trials are not equal (diag_hessian 20, adam 20, sgdm 25)."]),
-        ({"at_boundary": ["lr", "momentum"]}, ["sgdm: lr, momentum at the boundary of what was searched; a wider range "
-                                               "may do better."]),
-    ],
-)  # fmt: skip
-def test_caveats_of_the_search(run: Run, change: dict[str, Any], expected: list[str]) -> None:
-    edit_best(run, lambda name, entry: entry.update(change if name == "sgdm" else {}))
-    assert caveats(run) == expected
+def trials_of_sgdm(numbers: range, **change: str) -> Callable[[Row], Row]:
+    return lambda row: row | change if row["optimizer"] == "sgdm" and int(row["trial"]) in numbers else row
+
+
+def test_diverged_trials(run: Run) -> None:
+    edit_trials(run, trials_of_sgdm(range(3), state="diverged"))
+    assert caveats(run) == ["trials of the search that diverged: sgdm 3 of 20."]
+
+
+def test_a_search_that_was_cut_off(run: Run) -> None:
+    edit_trials(run, lambda row: None if row["optimizer"] == "sgdm" and row["trial"] == "19" else row)
+    assert caveats(run)[:2] == [
+        "the search of sgdm is not complete.",
+        "the numbers of trials are not equal (diag_hessian 20, adam 20, sgdm 19).",
+    ]
+
+
+def test_best_values_at_the_boundary(run: Run) -> None:
+    best = run.best()
+    space = run.config().optimizers["sgdm"].space
+    best["optimizers"]["sgdm"]["hp"]["lr"] = space["lr"].high
+    run.write_best({key: value for key, value in best.items() if key != "schema_version"})
+    assert caveats(run) == ["sgdm: lr at the boundary of what was searched; a wider range may do better."]
 
 
 def test_few_trials(run: Run) -> None:
-    edit_best(run, lambda name, entry: entry.update(n_trials=19))
+    edit_config(run, "  trials: 20\n", "  trials: 19\n")
+    edit_trials(run, lambda row: None if row["trial"] == "19" else row)
     assert caveats(run) == [
         "fewer than 20 trials per search: the optimizers are not well tuned, and the importances of hyperparameters "
         "are guesses."
@@ -155,7 +174,7 @@ def test_two_runs_made_alike_have_no_caveat(run: Run) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("  trials: 20\n", "  trials: 30\n", "the runs were searched with different trials, samplers, seeds or "
+        ("  trials: 20\n", "  trials: 10\n", "the runs were searched with different trials, samplers, seeds or "
                                              "schedulers: budgets are not equal."),
         ("  sampler: tpe\n", "  sampler: random\n", "the runs were searched with different trials, samplers, seeds or "
                                                     "schedulers: budgets are not equal."),
@@ -188,7 +207,7 @@ def test_a_run_that_does_not_know_its_hardware(run: Run) -> None:
         (where("sgdm", "1", **LOST), "1 seed of sgdm or adam has no partner and does not count"),
         (where("sgdm", "1", **LOST), "sgdm: 1 of 12 retraining runs failed and is left out."),
         (where("sgdm", "1", status="diverged"), "1 of 12 retraining runs diverged and counts with"),
-        (where("sgdm", "1", status="diverged", test_loss="inf"), "1 diverged run has no finite value and counts as"),
+        (where("sgdm", "1", status="diverged", test_loss="inf"), "1 run has no finite value and counts as"),
     ],
 )
 def test_one_is_not_many(run: Run, change: Callable[[Row], Row], expected: str) -> None:

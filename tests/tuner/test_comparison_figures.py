@@ -103,6 +103,24 @@ def test_the_margin_is_a_band_around_zero() -> None:
     assert not differences(CONTRASTS, POINTS, "adam", NAMES, "m", "lower").axes[0].patches
 
 
+ALIKE = [f"a_rather_long_optimizer_name@run-{n}" for n in range(4)]
+
+
+def test_names_that_begin_alike_are_told_apart() -> None:
+    table = pairs({name: [1.0, 2.0] for name in ALIKE})
+    contrasts = pd.DataFrame({"optimizer": ALIKE, "difference": 0.1, "low": 0.0, "high": 0.3})
+    ranks = pd.DataFrame(np.ones((4, 4)), columns=ALIKE, index=ALIKE)
+    for figure, count in (
+        (slopes(table, ALIKE[1], ALIKE[0], "m", "lower", ALIKE), 2),
+        (differences(contrasts, POINTS, "adam", ALIKE, "m", "lower"), 4),
+        (critical_difference(pd.Series([1.0, 2, 3, 4], index=ALIKE), [], None, ALIKE), 4),
+        (rank_heatmap(ranks), 4),
+    ):
+        shown = [text.get_text() for text in figure.texts if text.get_text().startswith("a_")]
+        assert {label[-1] for label in shown} == set("0123"[:count]) and len(set(shown)) == count
+        assert all("…" in label for label in shown)
+
+
 RANKS = pd.Series({"sgd": 3.5, "adam": 1.5, "diag_hessian": 2.0, "x": 3.0})
 
 

@@ -18,17 +18,15 @@ from tuner import svg
 from tuner.curvature_figures import (
     along,
     clipped_fraction,
-    densities,
     density,
     diagonal,
     eigenvalues,
-    moments,
     positive_share,
-    signed_scale,
-    smoothed,
     spectrum,
 )
+from tuner.curvature_tables import densities, moments, smoothed
 from tuner.figure_parts import colour
+from tuner.figure_scales import signed_scale
 
 STEPS = [0, 10, 20, 30, 40, 50]
 QUANTILES = [-2.0, -1.0, 0.5, 1.0, 4.0, 50.0, 800.0]
@@ -234,6 +232,12 @@ def test_panels_are_alike_apart_and_in_the_order_of_the_names(draw: Any) -> None
     assert [to_hex(text.get_color()) for text in written] == [colour(names.index(name)) for name in shown]
     marked = {part.get_label() for axes in figure.axes for part in axes.get_children() if part.get_gid()}
     assert marked == set(shown)
+
+
+def test_panels_of_names_that_begin_alike_are_told_apart() -> None:
+    names = [f"a_rather_long_optimizer_name@run-{n}" for n in range(3)]
+    shown = [text.get_text() for text in positive_share(made(names), names).texts if text.get_gid()]
+    assert [label[-1] for label in shown] == ["0", "1", "2"] and all("…" in label for label in shown)
 
 
 def odd_tables() -> Mapping[str, pd.DataFrame]:

@@ -82,6 +82,15 @@ def test_only_the_metric_along_the_retraining_of_valid_runs_is_taken() -> None:
     assert tested.to_numpy().tolist() == [["b", 0, 300, 3.0, 3.0, 300.0, 0.1]]
 
 
+@pytest.mark.parametrize("column", ["seed", "step"])
+def test_rows_without_seed_or_step_are_left_out(column: str) -> None:
+    whole, stray = curve("a", 0, WHOLE), [row | {column: None} for row in curve("a", 0, {100: 77.0})]
+    expected = filled(curves(whole), pd.DataFrame([run("a", 0)]), "val_loss")
+    found = filled(curves(stray, whole, stray), pd.DataFrame([run("a", 0)]), "val_loss")
+    assert found["value"].tolist() == list(WHOLE.values())
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_a_metric_may_have_underscores_in_its_name() -> None:
     table = curves(curve("a", 0, {0: 0.5}, split="train", metric="clipped_fraction"))
     assert filled(table, pd.DataFrame([run("a", 0)]), "train_clipped_fraction")["value"].tolist() == [0.5]

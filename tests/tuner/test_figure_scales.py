@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from tuner.figure_parts import COLOURS, fitted, look, plain, spread, text_width
+from tuner.figure_parts import COLOURS, dashed, look, spread
 from tuner.figure_scales import number, scale, tick_labels
+from tuner.figure_text import fitted, labels, plain, text_width
 
 SUPERSCRIPT = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹−", "-0123456789-")
 UNITS = {"k": 1e3, "M": 1e6}
@@ -146,9 +147,78 @@ def test_forty_optimizers_look_different() -> None:
     assert len({str(look(i)) for i in range(40)}) == 40
 
 
+def test_a_name_says_how_its_lines_are_broken_once_colours_repeat() -> None:
+    words = {i: dashed(i) for i in range(40)}
+    assert not any(words[i] for i in range(10)) and all(words[i] for i in range(10, 40))
+    assert len({(look(i)["color"], words[i]) for i in range(40)}) == 40
+    assert (dashed(15), look(15)["linestyle"][1]) == ("dashed", (4, 1.5))
+    assert dashed(25) == "dotted" and look(25)["linestyle"][1][0] < 1.5
+
+
 def test_text_is_taken_literally_and_cut() -> None:
     assert plain("a$b$") == r"a\$b\$"
     assert plain("a\nb\x00c\ud800") == "a b c�"
-    assert plain("abcdefgh", 4) == "abc…"
+    assert plain("abcdefgh", 4) == "ab…h" and plain("abcdefgh", 5) == "ab…gh" and plain("abcd", 4) == "abcd"
     assert text_width(fitted("m" * 40, 60)) <= 60 and fitted("short", 60) == "short"
     assert text_width("mm", 10) == pytest.approx(2 * 9.74, abs=0.02)  # DejaVu Sans: an m is 0.974 em wide
+
+
+LONG = "a_rather_long_optimizer"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{LONG}_one", f"{LONG}_two"],
+        [f"{LONG}@run-1", f"{LONG}@run-2", LONG],
+        [f"x{LONG}", f"y{LONG}", "adam"],
+        [LONG],
+    ],
+)
+def test_both_ends_of_a_name_are_kept(names: list[str]) -> None:
+    for name, label in zip(names, labels(names, 90), strict=True):
+        assert label == name or (label[:6] == name[:6] and label[-6:] == name[-6:] and label.count("…") == 1)
+        assert 76 < text_width(label) <= 90 or label == "adam"
+
+
+def test_where_only_the_middle_tells_names_apart_it_is_kept() -> None:
+    for before, after in ((5, 40), (40, 5), (40, 40)):
+        names = [f"{'b' * before}_{one}_{'e' * after}" for one in ("sun", "moon", "star")]
+        found = labels(names, 100)
+        assert len(set(found)) == 3 and all(label.startswith("b") and label.endswith("e") for label in found)
+    assert all(one in label for one, label in zip(("sun", "moon", "star"), found, strict=True))
+
+
+def is_cut_of(label: str, name: str) -> bool:
+    """Whether the label is parts of the name, in their order, with ellipses between them, a number at most after it."""
+    parts = re.sub(r" \d+$", "", label).split("…")
+    return re.fullmatch("(.*)".join(map(re.escape, parts)), name) is not None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.text("ab", max_size=40).map(lambda text: text + "_" * 20), min_size=2, max_size=8, unique=True),
+    st.sampled_from([60.0, 90.0, 140.0]),
+)
+def test_different_names_have_different_labels_that_fit(names: list[str], room: float) -> None:
+    found = labels(names, room)
+    assert len(set(found)) == len(names)
+    assert all(text_width(label) <= room for label in found)
+    assert all(is_cut_of(label, name) for label, name in zip(found, names, strict=True))
+    assert all(label == name for label, name in zip(found, names, strict=True) if text_width(name) <= room)
+
+
+def test_names_that_look_the_same_are_numbered_and_equal_names_are_not() -> None:
+    assert labels(["a\x00", "a\n", "b", "b"], 100) == ["a  1", "a  2", "b", "b"]
+    taken = labels(["a\x00", "a\n", "a  1"], 100)
+    assert len(set(taken)) == 3 and taken[2] == "a  1"
+    assert labels([], 100) == [] and labels(["a$b"], 100) == [r"a\$b"]
+    assert len(set(labels(["x" * 30, "x" * 31, "y"], 1.0))) == 3  # no room at all
+
+
+def test_a_cut_is_not_what_another_name_is() -> None:
+    names = [f"{'b' * 9}{one}{'e' * 30}" for one in "xy"]
+    cuts = labels(names, 90)
+    for third in cuts:
+        found = labels([*names, third], 90)
+        assert len(set(found)) == 3 and found[2] == third

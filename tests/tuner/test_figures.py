@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from tests.tuner.figure_tables import NAMES, ODD_NAMES, bands, marked, places, texts
 from tuner import svg
+from tuner.figure_text import text_width
 from tuner.figures import best_so_far, curves, profile
 
 VALUES = [2.0, 1.0, 0.7, 0.6]
@@ -62,6 +63,16 @@ def test_all_that_is_of_an_optimizer_is_marked() -> None:
     figure = curves(bands(VALUES), "steps", "val_loss", NAMES)
     kinds = sorted(type(part).__name__ for part in marked(figure, 2))
     assert kinds == ["Line2D", "Line2D", "PolyCollection", "Text"]  # its line, the stroke to its name, band, name
+
+
+@pytest.mark.parametrize("legend", [False, True])
+def test_names_that_begin_alike_are_told_apart(legend: bool) -> None:
+    names = [f"a_rather_long_optimizer_with_{middle}@run-{n}" for middle in ("x" * 9, "y" * 40) for n in (1, 2)]
+    figure = curves(bands(VALUES, names), "steps", "val_loss", names, legend=legend)
+    shown = {text.get_text(): text for text in figure.texts if text.get_gid()}
+    assert len(shown) == len(names)
+    assert all(label[0] == "a" and label.endswith(str(text.get_label())[-4:]) for label, text in shown.items())
+    assert all(text.get_position()[0] + text_width(label, text.get_fontsize()) < 331 for label, text in shown.items())
 
 
 def test_a_legend_has_full_names_and_leaves_the_axes_as_they_are() -> None:

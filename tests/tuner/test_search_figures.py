@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from matplotlib.axes import Axes
 from tests.tuner.figure_tables import NAMES, ODD_NAMES, places, texts
 from tuner import svg
 from tuner.schema import Dimension
-from tuner.search_figures import importance, search
+from tuner.search_figures import CROWD, importance, search
 
 SPACE = {"lr": Dimension(low=1e-5, high=0.1, log=True), "kind": Dimension(choices=["1", "b", "c"])}
 CSV = """optimizer,state,value,hp.lr,hp.kind
@@ -77,6 +79,65 @@ def test_panels_share_their_vertical_axis() -> None:
     assert len(figure.axes) == 6 and len({axes.get_ylim() for axes in figure.axes}) == 1
     boxes = [axes.get_position() for axes in figure.axes]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def crowd(count: int, panels: int = 6) -> tuple[pd.DataFrame, dict[str, Dimension]]:
+    """Trials as a search makes them: a valley, a tenth diverged, a tenth stopped."""
+    random = np.random.default_rng(0)
+    trials = pd.DataFrame(random.uniform(0, 1, (count, panels)), columns=[f"hp.d{i}" for i in range(panels)])
+    value = 1 + trials["hp.d0"] + random.normal(0, 0.3, count) ** 2
+    state = random.choice(["complete", "diverged", "stopped"], count, p=[0.8, 0.1, 0.1])
+    return trials.assign(optimizer="sgd", value=value, state=state), {
+        f"d{i}": Dimension(low=0, high=1) for i in range(panels)
+    }
+
+
+def test_many_trials_take_little_room_and_time() -> None:
+    trials, space = crowd(10_000)
+    best = dict(
+        zip(space, trials.loc[trials["state"].eq("complete").idxmax(), [f"hp.{d}" for d in space]], strict=True)
+    )
+    begun = time.process_time()
+    figure = made(trials=trials, space=space, best=best)
+    page = svg.inline(figure, "search")
+    assert time.process_time() - begun < 5
+    assert len(page.encode()) < 150_000
+    assert page.count("<image") == 6 and len(re.findall("data:image/png;base64,", page)) == 6
+    for place, axes in enumerate(figure.axes):
+        assert len(points(axes, "o")) == (trials["state"] == "complete").sum()
+        assert len(points(axes, "o", hollow=True, size=3)) == (trials["state"] == "stopped").sum()
+        assert points(axes, "o", hollow=True, size=9) == [(best[f"d{place}"], trials.loc[
+            trials["state"].eq("complete").idxmax(), "value"])]  # fmt: skip
+        drawn = {line.get_marker(): line.get_rasterized() for line in axes.lines if line.get_markersize() < 6}
+        assert drawn == {"o": True, "x": False}  # an image could not have the page's ink
+
+
+def test_every_cross_of_a_crowd_is_there_or_beside_another() -> None:
+    trials, space = crowd(10_000, 1)
+    axes = made(trials=trials, space=space, best=None).axes[0]
+    shown = np.array(points(axes, "x"))
+    wanted = trials.loc[trials["state"] == "diverged", "hp.d0"].to_numpy()
+    assert 20 < len(shown) < 100 and set(shown[:, 0]) <= set(wanted) and set(shown[:, 1]) == {axes.get_ylim()[1]}
+    width = axes.get_position().width * 331 / np.ptp(axes.get_xlim())
+    assert np.abs(wanted[:, None] - shown[:, 0]).min(axis=1).max() * width <= 4
+
+
+def test_few_trials_are_vectors() -> None:
+    for count, images in ((CROWD, 0), (CROWD + 1, 1)):
+        trials, space = crowd(count, 1)
+        page = svg.inline(made(trials=trials, space=space, best=None), "search")
+        assert page.count("<image") == images
+
+
+def test_hyperparameters_and_choices_that_begin_alike_are_told_apart() -> None:
+    names = [f"a_rather_long_hyperparameter_{i}_of_an_optimizer" for i in range(3)]
+    space = {name: Dimension(choices=[f"{name}_a", f"{name}_b"]) for name in names}
+    figure = made(space=space, best=None, importance=dict.fromkeys(names, 0.3))
+    below = [text.get_text() for text in figure.texts[:3]]
+    assert len(set(below)) == 3 and all(label.endswith(" · 30 %") for label in below)
+    svg.inline(figure, "drawn")
+    for axes in figure.axes:
+        assert len({label.get_text() for label in axes.get_xticklabels()}) == 2
 
 
 def test_bars_are_as_long_as_the_shares() -> None:

@@ -328,7 +328,7 @@ def test_a_rename_that_fails_leaves_the_old_content(run: Run, monkeypatch: pytes
     assert contents(run.path)[name] != before[name]
 
 
-@pytest.mark.parametrize("writer", sorted(set(WRITERS) - {"curves"}))
+@pytest.mark.parametrize("writer", WRITERS)
 def test_a_write_that_fails_leaves_the_old_content(run: Run, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
     before = contents(full_run(run).path)
     monkeypatch.setattr(os, "fsync", failing)

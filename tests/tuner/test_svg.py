@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -123,6 +125,37 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
     assert b"Software" not in files[0][1]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["curves.png", "curves.svg"]
     assert svg.inline(figure(), "t") == svg.inline(figure(), "t")
+
+
+def test_a_figure_is_rendered_once_for_page_and_file(tmp_path: Path) -> None:
+    source = svg.render(figure())
+    assert svg.inline(figure(), "t", "d", source) == svg.inline(figure(), "t", "d")
+    (tmp_path / "given").mkdir()
+    given, own = svg.write(figure(), tmp_path / "given", "f", source), svg.write(figure(), tmp_path, "f")
+    assert [path.read_bytes() for path in given] == [path.read_bytes() for path in own]
+    assert given[0].read_text() == source
+
+
+def test_what_is_rasterized_looks_as_it_would_else() -> None:
+    """The image, laid where the SVG says, against the same circle as a matter of geometry."""
+    made = Figure(figsize=(2, 1), dpi=72)
+    axes = made.add_axes((0, 0, 1, 1), xlim=(0, 144), ylim=(0, 72))
+    axes.set_axis_off()
+    axes.plot([40], [50], "o", color="#0072b2", markersize=40, markeredgewidth=0, rasterized=True)
+    assert made.dpi == 72
+    (element,) = parsed(made).iter(SVG + "image")
+    assert made.dpi == 72
+    with Image.open(io.BytesIO(base64.b64decode(element.attrib["href"].partition(",")[2]))) as image:
+        pixels = np.asarray(image.convert("RGBA"), float)
+    x, y, width, height = (float(element.attrib[name]) for name in ("x", "y", "width", "height"))
+    assert width / pixels.shape[1] == pytest.approx(72 / 200, abs=0.01)
+    offset = float(re.findall(r"translate\(0[ ,]+(-?[\d.]+)\)", element.attrib["transform"])[0])
+    top = -(y + height + offset)  # of the image, upside down and turned
+    rows, columns = np.nonzero(pixels[..., 3] > 128)
+    across, down = x + (columns + 0.5) * 0.36, top + (rows + 0.5) * 0.36
+    assert (across.mean(), down.mean()) == pytest.approx((40, 72 - 50), abs=0.5)
+    assert len(rows) * 0.36**2 == pytest.approx(np.pi * 20**2, rel=0.02)
+    np.testing.assert_allclose(np.median(pixels[rows, columns], axis=0), [0x00, 0x72, 0xB2, 255], atol=2)
 
 
 def test_files_are_whole_figures_on_white(tmp_path: Path) -> None:

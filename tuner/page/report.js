@@ -37,6 +37,7 @@ for (const button of document.querySelectorAll(".legend button")) {
 }
 
 // The curves: the values at the place under the pointer, or, with the arrow keys, at the next one.
+const MOST_ROWS = 12;
 const tip = document.getElementById("tip");
 for (const figure of document.querySelectorAll("figure.hover")) {
   const series = JSON.parse(figure.dataset.points);
@@ -55,7 +56,9 @@ for (const figure of document.querySelectorAll("figure.hover")) {
     if (!found.length) return hide();
     const at = found.map(([, point]) => point[0]).reduce((best, each) => Math.abs(each - x) < Math.abs(best - x) ? each : best);
     place = places().indexOf(at);
-    tip.replaceChildren(...found.map(([name, point]) => line(name, `${point[3]} at ${point[2]}`)));
+    found.sort(([, a], [, b]) => a[1] - b[1]);  // as they lie in the figure, from above
+    const rows = found.slice(0, MOST_ROWS).map(([name, point]) => line(name, `${point[3]} at ${point[2]}`));
+    tip.replaceChildren(...rows, ...(found.length > MOST_ROWS ? [line("", `and ${found.length - MOST_ROWS} more`)] : []));
     for (const [key, value] of Object.entries({ x1: at, x2: at, y1: top, y2: top + height })) cursor.setAttribute(key, value);
     svg.append(cursor);
     tip.hidden = false;
@@ -64,7 +67,8 @@ for (const figure of document.querySelectorAll("figure.hover")) {
     const left = box.left + (at - svg.viewBox.baseVal.x) * scale;
     const right = left + 12 + tip.offsetWidth > document.documentElement.clientWidth;
     tip.style.left = `${window.scrollX + Math.max(4, right ? left - 12 - tip.offsetWidth : left + 12)}px`;
-    tip.style.top = `${window.scrollY + box.top + 8}px`;
+    const room = document.documentElement.clientHeight - tip.offsetHeight - 4;
+    tip.style.top = `${window.scrollY + Math.max(4, Math.min(box.top + 8, room))}px`;
     return undefined;
   }
 
@@ -74,6 +78,7 @@ for (const figure of document.querySelectorAll("figure.hover")) {
   }
 
   figure.addEventListener("pointermove", (event) => {
+    tip.removeAttribute("aria-live");
     const box = svg.getBoundingClientRect();
     show((event.clientX - box.left) * svg.viewBox.baseVal.width / box.width + svg.viewBox.baseVal.x);
   });
@@ -84,6 +89,7 @@ for (const figure of document.querySelectorAll("figure.hover")) {
     if (event.key === "Escape") hide();
     if (move === undefined) return;
     event.preventDefault();
+    tip.setAttribute("aria-live", "polite");  // spoken where a key asked for it
     const all = places();
     if (all.length) show(all[Math.min(Math.max(tip.hidden ? 0 : place + move, 0), all.length - 1)]);
   });

@@ -1,0 +1,118 @@
+"""What best.json and env.json must look like to those who read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+
+class Content(BaseModel):
+    """Of a JSON file; more may stand there. Nothing is converted, since the file's own content is what is used."""
+
+    model_config = ConfigDict(strict=True)
+
+
+def _text(value: str) -> str:
+    if not _is_unicode(value):
+        raise PydanticCustomError("text", "must be a text of whole characters")
+    return value
+
+
+def _hyperparameter(value: Any) -> bool | int | float | str:
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, str) and not _is_unicode(value)):
+        raise PydanticCustomError("hyperparameter", "must be a number, a text, true or false")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Count = Annotated[int, Field(ge=0)]
+Hyperparameter = Annotated[bool | int | float | str, PlainValidator(_hyperparameter)]
+
+
+class BestEntry(Content):
+    """What best.json says of one optimizer."""
+
+    hp: dict[Text, Hyperparameter] | None
+    value: float | None
+    trial: Count | None
+    n_trials: Count
+    n_diverged: Count
+    n_failed: Count = 0
+    at_boundary: list[Text]
+
+
+class Best(Content):
+    optimizers: dict[str, BestEntry]
+
+
+class Data(Content):
+    name: str | None = None
+    source: str | None = None
+    sha256: str | None = None
+    rows: dict[str, int] = {}
+
+
+class Hardware(Content):
+    platform: str | None = None
+    cpu: str | None = None
+    cpus: int | None = None
+    memory_mb: int | None = None
+    gpus: list[str] = []
+
+
+class Git(Content):
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Env(Content):
+    """What readers of env.json rely on. Unions would make the places of errors other than those in the file."""
+
+    started: str | None = None
+    command: list[Any] = []
+    versions: dict[str, str | None] = {}
+    hardware: Hardware = Hardware()
+    git: Git = Git()
+    data: Data = Data()
+    parameters: int | None = None
+    device: str | None = None
+    resumed: list[Any] = []
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can escape half a character, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_finite(value: bool | int | float | str) -> bool:
+    try:
+        return not isinstance(value, str) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def first_error(shape: type[Content], content: dict[str, Any]) -> ErrorDetails | None:
+    try:
+        shape.model_validate(content)
+    except ValidationError as error:
+        return error.errors()[0]
+    return None
+
+
+def remove(content: dict[str, Any], place: tuple[int | str, ...]) -> None:
+    """What lies there, or the list that it is in; everything where a key is not text, and named otherwise."""
+    key, *rest = place
+    inner = content.get(str(key))
+    if rest and isinstance(inner, dict):
+        remove(inner, tuple(rest))
+    elif key in content:
+        del content[str(key)]
+    else:
+        content.clear()
