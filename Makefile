@@ -26,7 +26,7 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
 
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow

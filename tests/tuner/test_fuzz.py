@@ -29,7 +29,7 @@ FEW, MANY = (
     settings(
         max_examples=n, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
     )
-    for n in (160, 350)
+    for n in (80, 180)
 )  # fmt: skip
 
 # What is typed.
