@@ -161,6 +161,7 @@ def test_what_was_used_is_in_the_environment(job: tuple[Run, int, str, str]) -> 
     assert job[0].config().resources.cohort == 4
 
 
+@pytest.mark.slow
 def test_more_seeds_in_cohorts_of_another_size(job: tuple[Run, int, str, str]) -> None:
     """Last: it adds to the run."""
     made, before = job[0], job[0].seeds()

@@ -16,6 +16,8 @@ import pytest
 
 from tuner.store import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["--task", "mnist1d", "--out", ".", "--cohort", "1", "--seeds", "1"]
 SHORT = ["train.epochs=1", "train.evaluations=2", "retrain.epochs=1"]
@@ -179,7 +181,6 @@ FULL_DISK = """
 """
 
 
-@pytest.mark.slow
 def test_a_full_disk_then_a_locked_study(tmp_path: Path) -> None:
     (tmp_path / "full_disk.py").write_text(textwrap.dedent(FULL_DISK))
     args = [*COMMON, "--name", "job", "--optimizers", "adam", "--trials", "30", "--set", *SHORT]
