@@ -178,6 +178,8 @@ def _plus_minus(stat: dict[str, float | None] | None, digits: int = 4) -> str:
     if stat is None:
         return "-"
     mean, sd = stat["mean"], stat["sd"]
+    if mean is not None and sd is not None and sd < 1e-12 * abs(mean):  # rounding
+        sd = 0.0
     return f"{mean:.{digits}g}" + (f" ± {sd:.2g}" if sd is not None else "")
 
 
