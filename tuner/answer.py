@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from tuner import across_tasks, curves, stats
-from tuner.comparison import Comparison, read
+from tuner.comparison import Comparison
+from tuner.reading import read
 from tuner.store import Run
 from tuner.tables import HP, write_whole
 
@@ -247,6 +248,6 @@ def answer(runs: Sequence[Run], baseline: str | None = None, metric: str | None 
     """What the runs come to.
 
     Raises:
-        UserError: see ``comparison.read``.
+        UserError: see ``reading.read``.
     """
     return Answer([TaskAnswer(each) for each in read(runs, baseline, metric)])

@@ -12,8 +12,9 @@ from tests.tuner.edited_runs import Row, copied, edit_best, edit_config, edit_en
 from tests.tuner.made_runs import make_run
 from tuner import sentences
 from tuner.answer import answer
-from tuner.comparison import Comparison, read
+from tuner.comparison import Comparison
 from tuner.errors import UserError
+from tuner.reading import read
 from tuner.store import Run
 
 

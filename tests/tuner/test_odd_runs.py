@@ -226,7 +226,7 @@ def env_of(run: Run) -> dict[str, Any]:
 
 @pytest.mark.parametrize("place", PLACES, ids=".".join)
 def test_the_environment_never_costs_the_report(run: Run, place: list[str]) -> None:
-    from tuner.comparison import read
+    from tuner.reading import read
     from tuner.report_page import _run
 
     before = env_of(run)
