@@ -89,8 +89,17 @@ class TaskAnswer:
 
     def verdict(self, optimizer: str) -> str | None:
         """The one word; none of the baseline."""
-        words = dict(zip(self.primary["optimizer"], self.primary["verdict"], strict=True)) if len(self.primary) else {}
-        return words.get(optimizer)
+        row = self.contrast(optimizer)
+        return row["verdict"] if row else None
+
+    def contrast(self, optimizer: str) -> dict[Any, Any] | None:
+        """The row that decides on an optimizer; none of the baseline, and where it was not retrained."""
+        rows = self.primary[self.primary["optimizer"] == optimizer].to_dict("records")
+        return rows[0] if rows else None
+
+    def standing(self, optimizer: str) -> str:
+        """Its verdict, or "baseline"; a dash where it has none."""
+        return self.verdict(optimizer) or ("baseline" if optimizer == self.comparison.baseline else "-")
 
     @cached_property
     def filled(self) -> pd.DataFrame:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ class Drawing:
     caption: str
     draw: Callable[..., Figure]
     args: tuple[Any, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
     hover: bool = False
 
 
@@ -48,14 +47,26 @@ class Drawn:
     hover: list[dict[str, Any]]
 
 
-def all_drawings(answer: Answer) -> list[Drawing]:
-    found = [
-        drawing
-        for place, task in enumerate(answer.tasks)
-        for drawings in task_drawings(task, place, answer.optimizers).values()
-        for drawing in drawings
-    ]
-    return found + (across_drawings(answer.across) if answer.across else [])
+@dataclass(frozen=True)
+class Drawings:
+    """Those of a report.
+
+    Attributes:
+        tasks: of each task, by the parts of its section.
+        across: over the tasks.
+    """
+
+    tasks: list[dict[str, list[Drawing]]]
+    across: list[Drawing]
+
+    @property
+    def all(self) -> list[Drawing]:
+        return [drawing for parts in self.tasks for part in parts.values() for drawing in part] + self.across
+
+
+def report_drawings(answer: Answer) -> Drawings:
+    tasks = [task_drawings(task, place, answer.optimizers) for place, task in enumerate(answer.tasks)]
+    return Drawings(tasks, across_drawings(answer.across) if answer.across else [])
 
 
 def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], object]) -> dict[str, Drawn]:
@@ -70,7 +81,7 @@ def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], ob
 
 
 def draw(drawing: Drawing, folder: Path) -> Drawn:
-    made = drawing.draw(*drawing.args, **drawing.options)
+    made = drawing.draw(*drawing.args)
     source = svg.render(made)
     svg.write(made, folder, drawing.name, source)
     return Drawn(svg.inline(made, drawing.title, source=source), svg.hover(made) if drawing.hover else [])

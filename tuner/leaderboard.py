@@ -29,8 +29,7 @@ def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
     head = ["optimizer", made.metric, f"difference to {made.baseline}", "verdict", *made.metrics[1:], step_head(made),
             "MB memory", "gradient-equivalents", "diverged (seeds, trials)", "at boundary",
             "tuned hyperparameters"]  # fmt: skip
-    contrasts = {row["optimizer"]: row for row in task.primary.to_dict("records")}
-    return head, [_row(task, row, contrasts.get(row["optimizer"])) for row in task.summary.to_dict("records")]
+    return head, [_row(task, row) for row in task.summary.to_dict("records")]
 
 
 def step_head(made: Comparison) -> str:
@@ -38,9 +37,9 @@ def step_head(made: Comparison) -> str:
     return "ms/step (shared)" if made.shared else "ms/step"
 
 
-def _row(task: TaskAnswer, row: Mapping[Any, Any], contrast: Mapping[Any, Any] | None) -> list[Cell]:
+def _row(task: TaskAnswer, row: Mapping[Any, Any]) -> list[Cell]:
     name = row["optimizer"]
-    verdict = task.verdict(name) or ("baseline" if name == task.comparison.baseline else "-")
+    verdict, contrast = task.standing(name), task.contrast(name)
     hp = task.comparison.hp(name)
     diverged = f"{row['seeds_diverged']}/{row['seeds']}, {row['trials_diverged']}/{row['trials']}"
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tuner.answer import Answer, TaskAnswer
 from tuner.leaderboard import difference, leaderboard, mean_and_interval, step_head
-from tuner.sentences import caveats, number, overall, p_value, verdict
+from tuner.sentences import caveats, number, overall, p_value, percent, verdict
 from tuner.stats import TESTS
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -47,17 +47,15 @@ def _latex_table(task: TaskAnswer) -> str:
     made = task.comparison
     test = TESTS[made.config.report.test]
     head = ["Optimizer", made.metric, "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
-    contrasts = {row["optimizer"]: row for row in task.primary.to_dict("records")}
     lines = []
     for row in task.summary.to_dict("records"):
-        there = contrasts.get(row["optimizer"])
+        there = task.contrast(row["optimizer"])
         p = p_value(there["p"]).removeprefix("p ").removeprefix("= ") if there else "-"
         cells = [row["optimizer"], mean_and_interval(row), difference(there).text if there else "-", p,
                  number(there["d_z"], 3) if there else "-",
-                 there["verdict"] if there else "baseline" if row["optimizer"] == made.baseline else "-",
-                 number(row["step_ms"], 3)]  # fmt: skip
+                 task.standing(row["optimizer"]), number(row["step_ms"], 3)]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
-    level = f"{100 * (1 - made.config.report.alpha):g} %"
+    level = percent(1 - made.config.report.alpha)
     counts = sorted({int(n) for n in task.summary["n"]})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     caption = f"{made.task}: mean {made.metric} over {seeds} seeds with uncorrected {level} intervals; {test} against "

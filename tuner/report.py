@@ -86,16 +86,16 @@ def write(found: Answer, path: Path, *, quiet: bool) -> None:
         for old in (path / "figures").glob(f"*.{kind}"):
             old.unlink()
     found.write_tables(path)
-    wanted = drawings.all_drawings(found)
+    wanted = drawings.report_drawings(found)
     console = LenientConsole(stderr=True, quiet=quiet)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("drawing figures", total=len(wanted))
-        drawn = drawings.draw_all(wanted, path / "figures", lambda n: bar.update(task, completed=n))
-    write_whole(path / "report.html", page(found, drawn).encode("utf-8", "replace"))
+        task = bar.add_task("drawing figures", total=len(wanted.all))
+        drawn = drawings.draw_all(wanted.all, path / "figures", lambda n: bar.update(task, completed=n))
+    write_whole(path / "report.html", page(found, wanted, drawn).encode("utf-8", "replace"))
     for line in verdicts(found):
         print(line)
     print(f"\nreport: {path / 'report.html'}")
-    print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {2 * len(wanted)} files)")
+    print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {2 * len(drawn)} files)")
 
 
 if __name__ == "__main__":

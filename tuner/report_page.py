@@ -11,21 +11,22 @@ import pandas as pd
 
 from tuner.answer import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
 from tuner.comparison import Source
-from tuner.drawings import Drawing, Drawn, across_drawings, task_drawings
+from tuner.drawings import Drawing, Drawings, Drawn
 from tuner.figure_parts import colour, dashed
 from tuner.leaderboard import Cell, leaderboard, mean_and_interval
-from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, verdict, without_verdict
+from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, percent, verdict, without_verdict
 from tuner.stats import TESTS
 
 PAGE = Path(__file__).parent / "page"
 MOST_UNFOLDED = 12
 
 
-def page(answer: Answer, drawn: Mapping[str, Drawn]) -> str:
+def page(answer: Answer, drawings: Drawings, drawn: Mapping[str, Drawn]) -> str:
     """The HTML.
 
     Args:
-        drawn: by the drawings' names, what of them goes into the page.
+        drawings: of the answer.
+        drawn: by their names, what of them goes into the page.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -34,7 +35,7 @@ def page(answer: Answer, drawn: Mapping[str, Drawn]) -> str:
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     shades = {name: _swatch(place) for place, name in enumerate(answer.optimizers)}
-    tasks = [_task(task, place, answer.optimizers, drawn, shades) for place, task in enumerate(answer.tasks)]
+    tasks = [_task(task, place, drawings.tasks[place], drawn, shades) for place, task in enumerate(answer.tasks)]
     return environment.get_template("report.html").render(
         title=_title(answer),
         setting=_setting(answer),
@@ -45,7 +46,7 @@ def page(answer: Answer, drawn: Mapping[str, Drawn]) -> str:
         overall=_overall(answer),
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
-        across=answer.across and _across(answer.across, drawn, shades),
+        across=answer.across and _across(answer.across, drawings.across, drawn, shades),
         caveats=caveats(answer),
         method=_method(answer),
         runs=[_run(source) for task in answer.tasks for source in task.comparison.sources],
@@ -88,9 +89,12 @@ def _verdicts(task: TaskAnswer) -> list[dict[str, Any]]:
 
 
 def _task(
-    task: TaskAnswer, place: int, names: list[str], drawn: Mapping[str, Drawn], shades: Mapping[str, Any]
+    task: TaskAnswer,
+    place: int,
+    parts: Mapping[str, list[Drawing]],
+    drawn: Mapping[str, Drawn],
+    shades: Mapping[str, Any],
 ) -> dict[str, Any]:
-    parts = task_drawings(task, place, names)
     return {
         "id": f"task-{place + 1}",
         "name": task.comparison.task,
@@ -117,10 +121,10 @@ def _board(task: TaskAnswer, shades: Mapping[str, Any]) -> dict[str, Any]:
     made = task.comparison
     head, rows = leaderboard(task)
     first = "ascending" if made.mode(made.metric) == "min" else "descending"
-    level = 100 * (1 - made.config.report.alpha)
+    level = percent(1 - made.config.report.alpha)
     return {
         "task": made.task,
-        "caption": f"Mean over seeds with its {level:.10g} % interval, not corrected for the number of contrasts; "
+        "caption": f"Mean over seeds with its {level} interval, not corrected for the number of contrasts; "
                    f"differences to {made.baseline}, paired by seed.",
         "head": [{"name": name, "sorted": first if place == 1 else ""} for place, name in enumerate(head)],
         "rows": [
@@ -138,7 +142,9 @@ def _cell(cell: Cell, column: str) -> dict[str, Any]:
     return {"text": cell.text, "value": "" if missing else cell.value, "verdict": verdict, "wide": wide}
 
 
-def _across(across: Across, drawn: Mapping[str, Drawn], shades: Mapping[str, Any]) -> dict[str, Any]:
+def _across(
+    across: Across, drawings: list[Drawing], drawn: Mapping[str, Drawn], shades: Mapping[str, Any]
+) -> dict[str, Any]:
     scored = f"AlgoPerf score, {CLOCK_NAMES[across.clock]}"
     head = ["optimizer", "mean rank", scored, "interquartile mean", f"difference to {across.baseline}"]
     ranks, nothing = across.ranks.mean(), dict.fromkeys(IQM_COLUMNS, float("nan"))
@@ -158,7 +164,7 @@ def _across(across: Across, drawn: Mapping[str, Drawn], shades: Mapping[str, Any
     caption = f"Over the {len(across.ranks)} tasks that have all optimizers; 1 is the best rank, score and mean."
     columns = [{"name": name, "sorted": ""} for name in head]
     board = {"task": "all tasks", "caption": caption, "head": columns, "rows": rows}
-    return {"board": board, "text": across_text(across), "figures": _figures(across_drawings(across), drawn)}
+    return {"board": board, "text": across_text(across), "figures": _figures(drawings, drawn)}
 
 
 def _with_interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:

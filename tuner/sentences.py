@@ -42,14 +42,13 @@ def percent(share: float) -> str:
 def verdict(task: TaskAnswer, optimizer: str) -> str:
     """A sentence on an optimizer and its task's baseline, with the numbers behind it."""
     made = task.comparison
-    rows = task.primary[task.primary["optimizer"] == optimizer].to_dict("records")
+    row = task.contrast(optimizer)
     if optimizer == made.baseline:
         mean = task.summary.set_index("optimizer")["mean"][optimizer]
         return f"{optimizer} is the baseline, with {number(mean)} {made.metric}."
-    if not rows:
+    if row is None:
         runs = made.seeds[made.seeds["optimizer"] == optimizer]
         return f"{optimizer} has no {made.metric}." if len(runs) else f"{optimizer} was not retrained."
-    row = rows[0]
     return f"{_claim(row)}{_numbers(task, row)}{_cost(task, optimizer)}."
 
 
