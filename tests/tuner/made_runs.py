@@ -58,6 +58,14 @@ def make_run(
     return run
 
 
+def make_tasks(folder: Path, count: int) -> list[Run]:
+    """Runs that are a task each, as their training differs."""
+    return [
+        make_run(folder / f"run{epochs}", seeds=3, trials=2, settings=[f"train.epochs={epochs}"], draw=epochs)
+        for epochs in range(1, count + 1)
+    ]
+
+
 def metrics(loss: float) -> dict[str, float]:
     accuracy = 1 - loss / 3
     return {"loss": loss, "acc": accuracy}

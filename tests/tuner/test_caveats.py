@@ -19,7 +19,7 @@ from tests.tuner.edited_runs import (
     where,
     without,
 )
-from tests.tuner.made_runs import make_run
+from tests.tuner.made_runs import make_run, make_tasks
 from tuner import sentences
 from tuner.answer import Answer, answer
 from tuner.store import Run
@@ -220,12 +220,7 @@ def test_one_is_not_many(run: Run, change: Callable[[Row], Row], expected: str) 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """Runs that are a task each, as their training differs."""
-    folder = tmp_path_factory.mktemp("tasks")
-    return [
-        make_run(folder / f"run{epochs}", seeds=3, trials=2, settings=[f"train.epochs={epochs}"], draw=epochs)
-        for epochs in range(1, 9)
-    ]
+    return make_tasks(tmp_path_factory.mktemp("tasks"), 8)
 
 
 def few_tasks(found: Answer) -> list[str]:

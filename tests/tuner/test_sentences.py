@@ -10,7 +10,7 @@ from scipy.stats import ttest_rel
 from statsmodels.stats.multitest import multipletests
 
 from tests.tuner.edited_runs import Row, copied, edit_best, edit_config, edit_seeds, where, without
-from tests.tuner.made_runs import make_run
+from tests.tuner.made_runs import make_run, make_tasks
 from tuner import sentences
 from tuner.answer import answer
 from tuner.store import Run
@@ -149,12 +149,7 @@ def test_runs_without_a_value_are_not_a_lack_of_common_seeds(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """Runs that are a task each, as their training differs."""
-    folder = tmp_path_factory.mktemp("tasks")
-    return [
-        make_run(folder / f"run{epochs}", seeds=3, trials=2, settings=[f"train.epochs={epochs}"], draw=epochs)
-        for epochs in range(1, 4)
-    ]
+    return make_tasks(tmp_path_factory.mktemp("tasks"), 3)
 
 
 def test_over_tasks_verdicts_are_gathered_the_good_ones_first(tasks: list[Run]) -> None:
