@@ -1,16 +1,20 @@
 """Look at what needs torch before Ray starts: can the task and each optimizer be made, can the data be loaded, and how
 long will it take?
 
-It runs as a process of its own, `python -m tuner.preflight < config.yaml`, beside the driver's own start, so that the
-driver does not import torch. It prints one JSON document: ``error``, or what it ``found``.
+It runs as a process of its own beside the driver's own start, so that the driver does not import torch. It reads
+config.yaml from its standard input and answers with one line of JSON, ``error`` or what it ``found``, into a pipe that
+is nobody else's: whatever is printed meanwhile, by Python, a library or a child, is not among it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +23,8 @@ from tuner.config import from_yaml
 from tuner.errors import UserError
 from tuner.estimate import Timings
 from tuner.schema import Config, OptimizerConfig
+
+STDERR = 2
 
 
 @dataclass(frozen=True)
@@ -40,22 +46,28 @@ class Preflight:
     """The check under way. A context manager: the process does not outlive the block."""
 
     def __init__(self, config: Config, *, verbose: bool = False) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.preflight"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if verbose else subprocess.DEVNULL,
-            text=True,
-        )
+        reading, writing = os.pipe()
+        self.answer = os.fdopen(reading, encoding="utf-8")
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tuner.preflight", str(writing)],
+                stdin=subprocess.PIPE,
+                stdout=STDERR if verbose else subprocess.DEVNULL,
+                stderr=STDERR if verbose else subprocess.DEVNULL,
+                pass_fds=[writing],
+            )
+        finally:
+            os.close(writing)
         assert self.process.stdin is not None
-        self.process.stdin.write(config.to_yaml())
-        self.process.stdin.close()
+        with suppress(BrokenPipeError), self.process.stdin as stdin:  # of a process that ended at once: see ``wait``
+            stdin.write(config.to_yaml().encode())
 
     def __enter__(self) -> Preflight:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.kill()
+        self.answer.close()
+        self.process.kill()  # torch takes its time to leave
         self.process.wait()
 
     def wait(self) -> Found | None:
@@ -64,20 +76,28 @@ class Preflight:
         Raises:
             UserError: what is wrong.
         """
-        assert self.process.stdout is not None
-        with self.process.stdout as stdout:
-            said = stdout.read()
-        code = self.process.wait()
-        if code != 0 or not said:
-            raise UserError(f"the check of the task ended with code {code}; -v shows why")
-        return read(json.loads(said))
+        line = self.answer.readline()
+        if not line.endswith("\n"):
+            raise UserError(f"the check of the task {_end(self.process.wait())}; -v shows why")
+        return read(json.loads(line))
 
 
-def main() -> None:
-    config = from_yaml(sys.stdin.read())
-    document = sys.stdout
-    sys.stdout = sys.stderr  # libraries print
-    json.dump(look(config, here=config.resources.address is None), document)
+def _end(code: int) -> str:
+    """How a process ended that was not expected to."""
+    if code >= 0:
+        return f"ended with code {code}"
+    memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    return f"was ended by signal {-code}{memory}"
+
+
+def main(argv: list[str]) -> None:
+    """Look at the configuration on standard input, answer into the pipe with this number."""
+    pipe = int(argv[0])
+    os.set_inheritable(pipe, False)
+    config = from_yaml(sys.stdin.buffer.read().decode())
+    said = look(config, here=config.resources.address is None)
+    with os.fdopen(pipe, "w", encoding="utf-8") as answer:
+        answer.write(json.dumps(said) + "\n")
 
 
 def look(config: Config, *, here: bool) -> dict[str, Any]:
@@ -157,4 +177,4 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
