@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
+from tasks.user_folders import cache_directory
+
 Arrays = dict[str, np.ndarray]
-
-
-def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/tuner``, by default ``~/.cache/tuner``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuner"
 
 
 def cached_arrays(name: str, make: Callable[[], Arrays]) -> Arrays:
     """``make()``, kept as ``<name>.npz`` in the cache directory.
 
-    Workers that start together wait for the first; a damaged file is made anew; where the directory cannot be
-    written, nothing is kept.
+    Workers that start together wait for the first; a damaged file is made anew; where nothing can be written, nothing
+    is kept.
     """
     path = cache_directory() / f"{name}.npz"
     arrays = None

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tasks.cache import Arrays, cache_directory, cached_arrays
+from tasks.cache import Arrays, cached_arrays
 from tasks.splits import hold_out
+from tasks.user_folders import cache_directory
 
 SIZE = 32
 DIGITS_TEST_SHARE = 0.2

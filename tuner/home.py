@@ -1,0 +1,22 @@
+"""What libraries expect of a process's environment, given to them where it is not there: in containers, for users whom
+the system does not know, without a home that can be written."""
+
+from __future__ import annotations
+
+import getpass
+import os
+
+from tasks.user_folders import home, is_writable, scratch_directory
+
+
+def prepare() -> None:
+    """Set what is missing, for this process and those that it starts: a home, a user's name, folders to write in."""
+    if not os.environ.get("HOME"):
+        os.environ.pop("HOME", None)
+        os.environ["HOME"] = str(home() or scratch_directory())  # Ray cannot be imported without
+    if not is_writable(home() or scratch_directory()):
+        os.environ.setdefault("MPLCONFIGDIR", str(scratch_directory() / "matplotlib"))  # it would warn
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # PyTorch's compiler asks for it
+        os.environ["USER"] = f"uid{os.getuid()}"
