@@ -13,6 +13,13 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class MachineError(Exception):
+    """What this machine does not allow: one line that names the remedy. Exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
 def nearest(name: object, valid: Iterable[object]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
     names = [str(v) for v in valid]

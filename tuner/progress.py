@@ -27,16 +27,9 @@ class View(Protocol):
     def update(self) -> None: ...
 
 
-class LenientConsole(Console):
-    """A console whose reader may leave: the run goes on, unseen."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-
-
 def make_view(progress: Callable[[], list[Progress]], metric: str, quiet: bool) -> View:
     """The view that fits where stderr goes."""
-    console = LenientConsole(stderr=True)
+    console = Console(stderr=True)
     if quiet:
         return Silence()
     live = console.is_terminal and not console.is_dumb_terminal

@@ -73,10 +73,10 @@ def folder(run: Path, out: Path | None, *, own: bool) -> Path:
 
 def write(found: Answer, path: Path, *, quiet: bool) -> None:
     """report.html, figures/, summary.csv and contrasts.csv into a folder; the verdicts on stdout."""
+    from rich.console import Console
     from rich.progress import Progress
 
     from tuner import drawings
-    from tuner.progress import LenientConsole
     from tuner.report_page import page
     from tuner.sentences import verdicts
     from tuner.tables import write_whole
@@ -87,7 +87,7 @@ def write(found: Answer, path: Path, *, quiet: bool) -> None:
             old.unlink()
     found.write_tables(path)
     wanted = drawings.report_drawings(found)
-    console = LenientConsole(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("drawing figures", total=len(wanted.all))
         drawn = drawings.draw_all(wanted.all, path / "figures", lambda n: bar.update(task, completed=n))

@@ -8,8 +8,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,22 @@ LONGEST_SHOWN = 60
 Row = Mapping[str, Any]
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An ``OSError`` says which file it is about, which those of writing and reading do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with naming(path), partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -51,7 +62,7 @@ def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
 
 def append(path: Path, lines: str, header: str = "") -> None:
     """Append lines; one without an end, which was cut off, goes, and so do these where not all can be written."""
-    with path.open("ab+", buffering=0) as file:
+    with naming(path), path.open("ab+", buffering=0) as file:
         whole = _length_of_lines(file)
         file.truncate(whole)
         content = memoryview((lines if whole else header + lines).encode())

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 import tuner.status
 from tests.tuner.test_status import NAMES, NOW, add_trials, at_noon, finish, new_run, say, set_best, set_seeds
-from tuner.progress import LenientConsole
 from tuner.status import main
 from tuner.store import Run
 
@@ -45,8 +45,8 @@ class Watched:
 
     def shown(self, *flags: str, terminal: bool = False) -> str:
         out = io.StringIO()
-        make = lambda **options: LenientConsole(file=out, width=200, force_terminal=terminal, **options)  # noqa: E731
-        self.patch.setattr(tuner.status, "LenientConsole", make)
+        make = lambda **options: Console(file=out, width=200, force_terminal=terminal, **options)  # noqa: E731
+        self.patch.setattr(tuner.status, "Console", make)
         assert main([str(self.run.path), "--watch", *flags]) == 0
         return out.getvalue()
 
@@ -155,9 +155,7 @@ def test_watching_while_another_writes(run: Run, monkeypatch: pytest.MonkeyPatch
 
     say(run, "running", 0.0)
     out = io.StringIO()
-    monkeypatch.setattr(
-        tuner.status, "LenientConsole", lambda **options: LenientConsole(file=out, width=200, **options)
-    )
+    monkeypatch.setattr(tuner.status, "Console", lambda **options: Console(file=out, width=200, **options))
     writer = threading.Thread(target=work)
     writer.start()
     try:
