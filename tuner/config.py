@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from tuner.errors import UserError, nearest
-from tuner.folders import available, roots
+from tuner.folders import available, roots, yaml_file
 from tuner.schema import Config, Dimension, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -156,11 +156,11 @@ def _files(task: str, optimizers: list[str], configs: Path | None, preset: str |
     layers: list[Layer] = []
     presets = ["default"]
     for root in roots(configs):
-        layers += _read(root / "defaults.yaml")
+        layers += _read(root, "defaults")
         for name in optimizers:
-            found = _read(root / "optimizers" / f"{name}.yaml")
+            found = _read(root / "optimizers", name)
             layers += [(origin, {"optimizers": {name: content}}) for origin, content in found]
-        for origin, content in _read(root / "tasks" / f"{task}.yaml"):
+        for origin, content in _read(root / "tasks", task):
             own = content.pop("presets", None) or {}
             if not isinstance(own, dict) or not all(isinstance(p, dict) for p in own.values()):
                 raise UserError(f"{origin}: presets must be a mapping of names to settings")
@@ -173,9 +173,10 @@ def _files(task: str, optimizers: list[str], configs: Path | None, preset: str |
     return layers
 
 
-def _read(path: Path) -> list[Layer]:
+def _read(folder: Path, name: str) -> list[Layer]:
     """The file as a list of one layer; of none, where there is no such file."""
-    if not os.path.isfile(path):
+    path = yaml_file(folder, name)
+    if path is None:
         return []
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))

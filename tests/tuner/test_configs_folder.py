@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tuner.config import resolve
+from tuner.errors import UserError
 from tuner.folders import SHIPPED, available
 from tuner.schema import Config
 
@@ -154,3 +155,29 @@ def test_the_resolved_configuration_survives_its_yaml(task: str) -> None:
     from tuner.config import from_yaml
 
     assert from_yaml(resolved(task).to_yaml()) == resolved(task)
+
+
+# Both endings of a YAML file.
+
+
+def test_a_yml_file_counts_as_well(tmp_path: Path) -> None:
+    for name, text in {
+        "optimizers/mine.yml": "class: torch.optim.SGD\nspace:\n  lr: {low: 0.1, high: 0.2}\n",
+        "defaults.yml": "search: {trials: 7}\n",
+        "tasks/mnist1d.yml": "train: {epochs: 3}\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert "mine" in available("optimizers", tmp_path)
+    config = resolve({"task.name": "mnist1d", "search.optimizers": ["mine"]}, [], tmp_path)
+    assert (config.optimizers["mine"].space["lr"].high, config.search.trials, config.train.epochs) == (0.2, 7, 3)
+
+
+@pytest.mark.parametrize("name", ["optimizers/mine", "defaults"])
+def test_two_files_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "optimizers").mkdir()
+    for suffix in (".yaml", ".yml"):
+        (tmp_path / f"{name}{suffix}").write_text("class: torch.optim.SGD\nspace: {}\n" if "mine" in name else "{}")
+    flags = {"task.name": "mnist1d", "search.optimizers": ["mine" if "mine" in name else "adam"]}
+    with pytest.raises(UserError, match=rf"{name}\.yaml: \w+\.yml lies beside it"):
+        resolve(flags, [], tmp_path)
