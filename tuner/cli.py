@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import io
+import errno
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
-from tuner.errors import UserError, nearest
+from tuner import home, streams
+from tuner.errors import MachineError, UserError, nearest
+from tuner.signals import INTERRUPTED, interruption
 
-DONE, NOTHING, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, NOTHING, USAGE, PARTLY = 0, 1, 2, 3
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,29 +82,76 @@ def analysis_period(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected every=K, K a whole number of at least 1, got {text!r}")
 
 
+def check_utf8(argv: Sequence[str]) -> None:
+    """Refuse an argument or a working directory that is not UTF-8, as what Ray tells its workers must be.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    for what, text in [*(("argument", word) for word in argv), ("working directory", os.getcwd())]:  # noqa: PTH109
+        if text.isascii() or text.encode(errors="ignore").decode() == text:
+            continue
+        encoding = sys.getfilesystemencoding()
+        locale = "" if encoding == "utf-8" else f", or Python takes it for {encoding}: set PYTHONUTF8=1"
+        raise UserError(f"{what} {os.fsencode(text)!r}: is not UTF-8{locale}")
+
+
+def command_line(module: str, *words: object) -> str:
+    """``python -m module words`` for the shell, with the interpreter as it was named to start this command."""
+    return shlex.join([_interpreter(), "-m", module, *map(str, words)])
+
+
+def _interpreter() -> str:
+    if not any(flag == "-m" and name.startswith("tuner.") for flag, name in pairwise(sys.orig_argv)):
+        return "python"
+    named = sys.orig_argv[0]
+    plain = Path(named).with_name("python")  # of python3 beside it
+    return str(plain) if "/" in named and plain.exists() and plain.samefile(named) else named
+
+
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> NoReturn:
     """Call ``main``, turn its errors into one line and an exit code, and leave."""
     argv = sys.argv[1:] if argv is None else argv
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    streams.prepare()
+    interruption.install()
+    code = _code(main, argv)
+    sys.stdout.flush()
+    interruption.leave(code)
+    sys.exit(_shown(code))
+
+
+def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
-        code = main(argv)
-        sys.stdout.flush()
+        streams.check_working_directory()
+        home.prepare()
+        return main(argv)
     except UserError as error:
-        code = _complain(str(error), argv, USAGE)
-    except BrokenPipeError:
-        # The reader of stdout left; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = DONE
+        return _complain(str(error), argv, USAGE)
+    except MachineError as error:
+        return _complain(str(error), argv, NOTHING)
     except OSError as error:
-        code = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", argv, NOTHING)
+        why = error.strerror or str(error) or type(error).__name__
+        return _complain(f"{error.filename}: {why}" if error.filename else why, argv, NOTHING)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
+        interruption.say()
+        return INTERRUPTED
+    except SystemExit as leave:  # of argparse, after --help
+        return leave.code if isinstance(leave.code, int) else DONE
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
-        code = _complain(f"{message} (a fault of the program; -v shows where)", argv, NOTHING)
-    sys.exit(code)
+        return _complain(f"{message} (a fault of the program; -v shows where)", argv, NOTHING)
+
+
+def _shown(code: int) -> int:
+    """The exit code, where perhaps not all could be printed."""
+    lost = streams.lost_stdout()
+    if lost is None:
+        return code
+    if lost.errno == errno.EBADF:
+        print("stdout is closed: what would stand there is not shown", file=sys.stderr)
+        return code
+    print(f"error: stdout: {lost.strerror}: not all that should stand there does", file=sys.stderr)
+    return PARTLY if code == DONE else code
 
 
 def _complain(message: str, argv: list[str], code: int) -> int:

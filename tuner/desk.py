@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -162,14 +163,18 @@ class Desk:
                 signal.signal(number, handler)
 
 
+WRITING = threading.RLock()
+
+
 @contextlib.contextmanager
 def on_disk() -> Iterator[None]:
-    """What cannot be written ends the run. (Tune tidies up for seconds after any ``Exception``.)
+    """What cannot be written ends the run. (Tune tidies up for seconds after any ``Exception``.) One thread at a time.
 
     Raises:
         Halted: with the reason.
     """
     try:
-        yield
+        with WRITING:
+            yield
     except OSError as error:
         raise Halted(f"{error.filename or 'the run directory'}: {error.strerror or error}") from error

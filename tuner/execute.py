@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -10,19 +11,23 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from rich.console import Console
 
 from tuner import environment
-from tuner.cli import DONE, INTERRUPTED, NOTHING, PARTLY
+from tuner.cli import DONE, NOTHING, PARTLY, command_line
 from tuner.cohort_size import CohortSizes
 from tuner.errors import UserError
 from tuner.estimate import Estimate, estimate, sentences, warning
+from tuner.guardian import guarded
 from tuner.jobs import current_rows, missing_seeds
 from tuner.preflight import Found, Preflight
-from tuner.progress import LenientConsole
 from tuner.resources import settle, this_machine
 from tuner.schema import Config
+from tuner.signals import INTERRUPTED, interruption
 from tuner.store import Run
 
 if TYPE_CHECKING:
@@ -89,6 +94,7 @@ def go_on(config: Config, run: Run, output: Output, *, search: bool) -> int:
         work, seeds = left(config, run, search)
         if not work.trials and not seeds:
             run.write_config(config)
+            run.finish_curves()  # which a full disk may have prevented
             return EXIT_CODES[present(run, config, as_json=output.as_json)]
         retrain = config.retrain.model_copy(update={"seeds": seeds or config.retrain.seeds})
         found = check(config.model_copy(update={"retrain": retrain}), output)
@@ -114,8 +120,10 @@ def check(config: Config, output: Output) -> Found | None:
     """Load the task's data and time a few steps, in a process of its own; ``None`` where that is for a cluster to do.
 
     Raises:
-        UserError: the task, an optimizer or the data cannot be used.
+        UserError: the task, an optimizer or the data cannot be used; or Ray, with this interpreter.
     """
+    if sys.flags.optimize > 1:
+        raise UserError("python -OO (PYTHONOPTIMIZE=2) removes docstrings, without which Ray cannot be imported")
     with (
         Preflight(config, verbose=output.verbose) as preflight,
         waiting(console(output), "loading the data, timing a few steps ..."),
@@ -170,7 +178,7 @@ def note_environment(run: Run, sizes: CohortSizes, expected: Estimate | None) ->
 
 
 @contextmanager
-def waiting(say: LenientConsole, what: str) -> Iterator[None]:
+def waiting(say: Console, what: str) -> Iterator[None]:
     """Show on a terminal what is waited for; elsewhere say it once it takes long."""
     timer = threading.Timer(0.0 if say.is_terminal else PATIENCE_S, say.print, [what])
     timer.daemon = True
@@ -181,24 +189,37 @@ def waiting(say: LenientConsole, what: str) -> Iterator[None]:
         timer.cancel()
 
 
-def console(output: Output) -> LenientConsole:
-    return LenientConsole(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True, emoji=False)
+def console(output: Output) -> Console:
+    return Console(stderr=True, quiet=output.quiet, highlight=False, soft_wrap=True, emoji=False)
 
 
 def carry_out(config: Config, run: Run, work: Work, found: Found | None, output: Output) -> int:
     """Start Ray, do what is left, print what came out; the exit code."""
-    from tuner import heartbeat, ray_tune
+    from tuner import heartbeat
+
+    heartbeat.say(run, "starting", [])
+    try:
+        plan, config, end = with_ray(config, run, work, found, output)
+    except BaseException as error:
+        with suppress(OSError):
+            heartbeat.say(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", [])
+        raise
+    return tell(plan, config, run, end, output)
+
+
+def with_ray(config: Config, run: Run, work: Work, found: Found | None, output: Output) -> tuple[Plan, Config, End]:
+    """What is left, done; how it ended, and the configuration with the resources that there turned out to be."""
+    from tuner import ray_tune, session
     from tuner.plan import retrain_plan, search_plan
-    from tuner.summary import present
 
     say = console(output)
-    heartbeat.say(run, "starting", [])
+    speak = partial(say.print, markup=False)
     address = config.resources.address
     if not address:
         check_data(run, found)
         announced = announce(config, work, found, output)
-    say.print("joining Ray ..." if address else "starting Ray ...", markup=False)
-    with ray_tune.cluster(address, this_machine(), output.verbose) as (nodes, scratch):
+    speak("joining Ray ..." if address else "starting Ray ...")
+    with session.cluster(address, this_machine(), speak, verbose=output.verbose) as (nodes, scratch):
         config = settle(config, *nodes, owner="the cluster's largest node" if address else "this machine")
         if address:
             with waiting(say, "loading the data, timing a few steps in the cluster ..."):
@@ -208,7 +229,14 @@ def carry_out(config: Config, run: Run, work: Work, found: Found | None, output:
         run.write_config(config)
         note_environment(run, *announced)
         plan = (search_plan if work.search else retrain_plan)(config, run, announced[0])
-        end = do(plan, config, scratch, output)
+        return plan, config, do(plan, config, scratch, output)
+
+
+def tell(plan: Plan, config: Config, run: Run, end: End, output: Output) -> int:
+    """Print what came out; the exit code."""
+    from tuner.summary import present
+
+    say = console(output)
     for name in plan.hopeless():
         print(f"{name}: its search was given up, since all of its trials failed", file=sys.stderr)
     for job, error in plan.failures[:1]:
@@ -217,35 +245,54 @@ def carry_out(config: Config, run: Run, work: Work, found: Found | None, output:
     for job, fault in plan.unanalyzed[:1]:
         runs = f"{len(plan.unanalyzed)} {'run' if len(plan.unanalyzed) == 1 else 'runs'}"
         say.print(f"the curvature of {runs} was not analysed; the first: {job}: {fault}; see {run.logs}", markup=False)
+    if end.state == "halted":
+        return say_end(plan, end)
+    status = present(run, config, as_json=output.as_json)
+    return say_end(plan, end) if end.state == "interrupted" else EXIT_CODES[status]
+
+
+def say_end(plan: Plan, end: End) -> int:
+    """One line on why the work ended before it was done, and how to go on; the exit code."""
     progress = plan.progress()
     finished = f"{sum(p.done for p in progress)} of {sum(p.total for p in progress)} training runs finished"
-    resume = f"python -m tuner.search --resume {run.path}"
-    if end.halted:
-        print(f"error: {end.halted}; {finished}; when it can be written again: {resume}", file=sys.stderr)
-        return PARTLY if any(p.done > p.failed for p in progress) else NOTHING
-    status = present(run, config, as_json=output.as_json)
-    if end.interrupted:
-        print(f"interrupted: {finished}; {run.path} has them; to go on: {resume}", file=sys.stderr)
+    resume = resume_line(plan.run)
+    line = {
+        "interrupted": f"interrupted: {finished}; {plan.run.path} has them; to go on: {resume}",
+        "halted": f"error: {end.why}; {finished}; when it can be written again: {resume}",
+        "lost": f"error: Ray was lost: {end.why}; {finished}; to go on: {resume}",
+    }[end.state]
+    print(line, file=sys.stderr)
+    if end.state == "interrupted":
         return INTERRUPTED
-    return EXIT_CODES[status]
+    return PARTLY if any(p.done > p.failed for p in progress) else NOTHING
+
+
+def resume_line(run: Run) -> str:
+    return command_line("tuner.search", "--resume", run.path)
 
 
 @dataclass(frozen=True)
 class End:
-    """How the work ended, where it was not by itself: by a person or the system; since something cannot be written."""
+    """How the work ended.
 
-    interrupted: bool = False
-    halted: str = ""
+    Attributes:
+        state: by itself ("ended"), by a person or the system ("interrupted"), since something cannot be written
+            ("halted"), or without Ray ("lost").
+        why: the reason, of the last two.
+    """
+
+    state: Literal["ended", "interrupted", "halted", "lost"] = "ended"
+    why: str = ""
 
 
 def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
     """The plan's jobs, and what is said of them meanwhile."""
-    from tuner import ray_tune
-    from tuner.desk import Desk, Halted
+    from tuner import ray_tune, session
+    from tuner.desk import Desk, Halted, on_disk
     from tuner.heartbeat import Heartbeat
     from tuner.progress import make_view
 
-    end = End()
+    address = config.resources.address
     view = make_view(plan.progress, config.task.metric, output.quiet)
     heartbeat = Heartbeat(plan)
 
@@ -253,19 +300,54 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
         view.update()
         heartbeat.update()
 
-    with view, Desk(plan, look).signals() as desk:
+    def leave(end: End) -> NoReturn:
+        """End this process without Ray, which would wait in vain for what is lost."""
+        with on_disk():
+            with suppress(Exception):
+                view.__exit__()
+            close(plan, end)
+            heartbeat.end(end.state)
+            code = say_end(plan, end)
+            sys.stdout.flush()
+            session.abandon()
+            os._exit(code)
+
+    def stuck(reason: str) -> None:
+        leave(End("interrupted") if interruption.came() else End("lost", reason))
+
+    end = End()
+    guard = guarded(plan.run.path, resume_line(plan.run))
+    with guard, view, Desk(plan, look).signals() as desk:
         try:
-            ray_tune.run(desk, config, scratch)
+            with session.watched(address, interruption.came, stuck):
+                ray_tune.run(desk, config, scratch)
         except Halted as halted:
-            end = End(halted=str(halted))
+            end = End("halted", str(halted))
         except KeyboardInterrupt:
-            end = End(interrupted=True)
-        finally:
-            faults = [] if end.halted else plan.close()
-            if end.halted:
-                with suppress(Exception):
-                    plan.close(patience_s=5.0)
-    for fault in faults:
-        print(f"{fault}; trials.csv has them", file=sys.stderr)
-    heartbeat.end("halted" if end.halted else "interrupted" if end.interrupted else "ended")
+            end = End("interrupted")
+        except Exception:
+            if reason := session.why_lost(address):
+                leave(End("lost", reason))
+            close(plan, end)
+            raise
+        if end.state != "ended" and session.why_lost(address):
+            leave(end)
+        end = close(plan, end)
+        heartbeat.end(end.state)
+    return end
+
+
+def close(plan: Plan, end: End) -> End:
+    """Leave the run's files as a reader expects them; where that cannot be done, the work has been halted, too."""
+    from tuner.desk import Halted, on_disk
+
+    gc.disable()  # a finalizer of Tune's speaks to Ray, which may be lost, in whatever thread it is called
+    try:
+        with on_disk():
+            for fault in plan.close(5.0) if end.state == "halted" else plan.close():
+                print(f"{fault}; trials.csv has them", file=sys.stderr)
+    except Halted as halted:
+        return end if end.state == "halted" else End("halted", str(halted))
+    finally:
+        gc.enable()
     return end

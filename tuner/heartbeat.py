@@ -20,8 +20,8 @@ def say(run: Run, state: str, progress: list[dict[str, Any]]) -> None:
     """Write status.json.
 
     Args:
-        state: "starting" or "running"; "ended" by itself, "interrupted", or "halted", since something could not be
-            written.
+        state: "starting" or "running"; "ended" by itself, "interrupted", "halted", since something could not be
+            written, "lost", since Ray was, or "failed", by anything else.
         progress: of each optimizer in each phase.
     """
     about = {"state": state, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -50,7 +50,7 @@ class Heartbeat:
         try:
             self._write(state)
         except OSError:
-            if state != "halted":
+            if state == "ended":
                 raise
 
     def _write(self, state: str) -> None:

@@ -1,27 +1,27 @@
-"""A plan's jobs on warm Ray Tune workers. The only module that talks to Ray's driver side."""
+"""A plan's jobs on warm Ray Tune workers. The one module beside ``session`` that talks to Ray's driver side."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import logging
-import os
-import socket
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# isort: off
+from tuner import session  # noqa: F401  (sets what Ray reads from the environment when it is imported)
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+# isort: on
+
 from tuner.config import from_yaml
 from tuner.desk import Desk, Interrupted, on_disk
-from tuner.errors import UserError
 from tuner.jobs import Job
 from tuner.preflight import Found
-from tuner.resources import Machine
 from tuner.schema import Config
+from tuner.worker import Worker
 
-OBJECT_STORE_BYTES = 256 * 2**20
 HEAVY = (
     "config",
     "_Trial__unresolved_config",
@@ -31,76 +31,6 @@ HEAVY = (
     "placement_group_factory",
 )
 """Parts of a trial of Tune that nobody asks for once it has ended; all such trials share those of the first."""
-RAY_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our store is the record
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed job has no value
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-}
-os.environ.update({key: value for key, value in RAY_ENVIRONMENT.items() if key not in os.environ})
-
-import ray  # noqa: E402  (reads the environment when it is imported)
-from ray import tune  # noqa: E402
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-
-from tuner.worker import Worker  # noqa: E402
-
-
-@contextlib.contextmanager
-def cluster(address: str | None, machine: Machine, verbose: bool) -> Iterator[tuple[list[Machine], Path]]:
-    """Ray, started here or joined; yields its nodes, and a folder for Tune's own files that goes after Ray went.
-
-    Raises:
-        UserError: there is no cluster at the address.
-    """
-    level = logging.INFO if verbose else logging.CRITICAL
-    local = {} if address else {
-        "num_cpus": machine.cpus, "num_gpus": machine.gpus, "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
-    }  # fmt: skip
-    try:
-        if address:
-            _knock(address)
-        ray.init(address=address or "local", log_to_driver=verbose, logging_level=level, **local)
-    except (OSError, ValueError, ray.exceptions.RayError) as error:
-        if address is None:
-            raise
-        raise UserError(
-            f"--address {address}: no Ray cluster answers there, or it wants a token (RAY_AUTH_MODE=token, and "
-            f"RAY_AUTH_TOKEN or ~/.ray/auth_token): {error}"
-        ) from None
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(level)
-    with tempfile.TemporaryDirectory(prefix="tune-", ignore_cleanup_errors=True) as scratch:
-        try:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            with _hushed(verbose):
-                yield [Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in nodes], Path(scratch)
-        finally:
-            gc.collect()  # what Tune left speaks to Ray when it goes, which must be there then
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _hushed(verbose: bool) -> Iterator[None]:
-    """Ray prints what happens to its processes on stdout, which is for results."""
-    with contextlib.ExitStack() as stack:
-        to = sys.stderr if verbose else stack.enter_context(Path(os.devnull).open("w"))
-        stack.enter_context(contextlib.redirect_stdout(to))
-        yield
-
-
-def _knock(address: str) -> None:
-    """Raise ``OSError`` where nothing listens: Ray itself would try for minutes."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def look_there(config: Config) -> Found | None:
@@ -208,7 +138,7 @@ class JobCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
         path = Path(trial.error_file or "")
-        self._forget(trials, trial, path.read_text() if path.is_file() else "")
+        self._forget(trials, trial, path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
 
     def _forget(self, trials: list[Any], trial: Any, error: str) -> None:
         """Tune keeps every trial, 60 kB with its numbers' history, and goes through all of them in every step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tuner.cli import Parser, add_output_flags, analysis_period, cohort_size, parse_seeds, run_command
+from tuner.cli import Parser, add_output_flags, analysis_period, check_utf8, cohort_size, parse_seeds, run_command
 from tuner.errors import UserError
 
 
@@ -28,6 +28,7 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
+    check_utf8(argv)
     from tuner import execute
     from tuner.config import keep_seeds, revise
     from tuner.store import Run

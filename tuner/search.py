@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import Parser, add_output_flags, analysis_period, cohort_size, parse_seeds, run_command
+from tuner.cli import Parser, add_output_flags, analysis_period, check_utf8, cohort_size, parse_seeds, run_command
 from tuner.errors import UserError
 from tuner.folders import available
 
@@ -72,6 +72,7 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
+    check_utf8(argv)
     run = None
     if args.resume is not None:
         from tuner.store import Run

@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from tuner.cli import DONE, Parser, hp_text, run_command
+from tuner.cli import DONE, Parser, command_line, hp_text, run_command
 from tuner.jobs import current_rows
-from tuner.progress import LenientConsole, duration
+from tuner.progress import duration
 from tuner.store import Run
+from tuner.streams import reader_left
 from tuner.tables import Row
 
 SILENCE_S = 60.0
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 def watch(run: Run, *, as_json: bool) -> None:
     """Show how a run is getting on until nobody is at work on it."""
-    console = LenientConsole(highlight=False, soft_wrap=True, emoji=False)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     shown: list[str] = []
     live = Live(console=console, auto_refresh=False)
     redraw = console.is_terminal and not as_json
@@ -66,7 +68,7 @@ def watch(run: Run, *, as_json: bool) -> None:
             elif as_json or not at_work or now[1:] != shown[1:]:  # the first line says how long ago
                 console.print("\n".join(now), markup=False)
             shown = now
-            if not at_work or console.quiet:
+            if not at_work or reader_left():
                 return
             time.sleep(REFRESH_S)
     finally:
@@ -79,7 +81,8 @@ class Heard:
     """What the command at work said last.
 
     Attributes:
-        state: "starting", "running", "ended", "interrupted", "halted", "silent" or, of an older run, "unknown".
+        state: "starting", "running", "ended", "interrupted", "halted", "lost", "failed", "silent" or, of an older
+            run, "unknown".
         ago_s: how long ago.
     """
 
@@ -166,7 +169,7 @@ def lines(status: dict[str, Any]) -> list[str]:
         which = f"trial {failure['trial']}" if "trial" in failure else f"seed {failure['seed']}"
         text.append(f"failed: {failure['optimizer']} {which}: {failure['error']}")
     if status["state"] not in AT_WORK and not status["complete"]:
-        text.append(f"to go on: python -m tuner.search --resume {status['run']}")
+        text.append(f"to go on: {command_line('tuner.search', '--resume', status['run'])}")
     return text
 
 
@@ -179,6 +182,8 @@ def headline(status: dict[str, Any]) -> str:
         "ended": f"ended{ago}",
         "interrupted": f"interrupted{ago}",
         "halted": f"halted{ago}: the run directory could not be written",
+        "lost": f"ended{ago}: Ray was lost",
+        "failed": f"ended{ago}: by a fault of the program or of the machine",
         "silent": f"not running: last heard of {who}{ago}",
         "unknown": "nothing is known of a command at work",
     }[status["state"]]

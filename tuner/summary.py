@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from tuner.cli import hp_text
+from tuner.cli import command_line, hp_text
 from tuner.schema import Config
 from tuner.store import Run
 
@@ -61,15 +62,16 @@ def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tu
     seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"]]
     found = []
     if summary["lacks_trials"]:
-        found.append((f"python -m tuner.search --resume {run.path}", "the trials that are still missing"))
+        found.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
     if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
-        found.append((f"python -m tuner.retrain {run.path}", "the evaluation seeds that are still missing"))
+        found.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
     elif searched:
-        found.append((f"python -m tuner.report {run.path}", "the answer, with figures, as one page"))
-        more = f"python -m tuner.retrain {run.path} --seeds {2 * seeds}"
+        found.append((command_line("tuner.report", run.path), "the answer, with figures, as one page"))
+        more = command_line("tuner.retrain", run.path, "--seeds", 2 * seeds)
         found.append((more, "the same hyperparameters over more seeds"))
     if "study.db" in run.files():
-        found.append((f"optuna-dashboard {run.study_url}", "look into the search (pip install optuna-dashboard)"))
+        dashboard = shlex.join(["optuna-dashboard", run.study_url])
+        found.append((dashboard, "look into the search (pip install optuna-dashboard)"))
     return found
 
 

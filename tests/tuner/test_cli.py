@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.commands import environment, python
 from tuner import retrain, search
-from tuner.cli import hp_text, parse_seeds, run_command
+from tuner.cli import check_utf8, command_line, hp_text, parse_seeds, run_command
 from tuner.errors import UserError, nearest
 from tuner.resources import Machine
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +49,9 @@ for name in ("torch", "ray", "optuna", "pandas"):
 
 
 def in_new_process(*argv: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED.format(argv=list(argv))],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    done = python(LOADED.format(argv=list(argv)), folder=Path.cwd())
+    assert (done.code, done.err) == (0, "")
+    return done.out
 
 
 def test_help_names_every_flag_without_torch_or_ray(folder: Path) -> None:
@@ -382,7 +378,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         + "run_command(lambda argv: [print(i) for i in range(99999)] and 0)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", many], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        [sys.executable, "-c", many], env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout and process.stderr
@@ -428,3 +424,50 @@ def test_hyperparameters_for_a_person() -> None:
 )
 def test_the_nearest_name_is_offered_with_all(name: str, valid: list[str], text: str) -> None:
     assert nearest(name, valid) == text
+
+
+# Lines to copy, and what cannot be told to others.
+
+
+@pytest.mark.parametrize(
+    ("started", "python"),
+    [
+        (["python", "-m", "tuner.search"], "python"),
+        (["python3.11", "-X", "utf8", "-m", "tuner.status", "RUN"], "python3.11"),
+        (["my env/python", "-m", "tuner.search"], "'my env/python'"),
+        (["python", ".venv/bin/pytest"], "python"),
+        (["jupyter"], "python"),
+    ],
+)
+def test_a_line_to_copy_names_the_interpreter_as_it_was_named(
+    started: list[str], python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", started)
+    assert command_line("tuner.report", Path("runs/a")) == f"{python} -m tuner.report runs/a"
+
+
+@pytest.mark.parametrize("path", ["runs/moved to/mv1", "it's", 'a "b" $HOME `ls`', "-x;y&z", "ä\nb"])
+def test_a_line_to_copy_is_one_that_a_shell_understands(path: str) -> None:
+    line = command_line("tuner.retrain", path, "--seeds", 4)
+    shown = subprocess.run(["sh", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True).stdout
+    assert shown.split("\0")[:-1] == ["python", "-m", "tuner.retrain", path, "--seeds", "4"]
+
+
+@pytest.mark.parametrize("command", [search.main, retrain.main])
+def test_an_argument_that_is_not_utf8_is_refused(command: Callable[[list[str]], int], folder: Path) -> None:
+    argv = (
+        [os.fsdecode(b"b\xffd")] if command is retrain.main else ["--task", "mnist1d", "--out", os.fsdecode(b"b\xffd")]
+    )
+    with pytest.raises(UserError, match=r"argument b'b\\xffd': is not UTF-8$"):
+        command(argv)
+    assert everything(folder) == {}
+
+
+def test_a_working_directory_that_is_not_utf8_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = folder / os.fsdecode(b"\xff")
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    with pytest.raises(UserError, match=r"working directory b'.*\\xff': is not UTF-8$"):
+        check_utf8([])
+    monkeypatch.chdir(folder)
+    check_utf8(["ä", "--out", ""])

@@ -1,0 +1,110 @@
+"""What a command says and leaves where Ray is lost, or a signal comes while it starts: for real."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import ROOT, environment, finish, start
+from tuner.store import Run
+
+JOB = ["--task", "mnist1d", "--optimizers", "adam", "--seeds", "1", "--out", ".", "--name", "job"]
+
+
+def children(pid: int) -> dict[str, int]:
+    """The process ids of a process's children by their programs' names."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, rest = path.read_text().partition("(")[2].rsplit(")", 1)
+        except OSError:
+            continue
+        state, parent = rest.split()[:2]
+        if int(parent) == pid and state != "Z":
+            found[name] = int(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("program", "number", "exit_code", "state", "reason"),
+    [
+        ("raylet", signal.SIGTERM, 1, "failed", ", or the system ended this command"),  # Ray ends it there and then
+        pytest.param("raylet", signal.SIGKILL, 3, "lost", ": its raylet ended (signal 9)", marks=pytest.mark.slow),
+        pytest.param("gcs_server", signal.SIGKILL, 3, "lost", ": its gcs_server ended", marks=pytest.mark.slow),
+        pytest.param("gcs_server", signal.SIGTERM, 3, "lost", ": its head at ", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_ray_costs_one_line_and_no_finished_work(
+    tmp_path: Path, program: str, number: int, exit_code: int, state: str, reason: str
+) -> None:
+    run = Run(tmp_path / "job")
+    process = start(tmp_path, "tuner.search", *JOB, "--trials", "400", "--set", "train.epochs=4", "-q")
+    deadline = time.monotonic() + 120
+    while len(run.trials()) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(children(process.pid)[program], number)
+    killed = time.monotonic()
+    code, out, err = finish(process)
+    assert time.monotonic() - killed < 20  # Ray itself takes a minute, and says nothing
+    assert (code, out) == (exit_code, "")
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: Ray was lost{reason}")
+    done, status = len(run.trials()), run.status()
+    assert status is not None and status["state"] == state
+    assert f"; {done} of 401 training runs finished; to go on: " in line and done >= 3
+    resume = shlex.split(line.partition("to go on: ")[2])
+    assert resume[1:] == ["-m", "tuner.search", "--resume", "job"]
+    told = subprocess.run([resume[0], "-m", "tuner.status", "job"], cwd=tmp_path, env=environment(),
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert told.stdout.startswith("job: ended ")
+    assert "to go on: " in told.stdout
+    assert set(run.curves()["trial"]) == set(run.trials()["trial"])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wait_s"),
+    [
+        ([signal.SIGTERM], 1.5),
+        ([signal.SIGINT, signal.SIGINT], 1.0),
+        pytest.param([signal.SIGTERM], 0.0, marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT], 2.0, marks=pytest.mark.slow),
+        pytest.param([signal.SIGTERM, signal.SIGINT], 2.5, marks=pytest.mark.slow),
+    ],
+)
+def test_signals_while_ray_starts(tmp_path: Path, numbers: list[int], wait_s: float) -> None:
+    process = start(tmp_path, "tuner.search", *JOB, "--trials", "400", "--preset", "smoke")
+    assert process.stderr
+    while "starting Ray" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(wait_s)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.1)
+    code, _, err = finish(process, timeout_s=30)
+    assert (code, len(err.splitlines())) == (130, 1) and err.startswith("interrupted"), err
+    if (tmp_path / "job").exists():
+        assert Run(tmp_path / "job").status()["state"] in ("interrupted", "starting")
+    deadline = time.monotonic() + 20
+    while living(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert living(process.pid) == []
+
+
+def living(session: int) -> list[str]:
+    """Processes of a command's session."""
+    listed = subprocess.run(["ps", "-o", "stat=,cmd=", "-s", str(session)], capture_output=True, text=True, check=False)
+    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+
+
+def test_a_signal_before_ray_starts(tmp_path: Path) -> None:
+    process = start(ROOT, "tuner.search", *JOB[:-4], "--out", tmp_path, "--preset", "smoke")
+    time.sleep(2.0)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, timeout_s=30) == (130, "", "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
