@@ -3,6 +3,13 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
+# An interpreter that is asked for by name is not passed over in silence where .venv has another.
+ifeq ($(origin PYTHON) $(wildcard $(BIN)/python),command line $(BIN)/python)
+ifneq ($(shell $(BIN)/python -V),$(shell $(PYTHON) -V))
+$(if $(filter clean,$(MAKECMDGOALS)),,$(error .venv has $(shell $(BIN)/python -V), not $(PYTHON): `make clean` first))
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help demo optional test test-slow bench docs requirements clean
 
@@ -26,7 +33,7 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow

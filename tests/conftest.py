@@ -1,13 +1,40 @@
-"""Two processes share the tests (`make test`): whole commands, most of which start Ray, are one after the other."""
+"""Two processes share the tests (`make test`): whole commands, most of which start Ray, are one after the other. What
+this machine's environment holds does not reach them."""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.commands import EVERY_USERS
+
 WHOLE = "whole commands"
+OURS = ("PYTEST", "CI", "PLAYWRIGHT_BROWSERS_PATH")
+
+
+def clean_environment() -> None:
+    """Leave what every user has. Threads that wait for each other would take most of the time."""
+    for name in set(os.environ) - {*EVERY_USERS}:
+        if not name.startswith(OURS):
+            del os.environ[name]
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+clean_environment()
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A command that ends within this process leaves it with its own."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 class ByFile(LoadScopeScheduling):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +12,9 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
+from tests.support import commands
+from tests.support.commands import ROOT, finish
 from tuner.store import Run
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +26,14 @@ def address() -> Iterator[str]:
 
 
 def start(folder: Path, address: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tuner.search", "--address", address, "--out", str(folder), "--name", "job", *args],
-        cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def search(folder: Path, address: str, *args: str) -> subprocess.CompletedProcess[str]:
-    with start(folder, address, *args) as process:
-        out, err = process.communicate(timeout=180)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return commands.start(ROOT, "tuner.search", "--address", address, "--out", folder, "--name", "job", *args)
 
 
 @pytest.mark.slow
 def test_steps_are_timed_and_cohorts_chosen_in_the_cluster(tmp_path: Path, address: str) -> None:
-    done = search(tmp_path, address, "--task", "rahimi_recht", "--optimizers", "adam", "--trials", "32", "--seeds", "6",
-                  "--set", "train.epochs=10", "retrain.epochs=10")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    args = ["--task", "rahimi_recht", "--optimizers", "adam", "--trials", "32", "--seeds", "6"]
+    done = finish(start(tmp_path, address, *args, "--set", "train.epochs=10", "retrain.epochs=10"))
+    assert done.code == 0, done.err
     run = Run.open(tmp_path / "job")
     measured = run.env()["cohorts"]["member_step_s"]["adam"]
     assert set(measured) == {"1", "4", "6"} and all(seconds > 0 for seconds in measured.values())
@@ -60,8 +49,9 @@ def test_data_that_is_not_there_costs_one_line(tmp_path: Path, address: str) -> 
     (folder / "train.txt").write_text("too short")
     for name in ("valid.txt", "test.txt"):
         (folder / name).write_text("too short")
-    done = search(tmp_path, address, "--task", "transformer", "--data-dir", str(folder), "--optimizers", "adam")
-    assert done.returncode == 2 and "too few for one window" in done.stderr.splitlines()[-1]
+    args = ["--task", "transformer", "--data-dir", str(folder), "--optimizers", "adam"]
+    done = finish(start(tmp_path, address, *args))
+    assert done.code == 2 and "too few for one window" in done.err.splitlines()[-1]
     assert not (tmp_path / "job").exists()
 
 
@@ -115,3 +105,24 @@ def test_four_trials_share_a_gpu_that_a_node_declares(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         assert "PyTorch there finds none: training is on CPUs" in err
         assert run.env()["device"] == "cpu"
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_head_is_gone_costs_one_line(tmp_path: Path) -> None:
+    """Ray itself would wait for a minute, and then end the driver without a word."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    run = Run(tmp_path / "job")
+    try:
+        args = ["--task", "mnist1d", "--optimizers", "adam", "--trials", "500", "--seeds", "1", "--cohort", "1", "-q"]
+        with start(tmp_path, cluster.address, *args, "--set", "train.epochs=4") as process:
+            deadline = time.monotonic() + 120
+            while len(run.trials()) < 3 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            cluster.head_node.kill_gcs_server()
+            out, err = process.communicate(timeout=120)
+    finally:
+        cluster.shutdown()
+    assert (process.returncode, out) == (3, ""), err
+    (line,) = err.splitlines()
+    assert line.startswith("error: Ray was lost: its head at ") and "to go on: " in line
+    assert len(run.trials()) >= 3 and (run.status() or {})["state"] == "lost"

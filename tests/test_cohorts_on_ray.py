@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -15,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.support.commands import run
 from tuner import objects
 from tuner.lockstep import Budget
 from tuner.store import Run
 from tuner.train import train
 
-ROOT = Path(__file__).resolve().parent.parent
 IRIS = ["--task", "tabular_mlp", "--out", ".", "--name", "job", "--gpus-per-trial", "0"]
 TINY = ["train.epochs=24", "train.evaluations=2", "retrain.epochs=12"]
 EXPLODING = ["optimizers.sgd.space.lr.high=1e9"]
@@ -44,14 +41,6 @@ space:
   lr: {{low: 1e-4, high: 1.0, log: true}}
 defaults: [{", ".join(f"{{lr: {rate}}}" for rate in RATES)}]
 """
-
-
-def run(folder: Path, module: str, *args: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *args],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.support.commands import ROOT, environment, run
 from tuner.folders import available
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 
 
@@ -80,13 +77,10 @@ def run_example(page: str, folder: Path, module: str, yaml_file: str, *flags: st
         (folder / "mine" / name).write_text(found[language], encoding="utf-8")
     command = found["sh"].split()
     assert command[:4] == ["PYTHONPATH=mine", "python", "-m", "tuner.search"]
-    done = subprocess.run(
-        [sys.executable, *command[2:], "--trials", "2", "--seeds", "1", "--name", "own", "--json", *flags],
-        cwd=folder, capture_output=True, text=True, timeout=240,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(["mine", str(ROOT)])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    entries = {entry["optimizer"]: entry for entry in json.loads(done.stdout)["optimizers"]}
+    flags = ("--trials", "2", "--seeds", "1", "--name", "own", "--json", *flags)
+    done = run(folder, command[3], *command[4:], *flags, env=environment("mine"))
+    assert done.code == 0, done.err
+    entries = {entry["optimizer"]: entry for entry in json.loads(done.out)["optimizers"]}
     assert all(entry["n_trials"] == 2 for entry in entries.values())
     return entries
 

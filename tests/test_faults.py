@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -14,11 +12,12 @@ import optuna
 import pandas as pd
 import pytest
 
+from tests.support import commands
+from tests.support.commands import environment, finish
 from tuner.store import Run
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["--task", "mnist1d", "--out", ".", "--cohort", "1", "--seeds", "1"]
 SHORT = ["train.epochs=1", "train.evaluations=2", "retrain.epochs=1"]
 LIMIT_S = 4
@@ -81,16 +80,7 @@ KINDS = {
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=folder, env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    with process:
-        out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+    return commands.start(folder, *command, env=environment(folder))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +96,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int, str, str
         )
     settings = ["--set", *SHORT, f"faults.trial_limit_s={LIMIT_S}"]
     args = [*COMMON, "--name", "job", "--configs", "mine", "--optimizers", *KINDS, "--trials", "3", *settings]
-    return (Run(folder / "job"), *finish(start(folder, "-m", "tuner.search", *args)))
+    return (Run(folder / "job"), *finish(start(folder, "tuner.search", *args)))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +174,7 @@ FULL_DISK = """
 def test_a_full_disk_then_a_locked_study(tmp_path: Path) -> None:
     (tmp_path / "full_disk.py").write_text(textwrap.dedent(FULL_DISK))
     args = [*COMMON, "--name", "job", "--optimizers", "adam", "--trials", "30", "--set", *SHORT]
-    code, out, err = finish(start(tmp_path, "full_disk.py", *args, "-q"))
+    code, out, err = finish(start(tmp_path, "full_disk", *args, "-q"))
     run = Run(tmp_path / "job")
     assert (code, out) == (3, ""), err
     assert len(err.splitlines()) == 1
@@ -198,7 +188,7 @@ def test_a_full_disk_then_a_locked_study(tmp_path: Path) -> None:
 
     lock = sqlite3.connect(run.path / "study.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
-    process = start(tmp_path, "-m", "tuner.search", "--resume", "job", "-q")
+    process = start(tmp_path, "tuner.search", "--resume", "job", "-q")
     deadline = time.monotonic() + 120
     while len(run.trials()) < 30 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)

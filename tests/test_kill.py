@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +16,9 @@ import optuna
 import pandas as pd
 import pytest
 
+from tests.support.commands import start
 from tuner.store import Run
 
-ROOT = Path(__file__).resolve().parent.parent
 KILLS = 20
 TIMES = ["seconds", "step_ms", "peak_mem_mb"]
 
@@ -29,11 +27,7 @@ class Command:
     """`python -m tuner.search` in a folder, which may be killed."""
 
     def __init__(self, folder: Path, *args: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.search", *args, "-q"],
-            cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
+        self.process = start(folder, "tuner.search", *args, "-q")
 
     def until(self, reached: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 180

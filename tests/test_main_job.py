@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
-from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
 
+from tests.support.commands import run, start
 from tuner.store import Run
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--task", "mnist1d", "--out", ".", "--set", "train.epochs=1", "train.evaluations=2", "retrain.epochs=2"]
 EXPLODING = ["optimizers.sgd.space.lr.low=1e8", "optimizers.sgd.space.lr.high=1e9"]
-
-
-def start(folder: Path, module: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *args],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-
-
-def run(folder: Path, module: str, *args: str) -> tuple[int, str, str]:
-    with start(folder, module, *args) as process:
-        out, err = process.communicate(timeout=180)
-    return process.returncode, out, err
 
 
 def optuna_states(run: Run, optimizer: str) -> list[str]:

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from tests.support.commands import run
 from tests.tuner.made_runs import make_run
 from tuner.store import Run
 
@@ -36,15 +35,13 @@ PATHS = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|work|usr|opt|var|mnt|dat
 def real(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A small run of Rahimi-Recht as a user makes it, with its curvature."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [
-        sys.executable, "-m", "tuner.search", "--task", "rahimi_recht", "--optimizers", "adam", "diag_hessian",
+    done = run(
+        folder, "tuner.search", "--task", "rahimi_recht", "--optimizers", "adam", "diag_hessian",
         "sophia", "--trials", "10", "--seeds", "3", "--analyze-curvature", "every=1", "--max-concurrent", "1",
         "--gpus-per-trial", "0", "--out", ".", "--name", "real", "-q",
         "--set", "train.epochs=3", "train.evaluations=2", "retrain.epochs=3",
-    ]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr
+    )  # fmt: skip
+    assert done.code == 0, done.err
     return Run(folder / "real")
 
 

@@ -1,6 +1,5 @@
 """Streams of token numbers against plain Python on small texts, and every refusal."""
 
-import subprocess
 import sys
 import sysconfig
 from collections import Counter
@@ -12,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.corpora import check_dataset, read_corpus
+from tests.support.commands import python
 
 TRAIN = "the cat sat\n\non the mat\nthe <unk> cat\tran\r\n"
 VALID = "a cat sat\n"
@@ -233,5 +233,4 @@ def test_the_check_imports_no_torch():
         "import sys; from tasks.corpora import check_dataset; check_dataset('stdlib', None); "
         "sys.exit('torch' in sys.modules)"
     )
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
+    assert python(code).code == 0

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import subprocess
-import sys
 import tarfile
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from sklearn.datasets import load_digits
 from tasks import image_data
 from tasks.image_data import LAYOUTS, check_dataset, read_images
 from tasks.resnet18 import ResNet18
+from tests.support.commands import python
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = ROOT.parent / "shared/data/cifar10.tar.xz"
@@ -477,7 +477,6 @@ for dataset, folder in (("cifar10", {str(tmp_path)!r}), ("cifar10", None), ("dig
     check_dataset(dataset, folder)
 print(time.perf_counter() - began, *(name in sys.modules for name in ("torch", "torchvision", "sklearn", "PIL")))
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
-    seconds, *loaded = done.stdout.split()
-    assert (loaded, done.stderr) == (["False"] * 4, "") and float(seconds) < 0.5
+    done = python(script)
+    seconds, *loaded = done.out.split()
+    assert (loaded, done.err) == (["False"] * 4, "") and float(seconds) < 0.5

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
+import textwrap
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,13 @@ import torch
 from PIL import Image
 
 from tasks.tabular_mlp import TabularMLP
+from tests.support.commands import ROOT, Done, environment, run
 from tuner import preflight
 from tuner.cohort_size import CohortSizes, to_measure
 from tuner.config import resolve
 from tuner.errors import UserError
 from tuner.estimate import DAY_S, Estimate, Timings, estimate, sentences, warning, words
-from tuner.schema import Config
-
-ROOT = Path(__file__).resolve().parents[2]
+from tuner.schema import Config, OptimizerConfig
 
 
 def config(**flags: Any) -> Config:
@@ -168,17 +168,19 @@ def test_an_optimizer_whose_first_steps_failed_is_named_with_the_reason() -> Non
 # The process that looks at the task and times it.
 
 
-def said(settled: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
-    """The document on stdout, and stderr, of ``python -m tuner.preflight``."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO(settled.to_yaml()))
-    document, threads = sys.stdout, torch.get_num_threads()
+def said(settled: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+    """The answer of ``python -m tuner.preflight``, and what is printed meanwhile."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(settled.to_yaml().encode())))
+    threads = torch.get_num_threads()
     try:
-        preflight.main()
+        preflight.main([str(writing)])
     finally:
         torch.set_num_threads(threads)
-        sys.stdout = document
-    out, err = capsys.readouterr()
-    return json.loads(out), err
+    with os.fdopen(reading, encoding="utf-8") as answer:
+        (line,) = answer.readlines()
+    out, err = capfd.readouterr()
+    return json.loads(line), out + err
 
 
 def small(**flags: Any) -> Config:
@@ -186,18 +188,18 @@ def small(**flags: Any) -> Config:
 
 
 def test_timings_are_one_document_whatever_a_task_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     load = TabularMLP.load
     monkeypatch.setattr(TabularMLP, "load", lambda *args: (print("loading"), load(*args))[1])
-    document, err = said(small(), monkeypatch, capsys)
+    document, printed = said(small(), monkeypatch, capfd)
     timings = Timings.from_json(document["found"]["timings"])
     assert all({1} < set(times) <= {1, *to_measure(small(), SEEDS)} for times in timings.member_s.values())
     assert set(timings.step_s) == {"adam", "sgd"} and timings.steps_per_epoch == 1 and timings.untimed == {}
     assert expected(small(), timings, search=True, seeds=SEEDS).search_s > 0
     assert document["found"]["data"]["rows"] == {"train": 90, "val": 30, "test": 30}
     assert document["found"]["device"] == "cpu"
-    assert err == "loading\n"
+    assert printed == "loading\n"
 
 
 @pytest.mark.parametrize(
@@ -210,18 +212,18 @@ def test_timings_are_one_document_whatever_a_task_prints(
     ],
 )
 def test_what_is_wrong_is_one_sentence_in_the_document(
-    settings: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    document, err = said(small(settings=settings), monkeypatch, capsys)
+    document, err = said(small(settings=settings), monkeypatch, capfd)
     assert set(document) == {"error"} and named in document["error"] and "\n" not in document["error"]
     assert err == ""
 
 
 def test_a_clusters_nodes_are_not_timed_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(TabularMLP, "load", lambda *_: pytest.fail("not on this machine"))
-    assert said(small(resources__address="auto"), monkeypatch, capsys)[0] == {"found": None}
+    assert said(small(resources__address="auto"), monkeypatch, capfd)[0] == {"found": None}
 
 
 @pytest.mark.parametrize(
@@ -229,46 +231,103 @@ def test_a_clusters_nodes_are_not_timed_here(
     [
         ("exit 3", "ended with code 3"),
         ("exit 0", "ended with code 0"),
-        ('echo \'{"error": "a is wrong"}\'', "a is wrong"),
+        ("kill -9 $$", "ended by signal 9, perhaps for want of memory"),
+        ('echo \'{"error": "not on the pipe"}\'', "ended with code 0"),
+        ("printf '{\"found\": ' > /dev/fd/$3; exit 1", "ended with code 1"),
+        ('echo \'{"error": "a is wrong"}\' > /dev/fd/$3', "a is wrong"),
     ],
 )
 def test_the_driver_says_what_the_process_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, complaint: str
 ) -> None:
-    stand_in = tmp_path / "python"
-    stand_in.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
-    stand_in.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(stand_in))
-    with pytest.raises(UserError, match=complaint):
-        preflight.Preflight(small()).wait()
+    stand_in(tmp_path, monkeypatch, f"cat > /dev/null\n{script}")
+    with preflight.Preflight(small()) as checking, pytest.raises(UserError, match=complaint):
+        checking.wait()
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A shell script in the interpreter's place."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
 
 
 def test_the_driver_gets_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = tmp_path / "python"
     found = preflight.Found(TIMINGS, {"rows": {"train": 3}}, "cpu")
     for said, expected in ((json.dumps(asdict(found)), found), ("null", None)):
-        stand_in.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{{\"found\": {said}}}'\n")
-        stand_in.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(stand_in))
-        assert preflight.Preflight(small()).wait() == expected
+        stand_in(tmp_path, monkeypatch, f"cat > /dev/null\necho '{{\"found\": {said}}}' > /dev/fd/$3")
+        with preflight.Preflight(small()) as checking:
+            assert checking.wait() == expected
+
+
+def test_the_answer_counts_not_how_long_the_process_takes_to_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = "cat > /dev/null\necho '{\"found\": null}' > /dev/fd/$3\nexec sleep 60"
+    stand_in(tmp_path, monkeypatch, answer)
+    began = time.monotonic()
+    with preflight.Preflight(small()) as checking:
+        assert checking.wait() is None
+    assert time.monotonic() - began < 30
+
+
+def test_a_process_that_ends_before_it_has_read_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, "exit 7")
+    for _ in range(5):
+        with preflight.Preflight(small()) as checking, pytest.raises(UserError, match="ended with code 7"):
+            checking.wait()
+
+
+PRINTS = """
+    import os
+    import subprocess
+
+    import torch
+
+    print("on import")
+
+    class Prints(torch.optim.SGD):
+        def __init__(self, params, lr):
+            print('{"error": "by Python"}', flush=True)
+            os.write(1, b'{"error": "by C++"}\\n')
+            subprocess.run(["echo", '{"error": "by a child"}'], check=True)
+            super().__init__(params, lr=lr)
+"""
+
+
+def test_what_an_optimizer_and_libraries_print_is_not_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prints.py").write_text(textwrap.dedent(PRINTS))
+    for name, value in {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+        "ONEDNN_VERBOSE": "1",
+        "MKL_VERBOSE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    spec = OptimizerConfig.model_validate({"class": "prints.Prints", "space": {"lr": {"low": 0.1, "high": 0.2}}})
+    settled = small(search__optimizers=["sgd"])
+    settled.optimizers["sgd"] = spec
+    with preflight.Preflight(settled, verbose=True) as checking:
+        found = checking.wait()
+    assert found is not None and found.timings.untimed == {}
+    out, err = capfd.readouterr()
+    assert out == "" and all(f'{{"error": "by {who}"}}\n' in err for who in ("Python", "C++", "a child"))
 
 
 # Data that cannot be used, found before Ray starts.
 
 
-def search(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def search(folder: Path, *argv: str) -> Done:
     base = ["--task", "resnet18", "--preset", "smoke", "--gpus-per-trial", "0", "--out", "runs", "-q"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
-    return subprocess.run(
-        [sys.executable, "-m", "tuner.search", *base, *argv],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return run(folder, "tuner.search", *base, *argv, env=environment(XDG_CACHE_HOME=str(folder / "cache")))
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], folder: Path, *named: str) -> None:
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert all(name in done.stderr for name in named), done.stderr
+def assert_refused(done: Done, folder: Path, *named: str) -> None:
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert all(name in done.err for name in named), done.err
     assert not (folder / "runs").exists()
 
 

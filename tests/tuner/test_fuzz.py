@@ -7,8 +7,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -19,12 +17,12 @@ import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from tests.support.commands import python
 from tuner import search
 from tuner.cli import run_command
 from tuner.config import from_yaml, resolve
 from tuner.resources import Machine
 
-ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY = (
     settings(
         max_examples=n, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -307,7 +305,4 @@ for argv in {lines!r}:
         print("refused")
 print(sorted({{"torch", "ray", "optuna", "pandas"}} & set(sys.modules)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.splitlines() == ["refused"] * 3 + ["[]"]
+    assert python(program).out.splitlines() == ["refused"] * 3 + ["[]"]

@@ -3,8 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.support.commands import python
 from tests.tuner.made_runs import SHA, make_run
 from tuner import report
 from tuner.errors import UserError
@@ -234,11 +233,9 @@ def test_the_report_needs_neither_torch_nor_ray(run: Run) -> None:
         "import sys; from tuner import report; code = report.main([sys.argv[1], '-q']); "
         "print(sorted({'torch', 'ray'} & {name.partition('.')[0] for name in sys.modules})); sys.exit(code)"
     )
-
-    done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=False)
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "[]"
+    done = python(code, run.path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "[]"
 
 
 # Runs that have little to say.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 import tuner.status
+from tests.support.commands import python
 from tests.tuner.runs import run_config
 from tuner.cli import run_command
 from tuner.status import describe, lines, main
@@ -255,5 +254,5 @@ def test_nothing_heavy_is_imported(run: Run) -> None:
         "print(code, sorted({'torch', 'ray', 'pandas', 'optuna', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
     finish(run)
-    done = subprocess.run([sys.executable, "-c", script, run.path], capture_output=True, text=True, timeout=60)
-    assert done.stderr == "0 []\n" and done.stdout.startswith(f"{run.path}: nothing is known")
+    done = python(script, run.path)
+    assert done.err == "0 []\n" and done.out.startswith(f"{run.path}: nothing is known")
