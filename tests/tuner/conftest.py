@@ -1,0 +1,19 @@
+"""What the tests of whole command lines, called within this process, share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tuner.resources import Machine
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory on a machine of 4 CPUs."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("tuner.resources.this_machine", lambda: Machine(4, 0))
+    return work
