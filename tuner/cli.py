@@ -82,6 +82,17 @@ def analysis_period(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected every=K, K a whole number of at least 1, got {text!r}")
 
 
+def check_working_directory() -> None:
+    """
+    Raises:
+        UserError: it has been deleted.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        raise UserError("the working directory does not exist any more; change to another one") from None
+
+
 def check_utf8(argv: Sequence[str]) -> None:
     """Refuse an argument or a working directory that is not UTF-8, as what Ray tells its workers must be.
 
@@ -122,7 +133,7 @@ def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None)
 
 def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
-        streams.check_working_directory()
+        check_working_directory()
         home.prepare()
         return main(argv)
     except UserError as error:

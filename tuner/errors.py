@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class UserError(Exception):
+class OneLineError(Exception):
+    """An error whose message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class UserError(OneLineError):
     """Bad usage or configuration: one line that names what is wrong and what was expected. Exit code 2."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
 
-
-class MachineError(Exception):
+class MachineError(OneLineError):
     """What this machine does not allow: one line that names the remedy. Exit code 1."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:

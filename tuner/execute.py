@@ -305,7 +305,8 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
         with on_disk():
             with suppress(Exception):
                 view.__exit__()
-            close(plan, end)
+            with suppress(Exception):
+                close(plan, end)
             heartbeat.end(end.state)
             code = say_end(plan, end)
             sys.stdout.flush()
@@ -348,6 +349,9 @@ def close(plan: Plan, end: End) -> End:
                 print(f"{fault}; trials.csv has them", file=sys.stderr)
     except Halted as halted:
         return end if end.state == "halted" else End("halted", str(halted))
+    except Exception:
+        if end.state != "halted":
+            raise
     finally:
         gc.enable()
     return end

@@ -23,8 +23,7 @@ from tuner.config import from_yaml
 from tuner.errors import UserError
 from tuner.estimate import Timings
 from tuner.schema import Config, OptimizerConfig
-
-STDERR = 2
+from tuner.streams import STDERR
 
 
 @dataclass(frozen=True)

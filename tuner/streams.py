@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from tuner.errors import UserError
-
 STDOUT, STDERR = 1, 2
 
 
@@ -105,17 +103,6 @@ def lost_stdout() -> OSError | None:
 def reader_left() -> bool:
     """Whether nobody sees what is printed any more."""
     return _lost() is not None
-
-
-def check_working_directory() -> None:
-    """
-    Raises:
-        UserError: it has been deleted.
-    """
-    try:
-        os.getcwd()  # noqa: PTH109
-    except OSError:
-        raise UserError("the working directory does not exist any more; change to another one") from None
 
 
 def _lost() -> OSError | None:
