@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT, environment, finish, start
+from tests.support.commands import ROOT, environment, finish, living, start
 from tuner.store import Run
 
 JOB = ["--task", "mnist1d", "--optimizers", "adam", "--seeds", "1", "--out", ".", "--name", "job"]
@@ -94,12 +94,6 @@ def test_signals_while_ray_starts(tmp_path: Path, numbers: list[int], wait_s: fl
     while living(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert living(process.pid) == []
-
-
-def living(session: int) -> list[str]:
-    """Processes of a command's session."""
-    listed = subprocess.run(["ps", "-o", "stat=,cmd=", "-s", str(session)], capture_output=True, text=True, check=False)
-    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
 
 
 def test_a_signal_before_ray_starts(tmp_path: Path) -> None:

@@ -54,6 +54,9 @@ WATCH_S = 1.0
 GRACE_S = 30.0
 """So long a cluster's head may be away: it may be started again. Ray itself ends the process after 60 s."""
 SHUTDOWN_S = 10.0
+STOPPED_S = 1.0
+STOPPED = {"T", "t", "Z", "X"}
+"""States of processes, in /proc, that start no others."""
 INTERRUPTED_S = 5.0
 """So long an interrupted loop may take to notice."""
 
@@ -248,26 +251,39 @@ def watched(address: str | None, is_interrupted: Callable[[], bool], on_stuck: C
 def abandon() -> None:
     """Kill Ray's process on this machine, where this one has started it, with all that it started: agents that are half
     started, or have lost the head, would stay for a minute.
+
+    All of them are stopped first: one that starts an agent meanwhile would leave it behind.
     """
-    names, children = _processes()
-    for raylet in [pid for pid in children[os.getpid()] if names[pid] == "raylet"]:
-        family = [raylet]
-        for pid in family:
-            family += children[pid]
-        for pid in family:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    states, before = _started(), None
+    deadline = time.monotonic() + STOPPED_S
+    while states != before and time.monotonic() < deadline:
+        for pid in states:
+            _send(pid, signal.SIGSTOP)
+        states, before = _started(), states if set(states.values()) <= STOPPED else None
+    for pid in states:
+        _send(pid, signal.SIGKILL)
 
 
-def _processes() -> tuple[dict[int, str], defaultdict[int, list[int]]]:
-    """The names of all processes, and the children of each; none where there is no /proc."""
-    names, children = {}, defaultdict(list)
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _started() -> dict[int, str]:
+    """The states of Ray's process on this machine and of all that it started, by process id; none without a /proc."""
+    states, children, raylets = {}, defaultdict(list), set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             name, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("(")[2].rpartition(")")
-            names[int(path.parent.name)] = name
-            children[int(rest.split()[1])].append(int(path.parent.name))
-    return names, children
+            pid, (state, parent) = int(path.parent.name), rest.split()[:2]
+            states[pid] = state
+            children[int(parent)].append(pid)
+            if name == "raylet":
+                raylets.add(pid)
+    family = [pid for pid in children[os.getpid()] if pid in raylets]
+    for pid in family:
+        family += children[pid]
+    return {pid: states[pid] for pid in family}
 
 
 def why_lost(address: str | None) -> str:

@@ -53,3 +53,9 @@ def python(code: str, *args: object, folder: Path = ROOT, env: dict[str, str] | 
         text=True, encoding="utf-8", capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def living(session: int) -> list[str]:
+    """Processes of a command's session."""
+    listed = subprocess.run(["ps", "-o", "stat=,cmd=", "-s", str(session)], capture_output=True, text=True, check=False)
+    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import living
 from tuner import session
 from tuner.errors import MachineError, UserError
 from tuner.resources import Machine
@@ -226,3 +229,31 @@ def test_an_interruption_that_the_loop_does_not_notice_is_carried_out(monkeypatc
         assert not heard.wait(0.1)
         assert heard.wait(10)
     assert told == [""]
+
+
+STARTS_MANY = """
+import os, time
+print(flush=True)
+for _ in range(400):
+    if os.fork() == 0:
+        break
+    time.sleep(0.001)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_is_left_of_a_ray_that_starts_its_processes_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "raylet").symlink_to(Path(sys.executable).resolve())
+    with subprocess.Popen([tmp_path / "raylet", "-S", "-c", STARTS_MANY], stdout=subprocess.PIPE,
+                          start_new_session=True) as raylet:  # fmt: skip
+        assert raylet.stdout
+        raylet.stdout.readline()
+        time.sleep(0.1)
+        assert len(living(raylet.pid)) > 1
+        session.abandon()
+        assert raylet.wait(timeout=10) == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while living(raylet.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert living(raylet.pid) == []
