@@ -90,10 +90,11 @@ def is_possible(prefix: list[str]) -> bool:
     return shutil.which(prefix[0]) is not None and subprocess.run([*prefix, "true"], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_possible(UNKNOWN_USER), reason="needs user namespaces")
 @pytest.mark.parametrize(
     "home",
-    [{}, pytest.param({"HOME": "/"}, marks=pytest.mark.slow), pytest.param({"HOME": ""}, marks=pytest.mark.slow)],
+    [{}, {"HOME": "/"}, {"HOME": ""}],
 )
 def test_for_a_user_whom_the_system_does_not_know(tmp_path: Path, home: dict[str, str]) -> None:
     env = {name: value for name, value in BARE.items() if name != "HOME"} | home

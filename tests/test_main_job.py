@@ -129,6 +129,7 @@ def test_retrain_adds_the_missing_seeds_and_keeps_the_others(main_job):
     assert not list(run_.logs.glob("*-curvature.log"))
 
 
+@pytest.mark.slow
 def test_one_at_a_time_is_repeatable_and_asha_stops_trials(tmp_path):
     args = [*TINY, "--optimizers", "adam", "--trials", "7", "--seeds", "1", "--max-concurrent", "1", "-q"]
     for name in ("first", "second"):

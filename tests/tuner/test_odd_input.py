@@ -361,7 +361,7 @@ def test_a_bit_flipped_npz(tmp_path: Path, capsys: Any) -> None:
         path, A=np.ones((14, 12)), X=np.random.default_rng(0).normal(size=(50, 12)), Y=np.ones((50, 14))
     )
     data = bytearray(path.read_bytes())
-    for i in range(60, len(data) - 400, 37):
+    for i in range(60, len(data) - 400, 131):
         broken = bytearray(data)
         broken[i] ^= 0xFF
         path.write_bytes(broken)
