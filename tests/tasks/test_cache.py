@@ -24,12 +24,6 @@ class Maker:
         return {"x": np.arange(200.0).reshape(2, 100), "y": np.array([3, 4])}
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "tuner"
-
-
 def assert_right(arrays):
     expected = Maker()()
     assert set(arrays) == set(expected)
