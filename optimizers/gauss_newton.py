@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from optimizers.estimator import BACKWARD_COST, Estimator, Refresh, random_signs
 from optimizers.layers import Recorder
 from optimizers.output_hessian import OutputHessian
-from optimizers.per_sample import PerSample
+from optimizers.per_sample import LOOK_PASSES, PerSample
 
 COLUMN_ENTRIES = 2**22
 """Entries of the layers' output gradients that one batched backward pass may hold."""
@@ -67,6 +67,14 @@ class _Layerwise(Estimator):
         """Batches of vectors to propagate, each ``(count, *outputs.shape)``; their squares are added up."""
         raise NotImplementedError
 
+    def passes(self, refresh: Refresh) -> int:
+        """How many vectors there are."""
+        raise NotImplementedError
+
+    def cost(self, refresh: Refresh) -> float:
+        looks = LOOK_PASSES if refresh.record.routed else 0
+        return BACKWARD_COST * (self.passes(refresh) + looks)
+
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         head = OutputHessian(refresh)
         per_sample = PerSample(refresh, type(self).__name__)
@@ -90,7 +98,10 @@ class GGNMC(_Layerwise):
     uneven; where all labels are about as likely, labels can err less for the layers before.
 
     Knows Linear (and MultiheadAttention's in self-attention), Conv2d, Embedding, LayerNorm and BatchNorm. Another
-    layer's parameter, or one that is used twice, gets ``GNB``'s estimate from the same vectors; a warning says so once.
+    layer's parameter, or one that is used twice or whose rows are not as many for each sample (a mask leaves padding
+    out, experts get the rows that were routed to them), gets ``GNB``'s estimate from the same vectors; a warning says
+    so once. Where a network picks rows by what the batch holds this is looked at anew at each refresh, for two more
+    backward passes.
     In training mode BatchNorm couples the samples of a batch: what a sample's loss owes to the other samples' inputs
     is left out, so for layers before a BatchNorm this is an approximation of the GGN.
 
@@ -111,8 +122,8 @@ class GGNMC(_Layerwise):
             drawn = draw(generator)[None]
             yield drawn if self.samples == 1 else drawn / self.samples**0.5
 
-    def cost(self, refresh: Refresh) -> float:
-        return BACKWARD_COST * self.samples
+    def passes(self, refresh: Refresh) -> int:
+        return self.samples
 
 
 class GGNExact(_Layerwise):
@@ -138,8 +149,8 @@ class GGNExact(_Layerwise):
         with sdpa_kernel(SDPBackend.MATH), Recorder(params) as record:
             yield record
 
-    def cost(self, refresh: Refresh) -> float:
-        return BACKWARD_COST * refresh.outputs[0].numel()
+    def passes(self, refresh: Refresh) -> int:
+        return refresh.outputs[0].numel()
 
 
 def _at_least_one(samples: int) -> int:

@@ -41,6 +41,10 @@ class Use(ABC):
         self.channels = channels % output.ndim
         self.feature_rows = features
 
+    def positions(self, samples: int) -> float:
+        """Rows per sample."""
+        return self.entries / max(1, self.width) / samples
+
     @abstractmethod
     def total(self, grads: Tensor) -> Tensor:
         """The parameter's gradient, given those of the output, ``(samples, positions, width)``."""
@@ -173,17 +177,20 @@ class Recorder(TorchFunctionMode):
     Attributes:
         uses: per ``id(parameter)`` its uses.
         coupled: whether a layer took statistics over the batch, as BatchNorm does in training mode.
+        routed: whether rows were picked, put or joined by what the batch holds, as with a mask or experts: which sample
+            a row belongs to may be another at each batch.
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         super().__init__()
         self.uses: dict[int, list[Use]] = {id(param): [] for param in params}
-        self.coupled = False
+        self.coupled = self.routed = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             return self._attention(func, args, kwargs)
+        self.routed = self.routed or is_routing(func, args, kwargs)
         output = func(*args, **kwargs)
         if func in READERS:
             self._read(READERS[func], output, args, kwargs)
@@ -279,6 +286,25 @@ class Recorder(TorchFunctionMode):
             normal = F.batch_norm(input.detach().to(weight.dtype), *statistics, training=training, eps=eps)
             self._note(Scale, weight, output, normal.movedim(1, -1).reshape(-1, normal.shape[1]), channels=1)
             self._note(Shift, bias, output, channels=1)
+
+
+ROUTING = {
+    *("gather", "index_select", "masked_select", "take", "take_along_dim", "scatter", "masked_scatter", "index_put"),
+    *("index_copy", "index_add", "scatter_add", "scatter_reduce", "index_reduce", "sort", "topk"),
+    "_pack_padded_sequence",
+}
+"""Names of functions, without the underscore of those in place, that move entries to where other entries say."""
+
+
+def is_routing(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a call may give a row another sample than it has in another batch."""
+    name = getattr(func, "__name__", "")
+    if name in ("__getitem__", "__setitem__"):
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(hasattr(part, "__len__") for part in index)
+    if name in ("cat", "concat", "concatenate"):
+        return kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0)) == 0
+    return name.removesuffix("_") in ROUTING
 
 
 READERS: dict[Any, Callable[..., None]] = {
