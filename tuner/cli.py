@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tuner import home, streams
+from tuner import home, streams, text
 from tuner.errors import MachineError, UserError, nearest
 from tuner.signals import INTERRUPTED, interruption
 
@@ -55,7 +55,8 @@ def add_output_flags(parser: Parser) -> None:
 def hp_text(hp: Mapping[str, Any]) -> str:
     """Hyperparameters for a person: lr=0.001, square=9."""
     return ", ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in hp.items()
+        text.line(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}")
+        for name, value in hp.items()
     )
 
 
@@ -99,12 +100,12 @@ def check_utf8(argv: Sequence[str]) -> None:
     Raises:
         UserError: with the remedy.
     """
-    for what, text in [*(("argument", word) for word in argv), ("working directory", os.getcwd())]:  # noqa: PTH109
-        if text.isascii() or text.encode(errors="ignore").decode() == text:
+    for what, name in [*(("argument", word) for word in argv), ("working directory", os.getcwd())]:  # noqa: PTH109
+        if name.isascii() or name.encode(errors="ignore").decode() == name:
             continue
         encoding = sys.getfilesystemencoding()
         locale = "" if encoding == "utf-8" else f", or Python takes it for {encoding}: set PYTHONUTF8=1"
-        raise UserError(f"{what} {os.fsencode(text)!r}: is not UTF-8{locale}")
+        raise UserError(f"{what} {os.fsencode(name)!r}: is not UTF-8{locale}")
 
 
 def command_line(module: str, *words: object) -> str:
@@ -142,15 +143,14 @@ def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
         return _complain(str(error), argv, NOTHING)
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
-        return _complain(f"{error.filename}: {why}" if error.filename else why, argv, NOTHING)
+        return _complain(text.line(f"{error.filename}: {why}" if error.filename else why), argv, NOTHING)
     except KeyboardInterrupt:
         interruption.say()
         return INTERRUPTED
     except SystemExit as leave:  # of argparse, after --help
         return leave.code if isinstance(leave.code, int) else DONE
     except Exception as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        return _complain(f"{message} (a fault of the program; -v shows where)", argv, NOTHING)
+        return _complain(f"{text.fault(error)} (a fault of the program; -v shows where)", argv, NOTHING)
 
 
 def _shown(code: int) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from tuner.text import line
+
 
 class OneLineError(Exception):
     """An error whose message is one line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(line(message))
 
 
 class UserError(OneLineError):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from tuner import text
 from tuner.schema import Config
 from tuner.tables import Row, hp_columns
 
@@ -37,7 +38,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of a job.
+    """What became of a job. What its code has said, in errors or as names, is clean from here on.
 
     Attributes:
         state: "complete"; "diverged", with the task's worst values as metrics; "failed", with an error and no
@@ -60,6 +61,17 @@ class Outcome:
     traceback: str = ""
     cohort: int = 1
     out_of_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self.error, self.traceback = text.line(self.error), text.log(self.traceback)
+        self.metrics = text.named(self.metrics)
+        self.evaluations = [_clean(evaluation) for evaluation in self.evaluations]
+
+
+def _clean(evaluation: dict[str, Any]) -> dict[str, Any]:
+    names = {key: text.named(evaluation[key]) for key in ("metrics", "diagnostics") if key in evaluation}
+    said = {key: text.line(evaluation[key]) for key in ("unanalyzed",) if key in evaluation}
+    return evaluation | names | said
 
 
 Done = Sequence[tuple[Job, Outcome]]

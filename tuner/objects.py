@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import text
 from tuner.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def check_dataset(config: Config) -> None:
     except ValueError as error:
         raise UserError(f"{config.task.name}: {error}") from None
     except Exception as error:  # the check may be a user's own
-        raise UserError(f"{config.task.name}: {config.task.check} failed ({type(error).__name__}: {error})") from None
+        raise UserError(f"{config.task.name}: {config.task.check} failed ({text.fault(error)})") from None
 
 
 def nearest_argument(error: Exception, cls: Any) -> str:

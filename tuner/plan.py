@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 
+from tuner import text
 from tuner.cohort_size import CohortSizes
 from tuner.jobs import Done, Job, Outcome, Phase, checkpoint_name, current_rows, missing_seeds
 from tuner.schema import Config
@@ -259,7 +260,7 @@ class Plan:
     def note_task(self, about: dict[str, Any]) -> None:
         """Put the data and the network's size, the same in every worker, into env.json."""
         if not self.task_noted:
-            self.run.write_env(self.run.env() | about)
+            self.run.write_env(self.run.env() | text.plain(about))
             self.task_noted = True
 
     def progress(self) -> list[Progress]:

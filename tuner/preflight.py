@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tuner import objects
+from tuner import objects, text
 from tuner.config import from_yaml
 from tuner.errors import UserError
 from tuner.estimate import Timings
@@ -112,7 +112,7 @@ def look(config: Config, *, here: bool) -> dict[str, Any]:
         return {"error": str(error)}
     except Exception as error:
         traceback.print_exc()
-        return {"error": f"task {config.task.name}: {type(error).__name__}: {error} (-v shows where)"}
+        return {"error": f"task {config.task.name}: {text.fault(error)} (-v shows where)"}
 
 
 def read(said: dict[str, Any]) -> Found | None:
@@ -142,7 +142,7 @@ def check(config: Config, *, here: bool) -> Found | None:
     from tuner.timing import measure
 
     objects.set_up(task, config)
-    return Found(measure(config, task), task.data_summary, task.device.type)
+    return Found(measure(config, task), text.plain(task.data_summary), task.device.type)
 
 
 def check_device(config: Config) -> None:
@@ -172,7 +172,7 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
         raise UserError(f"optimizer {name}: {error}{objects.nearest_argument(error, cls)}") from None
     except Exception as error:
         traceback.print_exc()
-        raise UserError(f"optimizer {name}: {type(error).__name__}: {error} (-v shows where)") from None
+        raise UserError(f"optimizer {name}: {text.fault(error)} (-v shows where)") from None
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tuner.comparison import HIGHER_IS_BETTER, LOWER_IS_BETTER, Comparison, Sour
 from tuner.errors import UserError, nearest
 from tuner.schema import Config
 from tuner.store import Run
+from tuner.text import line
 
 BASELINES = ("adam", "adamw", "sgdm", "sgd")
 """What is the baseline unless one is declared: the first of these that there is, else the first optimizer."""
@@ -183,7 +184,9 @@ def _strangers(made: Comparison) -> list[str]:
         others = [name for name in dict.fromkeys(rows["optimizer"]) if name not in source.names]
         others += [name for name in dict.fromkeys(rows["task"]) if name != source.config.task.name]
         if others:
-            found.append(f"seeds.csv has rows of {', '.join(others)}, of which config.yaml does not know; left out.")
+            found.append(
+                f"seeds.csv has rows of {line(', '.join(others))}, of which config.yaml does not know; left out."
+            )
     return found
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 from tasks.user_folders import home, is_writable
+from tuner import text
 from tuner.errors import MachineError, UserError
 from tuner.resources import Machine
 from tuner.signals import NUMBERS, interruption
@@ -176,8 +177,7 @@ def _init(*, log_to_driver: bool, **options: Any) -> None:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    return text.line(text.fault(error), 240).rstrip(".")
 
 
 def short_folder() -> str:

@@ -16,6 +16,7 @@ from optimizers import CurvatureOptimizer
 from optimizers.base import CURVATURE_KEY
 from optimizers.curvature import HessianBlocks, HessianVector, NoCurvature, Secant
 from tasks.base import Batch, Task
+from tuner import text
 from tuner.hessian import ROWS_SEED, Hessian, fixed_batches, in_double, undisturbed
 from tuner.stacked_model import Bound
 
@@ -237,7 +238,7 @@ def look(task: Task, model: nn.Module, optimizer: object) -> tuple[list[Finding]
         agreement = compare_estimate(task, model, optimizer) if spectrum.diagonal is not None else None
         found += agreement.findings() if agreement else []
     except Exception as error:
-        return found, " ".join(f"{type(error).__name__}: {error}".split())
+        return found, text.fault(error)
     finally:
         if task.device.type == "cuda":
             torch.cuda.empty_cache()

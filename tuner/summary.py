@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tuner.cli import command_line, hp_text
 from tuner.schema import Config
 from tuner.store import Run
+from tuner.text import line
 
 VALID = "complete"
 COHORT = "cohort (trials, seeds)"
@@ -149,18 +151,19 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     step = "ms/step (shared)" if shared else "ms/step"
     for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(Text(column), no_wrap=True)
     table.add_column("best hyperparameters", overflow="fold")
     for entry in summary["optimizers"]:
-        table.add_row(
+        cells = [
             entry["optimizer"],
             *(_plus_minus(entry["metrics"][metric]) for metric in shown),
             _plus_minus(entry["step_ms"], 3),
             *([f"{entry['cohort']['search']}, {entry['cohort']['retrain']}"] if cohorts else []),
             _diverged(entry),
-            ", ".join(entry["at_boundary"]) or "-",
+            line(", ".join(entry["at_boundary"]) or "-"),
             hp_text(entry["hp"]) if entry["hp"] else "none was valid" if entry["n_trials"] else "not searched yet",
-        )
+        ]
+        table.add_row(*map(Text, cells))  # text that looks like rich's markup is none
     console.print(table)
 
 
@@ -173,7 +176,7 @@ def setting(summary: dict[str, Any], config: Config) -> str:
     if summary["data"] is not None:
         rows = ", ".join(f"{split} {count:,}" for split, count in summary["data"].get("rows", {}).items())
         parts.append(f"{summary['data'].get('name', 'data')} ({rows})")
-    return "; ".join(parts)
+    return line("; ".join(parts))
 
 
 def _plus_minus(stat: dict[str, float | None] | None, digits: int = 4) -> str:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import UserError
+from tuner.text import line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", "state", "status", "error"], "str")
+SAID = ("state", "status", "error", "code")
+"""Columns of text that is shown: clean as it is read, since older versions wrote it as it came."""
+TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", *SAID], "str")
 HP = "hp."
 WHOLE = range(-(2**63), 2**63)
 """Numbers of 64 bits: what tables of numbers can hold."""
@@ -27,6 +30,8 @@ WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
 LONGEST_SHOWN = 60
 
 Row = Mapping[str, Any]
+
+csv.field_size_limit(2**31 - 1)  # runs made before errors were cut have longer ones than the default lets pass
 
 
 @contextmanager
@@ -112,7 +117,7 @@ def text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
             raise UserError(f"{path}: line {number} has more or fewer cells than there are columns")
         for column, text in row.items():
             _check_cell(path, number, column, text, needed=column in required)
-    return [{key: text for key, text in row.items() if text} for row in rows]
+    return [{key: line(text) if key in SAID else text for key, text in row.items() if text} for row in rows]
 
 
 def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool) -> None:
@@ -171,6 +176,9 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
             )
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' errors for damage are derived from ValueError
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
+    for column in set(SAID) & set(table):
+        clean = {cell: line(cell) for cell in table[column].dropna().unique() if cell != line(cell)}
+        table[column] = table[column].replace(clean)
     return table
 
 

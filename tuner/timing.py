@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from tasks.base import Task
-from tuner import cohort, memory, objects
+from tuner import cohort, memory, objects, text
 from tuner.cohort_size import to_measure
 from tuner.engine import Engine
 from tuner.errors import UserError
@@ -52,7 +52,7 @@ def measure(config: Config, task: Task) -> Timings:
             except UserError:
                 raise
             except Exception as error:
-                untimed[name] = " ".join(f"{type(error).__name__}: {error}".split())
+                untimed[name] = text.fault(error)
                 continue
             member_s[name] = {1: step_s[name]} | stacks(config, task, make, spec.first_point(), step_s[name], sizes)
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))

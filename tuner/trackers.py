@@ -11,7 +11,6 @@ import math
 import os
 import re
 import sys
-import textwrap
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -23,6 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
+from tuner import text
 from tuner.errors import UserError
 from tuner.jobs import Job, Outcome
 from tuner.schema import Config
@@ -274,7 +274,7 @@ class Tracker:
                 self._recorded += 1
         except BaseException as fault:  # whatever a library raises in a thread
             if not self._left_alone:
-                self._say(textwrap.shorten(f"{type(fault).__name__}: {fault}", 300))
+                self._say(text.line(text.fault(fault), 300))
 
     def _say(self, what: str) -> None:
         print(f"tracker {self.name}: {what}; the run directory has everything", file=sys.stderr)

@@ -6,7 +6,6 @@ import faulthandler
 import os
 import re
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from tuner import objects
+from tuner import objects, text
 from tuner.errors import UserError, nearest
 from tuner.jobs import Job, Outcome, checkpoint_name
 from tuner.schema import Config
@@ -307,12 +306,12 @@ def outcome(result: Result, curve: list[dict[str, Any]]) -> Outcome:
 
 
 def failure(error: Exception, curve: list[dict[str, Any]]) -> Outcome:
-    """The outcome of a job in which this went wrong, to be called where it is handled."""
-    message = " ".join(f"{type(error).__name__}: {error}".split())
+    """The outcome of a job in which this went wrong."""
+    message = text.fault(error)
     return Outcome(
         "failed",
         evaluations=curve,
         error=message,
-        traceback=traceback.format_exc(),
+        traceback=text.tracebacks(error),
         out_of_memory=OUT_OF_MEMORY.search(message) is not None,
     )
