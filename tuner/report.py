@@ -76,26 +76,26 @@ def write(found: Answer, path: Path, *, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from tuner import drawings
+    from tuner import drawings, manifest
     from tuner.report_page import page
     from tuner.sentences import verdicts
     from tuner.tables import write_whole
 
-    (path / "figures").mkdir(parents=True, exist_ok=True)
-    for kind in ("svg", "png"):  # of an earlier report, on more optimizers say
-        for old in (path / "figures").glob(f"*.{kind}"):
-            old.unlink()
-    found.write_tables(path)
     wanted = drawings.report_drawings(found)
+    figures = path / "figures"
+    files = [f"{drawing.name}.{kind}" for drawing in wanted.all for kind in ("svg", "png")]
+    manifest.begin(figures, files, old_report=(path / "report.html").is_file())
+    found.write_tables(path)
     console = Console(stderr=True, quiet=quiet)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("drawing figures", total=len(wanted.all))
-        drawn = drawings.draw_all(wanted.all, path / "figures", lambda n: bar.update(task, completed=n))
+        drawn = drawings.draw_all(wanted.all, figures, lambda n: bar.update(task, completed=n))
+    manifest.end(figures, files)
     write_whole(path / "report.html", page(found, wanted, drawn).encode("utf-8", "replace"))
     for line in verdicts(found):
         print(line)
     print(f"\nreport: {path / 'report.html'}")
-    print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {2 * len(drawn)} files)")
+    print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {len(files)} files)")
 
 
 if __name__ == "__main__":
