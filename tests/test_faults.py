@@ -105,7 +105,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int, str, str
         ("killed", "failed", 0, "the worker was lost 3 times: "),
         ("killed_once", "complete", 100, ""),
         ("raises", "failed", 0, "RuntimeError: a fault of its own"),
-        ("nan", "diverged", 40, ""),
+        ("nan", "diverged", 40, "the training loss is nan, at step 30"),
         ("hangs", "failed", 0, f"took longer than faults.trial_limit_s, {LIMIT_S} s"),
         ("too_large", "failed", 0, "out of memory, with nothing beside it: OutOfMemoryError: "),
     ],

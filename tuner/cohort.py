@@ -4,7 +4,7 @@ one run, for a list of members. No Ray, no Optuna."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,9 +26,9 @@ from tuner.lockstep import (
     Snapshot,
     all_batches,
     copy_tensors,
-    evaluate,
     in_lockstep,
 )
+from tuner.metrics import evaluate
 from tuner.stacked_model import AtBatch, StackBatch, StackedModel
 from tuner.train import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
 
@@ -121,9 +121,9 @@ def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member],
         except Exception:  # it will be raised again where this member trains
             of_kind = None
         else:
-            group = optimizer.param_groups[0]
-            stackable = list(map(id, group["params"])) == list(map(id, params)) and (
-                "lr" in group or not engine.scheduled
+            groups = getattr(optimizer, "param_groups", None) or [{"params": []}]
+            stackable = list(map(id, groups[0]["params"])) == list(map(id, params)) and (
+                "lr" in groups[0] or not engine.scheduled
             )
             of_kind = kind(optimizer) if stackable else None
         found.setdefault(("alone", place) if of_kind is None else of_kind, []).append(place)
@@ -211,9 +211,9 @@ class Stack(Lockstep):
         own = cast(CurvatureOptimizer, self.optimizer.lend(place))
         return metrics, {name: float(value) for name, value in own.diagnostics().items()}
 
-    def part(self, members: Iterable[int]) -> None:
+    def part(self, why: Mapping[int, str]) -> None:
         """Those that part stay in the stack, and are looked at no more, until enough have."""
-        super().part(members)
+        super().part(why)
         if self.live and len(self.live) <= (1 - WORTH_DROPPING) * len(self.stacked):
             self._keep(self.live)
 

@@ -68,7 +68,7 @@ class Engine:
         """
         if not self.scheduled:
             return None
-        if any("lr" not in group for group in optimizer.param_groups):
+        if not isinstance(optimizer, torch.optim.Optimizer) or any("lr" not in g for g in optimizer.param_groups):
             raise UserError(f"train.schedule: {type(optimizer).__name__} has no lr; use constant, without warm-up")
         warmup_steps = self.warmup_epochs * steps_per_epoch
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps, warmup_steps))

@@ -47,7 +47,7 @@ class Outcome:
         clocks: steps, grad_equivalents, seconds and peak_mem_mb; empty where the worker was lost.
         evaluations: step, epoch, seconds, grad_equivalents and metrics of each evaluation, and what was found of the
             curvature there, where it was analysed.
-        error: one line.
+        error: one line, of a failed run, and of a diverged one, what was not finite or beyond the bound.
         traceback: the worker's.
         cohort: how many jobs trained as one stack with it, itself included.
         out_of_memory: whether that is why it failed.

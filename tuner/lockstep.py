@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Literal, TypeVar
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.base import Batch, Task
-from tuner import memory
+from tuner import memory, metrics
 
 Told = TypeVar("Told")
 Ended = TypeVar("Ended")
@@ -113,12 +113,14 @@ class Result:
 
     Attributes:
         cohort: how many members trained in lockstep with it, itself included.
+        why: of a diverged run: what was not finite, or beyond the bound, its value, and the step.
     """
 
     status: Status
     metrics: dict[str, float]
     clocks: Clocks = field(default_factory=Clocks)
     cohort: int = 1
+    why: str = ""
 
 
 def in_lockstep(
@@ -130,9 +132,7 @@ def in_lockstep(
     if saving.state is None:
         batches = run.batches(budget.epochs)
         evaluations = run.evaluate(("train", "val"), analyze=budget.analyzes(0, looks))
-        worst = {name: run.task.worst[name.split("_", 1)[1]] for name in evaluations[0].metrics}
-        if budget.test:
-            worst |= {f"test_{name}": value for name, value in run.task.worst.items()}
+        worst = worst_of(run.task, evaluations[0].metrics, test=budget.test)
         looked = 0
         yield evaluations
     else:
@@ -147,22 +147,39 @@ def in_lockstep(
         while run.live and run.steps < until:
             run.take_steps(batches, min(until, run.steps + LOSSES_PER_CHECK))
             if saving.every_s is not None and run.live and time.monotonic() - saved >= saving.every_s:
-                yield Snapshot(run.state() | {"looked": look - 1, "worst": worst})
+                try:
+                    state = run.state()
+                except Exception:  # an optimizer's own: the run is worth more than its snapshot
+                    saving = NEVER
+                    continue
+                yield Snapshot(state | {"looked": look - 1, "worst": worst})
                 saved = time.monotonic()
         splits = ("train", "val", "test") if budget.test and until == steps else ("train", "val")
         evaluations = run.evaluate(splits, analyze=budget.analyzes(look, looks))
-        run.part(member for member, found in evaluations.items() if not _sane(found.metrics, run.task.worst["loss"]))
+        run.part_diverged({member: found.metrics for member, found in evaluations.items()})
         evaluations = {member: evaluations[member] for member in run.live}
         if not evaluations:
             break
         yield evaluations
-    run.part(run.live)
+    run.part(dict.fromkeys(run.live, ""))
     return [
         Result("complete", evaluations[member].metrics, clocks, len(run.seconds))
         if member in evaluations
-        else Result("diverged", dict(worst), clocks, len(run.seconds))
+        else Result("diverged", dict(worst), clocks, len(run.seconds), run.why[member])
         for member, clocks in sorted(run.parted.items())
     ]
+
+
+def worst_of(task: Task, names: Iterable[str], *, test: bool) -> dict[str, float]:
+    """What a diverged run gets in place of these metrics, named ``<split>_<metric>``, and of those of the test split.
+
+    Raises:
+        UserError: the task does not say it of one of them.
+    """
+    of_each = {name: name.split("_", 1)[1] for name in names}
+    values = metrics.worst(task, of_each.values())
+    tested = {f"test_{metric}": value for metric, value in values.items()} if test else {}
+    return {name: values[metric] for name, metric in of_each.items()} | tested
 
 
 class Lockstep(ABC):
@@ -173,6 +190,7 @@ class Lockstep(ABC):
         seconds: of each member; of a stack's time each gets an equal share, so that seconds add up to what was spent.
         live: the members that are still training, by their numbers from 0.
         parted: the clocks of those that are not, when they ended.
+        why: of those that have diverged, the reason.
     """
 
     optimizer: Any
@@ -184,6 +202,7 @@ class Lockstep(ABC):
         self.seconds = [0.0] * members
         self.live = list(range(members))
         self.parted: dict[int, Clocks] = {}
+        self.why: dict[int, str] = {}
         self._peak_before = 0.0
         memory.reset_peak(task.device)
 
@@ -219,6 +238,7 @@ class Lockstep(ABC):
             "seconds": list(self.seconds),
             "live": list(self.live),
             "parted": {member: asdict(clocks) for member, clocks in self.parted.items()},
+            "why": dict(self.why),
             "peak_mem_mb": self._peak_mb(),
             "own": self.own_state(),
             "random": _random_state(self.task.device),
@@ -235,6 +255,7 @@ class Lockstep(ABC):
         self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
         self.seconds, self.live = list(state["seconds"]), list(state["live"])
         self.parted = {member: Clocks(**clocks) for member, clocks in state["parted"].items()}
+        self.why = dict(state["why"])
         self._peak_before = state["peak_mem_mb"]
         self.restore_own(state["own"])
         batches = self.batches(epochs)
@@ -246,23 +267,45 @@ class Lockstep(ABC):
 
     def take_steps(self, batches: Iterator[Any], until: int) -> None:
         """Train up to step ``until``; members whose losses are seen to have diverged part."""
-        bound = self.task.worst["loss"]
         while self.live and self.steps < until:
             started = time.perf_counter()
             steps = min(LOSSES_PER_CHECK, until - self.steps)
-            losses = torch.stack([self.step(next(batches)) for _ in range(steps)])
-            sane = (losses.view(steps, -1) <= bound).all(0).tolist()  # not for NaN; waits for the device
+            losses = torch.stack([self.step(next(batches)) for _ in range(steps)]).view(steps, -1)
+            fine = losses <= self.bound  # not for NaN
+            sane = fine.all(0).tolist()  # waits for the device
+            before = self.steps
             self.steps += steps
             share = (time.perf_counter() - started) / len(self.live)
             for member in self.live:
                 self.seconds[member] += share
-            self.part(member for member, fine in zip(list(self.live), sane, strict=True) if not fine)
+            why = {}
+            for place in [place for place, all_fine in enumerate(sane) if not all_fine]:
+                first = fine[:, place].tolist().index(False)
+                reason = metrics.beyond("the training loss", losses[first, place].item(), self.bound)
+                why[self.live[place]] = f"{reason}, at step {before + first}"
+            self.part(why)
 
-    def part(self, members: Iterable[int]) -> None:
-        """Stop the clocks of members and go on without them."""
-        for member in list(members):
+    @property
+    def bound(self) -> float:
+        """On the training loss."""
+        return self.task.worst["loss"]
+
+    def part(self, why: Mapping[int, str]) -> None:
+        """Stop the clocks of members and go on without them.
+
+        Args:
+            why: for each of them: why it has diverged; empty where it has not.
+        """
+        for member, reason in why.items():
             self.live.remove(member)
             self.parted[member] = Clocks(self.steps, self.grad_equivalents, self.seconds[member], self._peak_mb())
+            if reason:
+                self.why[member] = reason
+
+    def part_diverged(self, found: Mapping[int, dict[str, float]]) -> None:
+        """Go on without the members whose metrics say that they have diverged."""
+        reasons = {member: metrics.divergence(own, self.bound) for member, own in found.items()}
+        self.part({member: f"{reason}, at step {self.steps}" for member, reason in reasons.items() if reason})
 
     def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
         """Of each live member.
@@ -272,8 +315,8 @@ class Lockstep(ABC):
         """
         epoch = self.steps / self.task.steps_per_epoch
         found = {member: self.look(member, splits) for member in self.live}
-        bound = self.task.worst["loss"]
-        analyzed = {m: self._analyzed(m) for m, (metrics, _) in found.items() if analyze and _sane(metrics, bound)}
+        sound = [m for m, (own, _) in found.items() if analyze and not metrics.divergence(own, self.bound)]
+        analyzed = {member: self._analyzed(member) for member in sound}
         return {
             member: Evaluation(
                 self.steps, epoch, self.seconds[member], self.grad_equivalents, *looked, *analyzed.get(member, ([], ""))
@@ -334,13 +377,3 @@ def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def evaluate(task: Task, model: nn.Module, splits: tuple[str, ...]) -> dict[str, float]:
-    """The metrics of some splits, named ``<split>_<metric>``."""
-    return {f"{split}_{name}": value for split in splits for name, value in task.evaluate(model, split).items()}
-
-
-def _sane(metrics: dict[str, float], bound: float) -> bool:
-    losses = (value for name, value in metrics.items() if name.endswith("_loss"))
-    return all(map(math.isfinite, metrics.values())) and all(loss <= bound for loss in losses)

@@ -231,10 +231,10 @@ class Run:
     def write_seeds(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
         """Write all retrained runs: identity, losses, the task's own metrics, clocks, hyperparameters."""
         rows = list(rows)
-        known = [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
+        known = [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS, "error", *(HP + name for name in hyperparameters)]
         own = sorted({key for row in rows for key in row} - set(known))
         metrics = [*LOSS_COLUMNS, *own]
-        columns = [*SEED_COLUMNS, *metrics, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
+        columns = [*SEED_COLUMNS, *metrics, *CLOCK_COLUMNS, "error", *(HP + name for name in hyperparameters)]
         write_whole(self._seeds, csv_text(columns, rows, header=True))
 
     def seeds(self) -> pd.DataFrame:

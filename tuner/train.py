@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
 from tasks.base import Batch, Task
+from tuner.closures import Closures, takes_closure
 from tuner.engine import Engine, Runner
 from tuner.lockstep import (
     NEVER,
@@ -23,12 +23,13 @@ from tuner.lockstep import (
     all_batches,
     copy_tensors,
     drained,
-    evaluate,
     in_lockstep,
 )
+from tuner.metrics import evaluate
 
 Hyperparameters = dict[str, Any]
-MakeOptimizer = Callable[[Iterable[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
+MakeOptimizer = Callable[[list[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
+"""Of a list, which can be gone through more than once."""
 
 DEFAULTS = Engine()
 
@@ -81,21 +82,23 @@ class Trainer(Lockstep):
         torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
         self.seed = seed
         self.runner = Runner(engine, task.build(seed).train())
-        self.optimizer = make_optimizer(self.runner.exact.parameters(), hp)
+        params = list(self.runner.exact.parameters())
+        self.optimizer = make_optimizer(params, hp)
         self.scheduler = engine.scheduler(self.optimizer, epochs * task.steps_per_epoch, task.steps_per_epoch)
         self._kind_of_step = self._plain_step
         if isinstance(self.optimizer, CurvatureOptimizer):
             self._kind_of_step = self._curvature_step
-        elif _needs_closure(self.optimizer):
-            self._kind_of_step = self._closure_step
+        elif takes_closure(self.optimizer):
+            self._kind_of_step, self._closures = self._closure_step, Closures(params)
         self.clip_grad_norm = engine.clip_grad_norm
-        self._optimizer_mode("train")
+        self._mode = ""
 
     def batches(self, epochs: int) -> Iterator[Batch]:
         return all_batches(self.task, self.seed, epochs, self.steps)
 
     def own_state(self) -> dict[str, Any]:
         model = self.runner.exact
+        self._optimizer_mode("train")
         return {
             "model": [tensor.detach() for tensor in (*model.parameters(), *model.buffers())],
             "optimizer": self.optimizer.state_dict(),
@@ -104,12 +107,14 @@ class Trainer(Lockstep):
 
     def restore_own(self, state: dict[str, Any]) -> None:
         model = self.runner.exact
+        self._optimizer_mode("train")
         copy_tensors(state["model"], [*model.parameters(), *model.buffers()])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
 
     def step(self, batch: Batch) -> Tensor:
+        self._optimizer_mode("train")
         loss = self._kind_of_step(batch)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -130,15 +135,10 @@ class Trainer(Lockstep):
         return loss
 
     def _closure_step(self, batch: Batch) -> Tensor:
-        """Of LBFGS, which takes several gradients in a step."""
-        losses: list[Tensor] = []
-
-        def closure() -> Tensor:
-            losses.append(self._gradient(batch))
-            return losses[-1]
-
-        self.optimizer.step(closure)
-        return losses[0]
+        """Of an optimizer that may look at the loss, or take several gradients in a step, as LBFGS and SAM do."""
+        loss = self._gradient(batch)
+        self.optimizer.step(self._closures.make(loss, lambda: self._gradient(batch)))
+        return loss
 
     def _gradient(self, batch: Batch) -> Tensor:
         """Sets the gradients; the loss, detached."""
@@ -151,10 +151,9 @@ class Trainer(Lockstep):
         return loss.detach()
 
     def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
-        self._optimizer_mode("eval")
-        found = super().evaluate(splits, analyze=analyze)
-        self._optimizer_mode("train")
-        return found
+        if self._mode:  # else there are no other weights yet, and some optimizers know of none
+            self._optimizer_mode("eval")
+        return super().evaluate(splits, analyze=analyze)
 
     def lend(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         return self.runner.exact, self.optimizer
@@ -168,11 +167,9 @@ class Trainer(Lockstep):
 
     def _optimizer_mode(self, mode: str) -> None:
         """Schedule-free optimizers keep the weights to evaluate apart from those to train, and must be told."""
+        if mode == self._mode:
+            return
+        self._mode = mode
         switch = getattr(self.optimizer, mode, None)
         if callable(switch):
             switch()
-
-
-def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty

@@ -214,7 +214,7 @@ def test_a_loss_just_within_the_bound_is_not_divergence():
 def test_a_bad_evaluation_after_good_steps_is_divergence_too(bad):
     task = Noting()
     good = task.evaluate
-    task.evaluate = lambda model, split: {**good(model, split), **(bad if len(task.evaluated) > 5 else {})}
+    task.evaluate = lambda model, split: {**good(model, split), **(bad if len(task.evaluated) > 4 else {})}
     result, curve = run(task, epochs=4, evaluations=4)
     assert (result.status, result.clocks.steps) == ("diverged", 10)
     assert [look.step for look in curve] == [0, 5]
@@ -332,10 +332,9 @@ def test_an_optimizer_with_modes_is_evaluated_in_eval_and_trained_in_train():
 
     task = Noting()
     _, curve = run(task, make, {}, epochs=2, evaluations=2)
-    assert made[0].log == ["train", *["eval", "train"] * 3]
+    assert made[0].log == ["train", "eval"] * 2  # and neither before the first step
     plain = task.evaluate(task.build(3), "val")  # a learning rate of zero leaves the initial weights
     assert [look.metrics["val_loss"] for look in curve] == pytest.approx([plain["loss"]] * 3, rel=1e-4)
-    assert made[0].training
 
 
 def test_schedule_free_is_evaluated_at_its_average():
