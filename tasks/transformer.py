@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -165,6 +165,11 @@ class Transformer(Task):
         streams = cast(TextData, data).streams
         self.streams = {split: torch.from_numpy(stream).to(self.device) for split, stream in streams.items()}
         return {split: windows(stream, self.length) for split, stream in self.streams.items()}
+
+    def shortened(self, rows: int) -> Self:
+        twin = super().shortened(rows)
+        twin.streams = {split: stream[: rows * self.length + 1] for split, stream in self.streams.items()}
+        return twin
 
     def network(self) -> nn.Module:
         return LanguageModel(self.kinds, **self.architecture)

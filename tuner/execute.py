@@ -157,8 +157,11 @@ def announce(config: Config, work: Work, found: Found | None, output: Output) ->
         return sizes, None
     expected = estimate(config, found.timings, sizes, trials=work.trials, seeds=work.seeds)
     without = ["the analyses of the curvature come on top"] if config.retrain.analyze_curvature else []
-    for line in [*sentences(expected, found.timings.untimed), *without, *sizes.sentences()]:
+    unsaved = [f"{name}: trained without checkpoints, since {why}" for name, why in found.unsaved.items()]
+    for line in [*sentences(expected, found.timings.untimed), *without, *sizes.sentences(), *unsaved]:
         console(output).print(line, markup=False)
+    for line in found.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     if config.resources.gpus_per_trial and found.device == "cpu":
         print("the cluster's nodes declare GPUs, but PyTorch there finds none: training is on CPUs", file=sys.stderr)
     elif too_long := warning(config, expected):
@@ -228,7 +231,8 @@ def with_ray(config: Config, run: Run, work: Work, found: Found | None, output: 
             announced = announce(config, work, found, output)
         run.write_config(config)
         note_environment(run, *announced)
-        plan = (search_plan if work.search else retrain_plan)(config, run, announced[0])
+        make_plan = search_plan if work.search else retrain_plan
+        plan = make_plan(config, run, announced[0], found.unsaved if found else ())
         return plan, config, do(plan, config, scratch, output)
 
 

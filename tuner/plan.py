@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -192,7 +192,7 @@ class Retrain:
             {"task": self.config.task.name, "optimizer": job.optimizer, "seed": job.seed, "status": outcome.state}
             | outcome.metrics
             | outcome.clocks
-            | {"step_ms": 1000 * seconds / steps if steps else None, "cohort": outcome.cohort}
+            | {"step_ms": 1000 * seconds / steps if steps else None, "cohort": outcome.cohort, "error": outcome.error}
             | hp_columns(job.hp)
         )
 
@@ -207,13 +207,20 @@ class Retrain:
 
 
 class Plan:
-    """The phases of one command, and the one place where a job's outcome is written down."""
+    """The phases of one command, and the one place where a job's outcome is written down.
 
-    def __init__(self, config: Config, run: Run, search: Search | None, retrain: Retrain) -> None:
+    Args:
+        unsaved: the optimizers whose runs cannot go on from checkpoints.
+    """
+
+    def __init__(
+        self, config: Config, run: Run, search: Search | None, retrain: Retrain, unsaved: Collection[str] = ()
+    ) -> None:
         self.config = config
         self.run = run
         self.search = search
         self.retrain = retrain
+        self.unsaved = unsaved
         self.tracker = make_tracker(config.tracker, run, config) if config.tracker else None
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
@@ -248,8 +255,11 @@ class Plan:
                 self.tracker.record(job, outcome)
         self.run.drop_checkpoints(checkpoint_name([job]) for job, _ in done)
 
-    def checkpoints(self, jobs: Sequence[Job]) -> dict[str, bytes]:
-        """From where jobs that an earlier worker did not finish can go on, by the names of the states."""
+    def checkpoints(self, jobs: Sequence[Job]) -> dict[str, bytes] | None:
+        """From where jobs that an earlier worker did not finish can go on, by the names of the states; ``None`` where
+        none are to be made."""
+        if jobs[0].optimizer in self.unsaved:
+            return None
         return self.run.checkpoints(checkpoint_name([job]) for job in jobs)
 
     def tick(self) -> None:
@@ -316,7 +326,7 @@ class Plan:
             self.unanalyzed.append((job, faults[0][1]))
 
 
-def search_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:
+def search_plan(config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = ()) -> Plan:
     """Search every optimizer, then retrain it; what the run has already is not done again."""
     storage = lru_cache(lambda: optuna.storages.RDBStorage(run.study_url))
     search = Search(config, run, storage, sizes)
@@ -325,12 +335,12 @@ def search_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:
         study = search.studies[optimizer]
         return study.summary() if study.over else None
 
-    return Plan(config, run, search, Retrain(config, run, best, sizes, run.valid_seed_rows()))
+    return Plan(config, run, search, Retrain(config, run, best, sizes, run.valid_seed_rows()), unsaved)
 
 
-def retrain_plan(config: Config, run: Run, sizes: CohortSizes) -> Plan:
+def retrain_plan(config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = ()) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
     best = run.best()["optimizers"]
     rows = run.valid_seed_rows()
     nothing = {"hp": None}
-    return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), sizes, rows))
+    return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), sizes, rows), unsaved)

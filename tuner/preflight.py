@@ -15,7 +15,7 @@ import subprocess
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuner import objects, text
@@ -34,11 +34,15 @@ class Found:
         timings: of a few steps.
         data: what env.json says of the data.
         device: what training runs will be on.
+        warnings: what a person should know, in lines.
+        unsaved: optimizer -> why its runs cannot go on from snapshots.
     """
 
     timings: Timings
     data: dict[str, Any]
     device: str
+    warnings: list[str] = field(default_factory=list)
+    unsaved: dict[str, str] = field(default_factory=dict)
 
 
 class Preflight:
@@ -124,7 +128,7 @@ def read(said: dict[str, Any]) -> Found | None:
     if "error" in said:
         raise UserError(said["error"])
     found = said["found"]
-    return found and Found(Timings.from_json(found["timings"]), found["data"], found["device"])
+    return found and Found(**(found | {"timings": Timings.from_json(found["timings"])}))
 
 
 def check(config: Config, *, here: bool) -> Found | None:
@@ -139,10 +143,20 @@ def check(config: Config, *, here: bool) -> Found | None:
         try_optimizer(name, spec)
     if not here:
         return None
+    from tuner import rehearsal
     from tuner.timing import measure
 
     objects.set_up(task, config)
-    return Found(measure(config, task), text.plain(task.data_summary), task.device.type)
+    who = f"task {config.task.name}"
+    rehearsal.check_data(who, task)
+    timings = measure(config, task)
+    if not timings.step_s:
+        name, error = next(iter(timings.untimed.items()))
+        others = ", as those of all others" if len(timings.untimed) > 1 else ""
+        raise UserError(f"optimizer {name}: its first steps failed{others} ({error})")
+    warnings = rehearsal.evaluate_once(who, task, timings.evaluation_s)
+    notes, unsaved = rehearsal.rehearse_all(config, task, timings)
+    return Found(timings, text.plain(task.data_summary), task.device.type, warnings + notes, unsaved)
 
 
 def check_device(config: Config) -> None:

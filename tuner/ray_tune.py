@@ -91,8 +91,11 @@ class JobSearcher(Searcher):
                 return Searcher.FINISHED if self.desk.idle else None
             jobs = list(order.jobs.values())
             kept = self.desk.plan.checkpoints(jobs)
-        checkpoints = {name: ray.put(content) for name, content in kept.items()}
-        return {"jobs": [job.to_dict() for job in jobs], "alone": order.alone, "checkpoints": checkpoints}
+        return {
+            "jobs": [job.to_dict() for job in jobs],
+            "alone": order.alone,
+            "checkpoints": kept and {name: ray.put(content) for name, content in kept.items()},
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """``JobCallback`` has the whole of it."""

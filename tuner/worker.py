@@ -20,7 +20,7 @@ from tuner.jobs import Job, Outcome, checkpoint_name
 from tuner.schema import Config
 
 if TYPE_CHECKING:
-    from tuner.lockstep import Budget, Evaluation, Result
+    from tuner.lockstep import Budget, Evaluation, Result, Saving
     from tuner.train import MakeOptimizer
 
 Curves = list[list[dict[str, Any]]]
@@ -45,7 +45,7 @@ class Worker(tune.Trainable):
         """
         Args:
             config: the first cohort, ``jobs``; whether it is ``alone`` on the machine; by their names, references of
-                ``checkpoints`` to go on from.
+                ``checkpoints`` to go on from, or ``None`` where none are to be made.
             run_config: the run's config.yaml.
             every_evaluation: report each evaluation of a single job, for a scheduler to decide on; else only the end.
         """
@@ -61,7 +61,8 @@ class Worker(tune.Trainable):
             self.workbench.leave_if_spoilt()
         self.jobs = [Job(**job) for job in new_config["jobs"]]
         self.alone = new_config["alone"]
-        self.checkpoints = {name: ray.get(content) for name, content in new_config["checkpoints"].items()}
+        kept = new_config["checkpoints"]
+        self.checkpoints = kept and {name: ray.get(content) for name, content in kept.items()}
         self.left = list(range(len(self.jobs)))
         self.reports: Iterator[Report] | None = None
         return True
@@ -150,14 +151,14 @@ class Workbench:
         *,
         every_evaluation: bool,
         alone: bool = False,
-        checkpoints: Mapping[str, bytes] = NOTHING,
+        checkpoints: Mapping[str, bytes] | None = NOTHING,
     ) -> Iterator[Report]:
         """Train jobs of one optimizer, what can be stacked in lockstep.
 
         Args:
             every_evaluation: report those of a single job, but for the first and the last.
             alone: whether they may have all of the device's memory.
-            checkpoints: by their names, of jobs that go on from there.
+            checkpoints: by their names, of jobs that go on from there; ``None`` where none are to be made.
         """
         from tuner import cohort
 
@@ -186,7 +187,7 @@ class Workbench:
         if self.spoilt:
             os._exit(1)
 
-    def _single(self, job: Job, checkpoints: Mapping[str, bytes], *, every_evaluation: bool) -> Iterator[Report]:
+    def _single(self, job: Job, checkpoints: Mapping[str, bytes] | None, *, every_evaluation: bool) -> Iterator[Report]:
         """What goes wrong is the job's outcome."""
         from tuner import cohort
 
@@ -202,28 +203,32 @@ class Workbench:
         yield Report({0: failed})
 
     def _training(
-        self, jobs: Sequence[Job], curves: Curves, checkpoints: Mapping[str, bytes], *, every_evaluation: bool = False
+        self,
+        jobs: Sequence[Job],
+        curves: Curves,
+        checkpoints: Mapping[str, bytes] | None,
+        *,
+        every_evaluation: bool = False,
     ) -> Iterator[Report]:
         """Train jobs as one, from their checkpoint where there is one, and fill in their curves."""
-        kept = self._kept(jobs, checkpoints)
-        if kept is not None:
-            from tuner.lockstep import NotRestoredError
+        from tuner.lockstep import NotRestoredError, Saving
 
+        every_s = None if checkpoints is None else self.config.faults.checkpoint_s
+        kept = self._kept(jobs, checkpoints or NOTHING)
+        if kept is not None:
             curves[:] = kept["curves"]
             with suppress(NotRestoredError):  # by another version, say: begin anew
-                yield from self._from(kept["state"], jobs, curves, every_evaluation)
+                yield from self._from(Saving(kept["state"], every_s), jobs, curves, every_evaluation)
                 return
             curves[:] = new_curves(jobs)
-        yield from self._from(None, jobs, curves, every_evaluation)
+        yield from self._from(Saving(None, every_s), jobs, curves, every_evaluation)
 
-    def _from(
-        self, state: dict[str, Any] | None, jobs: Sequence[Job], curves: Curves, every_evaluation: bool
-    ) -> Iterator[Report]:
+    def _from(self, saving: Saving, jobs: Sequence[Job], curves: Curves, every_evaluation: bool) -> Iterator[Report]:
         from tuner import checkpoint, cohort
-        from tuner.lockstep import Saving, Snapshot
+        from tuner.lockstep import Snapshot
 
         members = [cohort.Member(job.hp, job.seed) for job in jobs]
-        budget, saving = self._budget(jobs[0]), Saving(state, self.config.faults.checkpoint_s)
+        budget = self._budget(jobs[0])
         run = cohort.training(self.task, self._optimizer(jobs[0]), members, budget, self.engine, saving)
         places = list(range(len(jobs)))
         limit_s = self.config.faults.trial_limit_s
@@ -302,7 +307,7 @@ def new_curves(jobs: Sequence[Job]) -> Curves:
 
 
 def outcome(result: Result, curve: list[dict[str, Any]]) -> Outcome:
-    return Outcome(result.status, result.metrics, asdict(result.clocks), curve, cohort=result.cohort)
+    return Outcome(result.status, result.metrics, asdict(result.clocks), curve, error=result.why, cohort=result.cohort)
 
 
 def failure(error: Exception, curve: list[dict[str, Any]]) -> Outcome:
