@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from tuner.bounded_yaml import bounded
 from tuner.errors import UserError, nearest
 from tuner.folders import available, roots, yaml_file
 from tuner.schema import Config, Dimension, OptimizerConfig
@@ -80,7 +82,7 @@ def from_yaml(text: str) -> Config:
         UserError: it is not one.
     """
     try:
-        return _validated(yaml.safe_load(text), [])
+        return _validated(yaml.safe_load(bounded(text)), [])
     except LOADER_ERRORS as error:
         raise UserError(f"not valid YAML: {error}") from None
 
@@ -179,7 +181,7 @@ def _read(folder: Path, name: str) -> list[Layer]:
     if path is None:
         return []
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content = OmegaConf.to_container(OmegaConf.load(StringIO(bounded(path.read_text(encoding="utf-8")))))
     except LOADER_ERRORS as error:
         raise UserError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(content, dict):
@@ -195,7 +197,7 @@ def _settings(settings: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--set {setting}: expected key=value, say train.epochs=3")
         _check_literal(key, value)
         try:
-            layer.merge_with_dotlist([setting])
+            layer.merge_with_dotlist([key + equals + bounded(value)])
         except LOADER_ERRORS as error:
             raise UserError(f"--set {setting}: {error}") from None
     return _container(layer)

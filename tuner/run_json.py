@@ -1,9 +1,10 @@
-"""What best.json and env.json must look like to those who read them."""
+"""What best.json, env.json and status.json must look like to those who read them."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -28,7 +29,8 @@ def _hyperparameter(value: Any) -> bool | int | float | str:
 
 
 Text = Annotated[str, AfterValidator(_text)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Hyperparameter = Annotated[bool | int | float | str, PlainValidator(_hyperparameter)]
 
 
@@ -46,6 +48,31 @@ class BestEntry(Content):
 
 class Best(Content):
     optimizers: dict[str, BestEntry]
+
+
+def _moment(value: str) -> str:
+    if datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError("must say its time zone")
+    return value
+
+
+class OfPhase(Content):
+    """How far one optimizer is in one phase."""
+
+    phase: Literal["search", "retrain"]
+    optimizer: Text
+    running: Count
+    left_s: Seconds | None
+
+
+class Status(Content):
+    """What status.json says."""
+
+    state: Literal["starting", "running", "ended", "interrupted", "halted", "lost", "failed"]
+    updated: Annotated[str, AfterValidator(_moment)]
+    host: Text | None = None
+    pid: int | None = None
+    progress: list[OfPhase] = []
 
 
 class Data(Content):

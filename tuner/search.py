@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,13 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
         config = one_at_a_time(resolve(flags, args.set, args.configs))
     else:
         config = keep_seeds(extend(run.config(), flags, args.set), run)
-    check_dataset(config)
+    if run is None or not args.dry_run:
+        check_dataset(config)
+    elif config.task.check is not None:
+        print(
+            f"--dry-run runs no code that a run names: {config.task.check} was not asked about the data",
+            file=sys.stderr,
+        )
     if config.tracker is not None:
         check(config.tracker)
     return settle(config, this_machine()) if config.resources.address is None else config

@@ -159,7 +159,8 @@ def lines(status: dict[str, Any]) -> list[str]:
         best = status["best"].get(p["optimizer"])
         if p["phase"] == "search" and best and best["hp"]:
             where = f"trial {best['trial']}: {hp_text(best['hp'])}"
-            parts.append(f"best {status['metric']} {best['value']:.4g} ({where})")
+            value = "-" if best["value"] is None else f"{best['value']:.4g}"
+            parts.append(f"best {status['metric']} {value} ({where})")
         if p["phase"] == "retrain" and p["complete"] and not p["done"]:
             parts.append("no valid trial")
         if p["left_s"] and p["done"] < p["total"]:

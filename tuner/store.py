@@ -14,14 +14,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
 from tuner.errors import UserError
 from tuner.long_table import LongTable
-from tuner.run_json import Best, Env, first_error, is_finite, remove
+from tuner.run_json import Best, Content, Env, Status, first_error, is_finite, remove
 from tuner.tables import (
     HP,
     Row,
@@ -35,6 +35,7 @@ from tuner.tables import (
     whole_lines,
     write_whole,
 )
+from tuner.text import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,10 +102,11 @@ class Run:
         """An existing run.
 
         Raises:
-            UserError: the path is not a run directory.
+            UserError: the path is not a run directory, or has something else where files are.
         """
         if not os.path.isfile(path / "config.yaml"):
             raise UserError(f"{path}: not a run directory, it has no config.yaml")
+        check_files(path)
         return cls(path)
 
     def discard_if_new(self) -> None:
@@ -205,11 +207,7 @@ class Run:
         Raises:
             UserError: the file is damaged, or has a text for a hyperparameter that is a number.
         """
-        content = self._read_json("best.json")
-        if wrong := first_error(Best, content):
-            where = ".".join(map(str, wrong["loc"]))
-            got = "" if wrong["type"] == "missing" else f", got {shortened(wrong['input'])}"
-            raise UserError(f"{self.path / 'best.json'}: {where}: {wrong['msg']}{got}")
+        content = self._read_json("best.json", Best)
         self._check_numbers(content["optimizers"])
         return content
 
@@ -307,8 +305,13 @@ class Run:
         self._write_json("status.json", status)
 
     def status(self) -> dict[str, Any] | None:
-        """What the command at work on the run said last; ``None`` of a run made before there was a status.json."""
-        return self._read_json("status.json") if (self.path / "status.json").exists() else None
+        """What the command at work on the run said last; ``None`` of a run made before there was a status.json.
+
+        Raises:
+            UserError: the file is damaged, or of another shape.
+        """
+        there = (self.path / "status.json").exists()
+        return cast(dict[str, Any], plain(self._read_json("status.json", Status))) if there else None
 
     # Logs.
 
@@ -322,7 +325,7 @@ class Run:
         text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, allow_nan=False)
         write_whole(self.path / name, text + "\n")
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str, shape: type[Content] | None = None) -> dict[str, Any]:
         path = self.path / name
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -334,7 +337,23 @@ class Run:
             raise UserError(f"{path}: must be a mapping of keys to values")
         if content.get("schema_version") != SCHEMA_VERSION:
             raise UserError(f"{path}: schema_version {content.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+        if shape and (wrong := first_error(shape, content)):
+            where = ".".join(map(str, wrong["loc"]))
+            got = "" if wrong["type"] == "missing" else f", got {shortened(wrong['input'])}"
+            raise UserError(f"{path}: {where}: {wrong['msg']}{got}")
         return content
+
+
+def check_files(run: Path) -> None:
+    """Refuse a run directory with a pipe or a device, which to read or to write would take for ever.
+
+    Raises:
+        UserError: so it is.
+    """
+    for folder in (run, run / "logs", run / "checkpoints", run / "figures"):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if not path.is_file() and not path.is_dir() and path.exists():
+                raise UserError(f"{path}: is neither a file nor a folder, but a pipe, a socket or a device")
 
 
 def check_creatable(path: Path) -> None:

@@ -30,7 +30,7 @@ from tests.tuner.test_fuzz import (
     mutated,
     workplace,  # noqa: F401  (a fixture)
 )  # fmt: skip
-from tuner import report, retrain
+from tuner import report, retrain, status
 from tuner.config import resolve
 from tuner.errors import UserError
 from tuner.folders import SHIPPED
@@ -184,6 +184,10 @@ BEST = {
     "metric": "train_loss",
     "optimizers": dict.fromkeys(OPTIMIZERS, FOUND),
 }
+STATUS = {
+    "schema_version": 1, "state": "running", "updated": "2026-01-01T00:00:00+00:00", "host": "node", "pid": 7,
+    "progress": [{"phase": "search", "optimizer": "adam", "running": 2, "left_s": 1.5, "done": 0, "total": 2}],
+}  # fmt: skip
 WHICH = {"task": "rahimi_recht", "optimizer": "adam", "seed": "0"}
 CLOCKS = {"steps": "1", "seconds": "1.0", "cohort": "1", "hp.lr": "0.001"}
 TRIAL = {**WHICH, "trial": "0", "state": "complete", "value": "0.5", **CLOCKS}
@@ -222,7 +226,7 @@ def run_files() -> dict[str, tuple[Any, Any]]:
     config = resolve(USED | {"retrain.seeds": 2, "search.trials": 2}).model_dump(by_alias=True)
     return {
         "config.yaml": (config, as_yaml), "best.json": (BEST, as_json), "env.json": ({"schema_version": 1}, as_json),
-        "seeds.csv": (rows_of(SEED), as_csv), "trials.csv": (rows_of(TRIAL), as_csv),
+        "seeds.csv": (rows_of(SEED), as_csv), "trials.csv": (rows_of(TRIAL), as_csv), "status.json": (STATUS, as_json),
     }  # fmt: skip
 
 
@@ -255,6 +259,7 @@ def assert_run_is_refused_or_shown(run: Path, argv: list[str]) -> int:
         before |= {run / name: after[run / name] for name in WRITTEN if run / name in after}
     assert after == before
     assert_report_is_refused_or_shown(run)
+    assert_status_is_refused_or_shown(run)
     return code
 
 
@@ -266,6 +271,14 @@ def assert_report_is_refused_or_shown(run: Path) -> None:
         assert code in (0, 1), err
         assert err == ""
         assert json.loads(out, parse_constant=pytest.fail)["runs"] == [str(run)]
+
+
+def assert_status_is_refused_or_shown(run: Path) -> None:
+    code, out, err = leaves(status.main, [str(run)])
+    if code == 2:
+        assert_one_line([str(run)], out, err)
+    else:
+        assert (code, err) == (0, "") and "\x1b" not in out
 
 
 @FEW
