@@ -62,7 +62,7 @@ class Desk:
         self.faults = plan.config.faults
         self.on_event = on_event
         self.orders: dict[str, Order] = {}
-        self.again: list[tuple[Job, bool]] = []
+        self.again: list[tuple[list[Job], bool]] = []
         self.losses: Counter[str] = Counter()
         self.interrupted = False
 
@@ -77,7 +77,7 @@ class Desk:
             alone = self.again[0][1]
             if alone and self.orders:
                 return None
-            jobs = [self.again.pop(0)[0]]
+            jobs = self.again.pop(0)[0]
         else:
             jobs, alone = self.plan.next_jobs(), False
         if not jobs:
@@ -101,7 +101,7 @@ class Desk:
         for place, outcome in outcomes.items():
             job = order.jobs.pop(place)
             if outcome.out_of_memory and not order.alone:
-                self.again.append((job, True))
+                self.again.append(([job], True))
                 continue
             if outcome.out_of_memory:
                 outcome = replace(outcome, error=f"out of memory, with nothing beside it: {outcome.error}")
@@ -117,6 +117,11 @@ class Desk:
         jobs = self.orders[trial_id].jobs
         self.plan.run.write_checkpoint(checkpoint_name([jobs[place] for place in places]), checkpoint)
 
+    def hand_back(self, trial_id: str) -> None:
+        """The worker retires before it has done what is left, which another one does: nothing was lost."""
+        order = self.orders.pop(trial_id)
+        self.again.append((list(order.jobs.values()), order.alone))
+
     def close(self, trial_id: str, error: str) -> None:
         """The trial has ended: what it has not handed in was lost with its worker."""
         order = self.orders.pop(trial_id, None)
@@ -127,7 +132,7 @@ class Desk:
         for job in lost:
             failure = None if len(lost) > 1 else self._failure(job, order, error)
             if failure is None:
-                self.again.append((job, len(lost) == 1 and MEMORY_KILL.search(error) is not None))
+                self.again.append(([job], len(lost) == 1 and MEMORY_KILL.search(error) is not None))
             else:
                 self.plan.record([(job, failure)])
 

@@ -225,6 +225,7 @@ class Plan:
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
         self.unanalyzed: list[tuple[Job, str]] = []
+        self.spoilt: dict[str, None] = {}
 
     def next_jobs(self) -> list[Job]:
         """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
@@ -272,6 +273,10 @@ class Plan:
         if not self.task_noted:
             self.run.write_env(self.run.env() | text.plain(about))
             self.task_noted = True
+
+    def note_spoilt(self, why: str) -> None:
+        """A worker has been replaced; each reason is said once."""
+        self.spoilt[why] = None
 
     def progress(self) -> list[Progress]:
         return [*(self.search.progress() if self.search else ()), *self.retrain.progress()]

@@ -138,9 +138,12 @@ def check(config: Config, *, here: bool) -> Found | None:
     """
     if config.resources.address is None:
         check_device(config)
+    from tuner.isolation import restored
+
     task = objects.make_task(config)
     for name, spec in config.optimizers.items():
-        try_optimizer(name, spec)
+        with restored([]):
+            try_optimizer(name, spec)
     if not here:
         return None
     from tuner import rehearsal

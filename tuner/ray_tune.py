@@ -128,6 +128,10 @@ class JobCallback(tune.Callback):
         with on_disk():
             if about := result.pop("about", None):
                 self.desk.plan.note_task(about)
+            if spoilt := result.pop("spoilt", ""):
+                self.desk.plan.note_spoilt(spoilt)
+            if result.pop("retires", False):
+                self.desk.hand_back(trial.trial_id)
             if result.pop("begins", False):
                 self.desk.begin(trial.trial_id)
             if checkpoint := result.pop("checkpoint", None):

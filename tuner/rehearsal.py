@@ -18,6 +18,7 @@ from tuner import checkpoint, objects
 from tuner.engine import Engine
 from tuner.errors import UserError, nearest
 from tuner.estimate import Timings
+from tuner.isolation import restored
 from tuner.lockstep import worst_of
 from tuner.metrics import divergence, evaluate
 from tuner.schema import Config
@@ -86,7 +87,8 @@ def rehearse_all(config: Config, task: Task, timings: Timings) -> tuple[list[str
             spec = config.optimizers[name]
             make = objects.optimizer_maker(name, spec)
             try:
-                notes, why = rehearse(task, make, spec.first_point(), engine)
+                with restored([]):
+                    notes, why = rehearse(task, make, spec.first_point(), engine)
             except Exception as error:
                 warnings.append(f"{name}: its first evaluation failed ({fault(error)})")
                 continue

@@ -14,6 +14,7 @@ from tuner.cohort_size import to_measure
 from tuner.engine import Engine
 from tuner.errors import UserError
 from tuner.estimate import Timings
+from tuner.isolation import restored
 from tuner.lockstep import Lockstep
 from tuner.schema import Config
 from tuner.train import Hyperparameters, MakeOptimizer, Trainer
@@ -48,13 +49,16 @@ def measure(config: Config, task: Task) -> Timings:
         for name, spec in config.optimizers.items():
             make = objects.optimizer_maker(name, spec)
             try:
-                step_s[name] = scale * seconds_per_step(task, make, spec.first_point(), engine)
+                with restored([]):
+                    step_s[name] = scale * seconds_per_step(task, make, spec.first_point(), engine)
             except UserError:
                 raise
             except Exception as error:
                 untimed[name] = text.fault(error)
                 continue
-            member_s[name] = {1: step_s[name]} | stacks(config, task, make, spec.first_point(), step_s[name], sizes)
+            with restored([]):
+                found = stacks(config, task, make, spec.first_point(), step_s[name], sizes)
+            member_s[name] = {1: step_s[name]} | found
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))
     return Timings(step_s, FORWARD_SHARE * plain * rows / batch, steps_per_epoch, untimed, member_s)
 

@@ -6,8 +6,8 @@ import faulthandler
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ from tuner.jobs import Job, Outcome, checkpoint_name
 from tuner.schema import Config
 
 if TYPE_CHECKING:
-    from tuner.lockstep import Budget, Evaluation, Result, Saving
+    from tuner.lockstep import Budget, Evaluation, Result, Saving, Snapshot
     from tuner.train import MakeOptimizer
+
+    Training = Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]
 
 Curves = list[list[dict[str, Any]]]
 """The evaluations of jobs that train as one."""
@@ -37,8 +39,9 @@ class Worker(tune.Trainable):
     """Trains one cohort of jobs after the other. What goes wrong in a job is its outcome, not the worker's end.
 
     A result holds ``outcomes``, of the jobs that ended since the one before, by their places; ``value``, the task's
-    metric, for a scheduler to compare, and ``if_stopped``, the outcomes if it stopped the run now; and ``about``, what
-    env.json says of data and network.
+    metric, for a scheduler to compare, and ``if_stopped``, the outcomes if it stopped the run now; ``about``, what
+    env.json says of data and network; ``spoilt``, why this process is to do no other job; and whether it ``retires``:
+    another worker then does what is left.
     """
 
     def setup(self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False) -> None:
@@ -54,20 +57,24 @@ class Worker(tune.Trainable):
         self.run_config = from_yaml(run_config)
         self.every_evaluation = every_evaluation
         self.workbench: Workbench | None = None
+        self.reports: Generator[Report] | None = None
+        self.retired = False
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self.workbench:
-            self.workbench.leave_if_spoilt()
+        if self.reports is not None:  # of a run that a scheduler stopped
+            self.reports.close()
         self.jobs = [Job(**job) for job in new_config["jobs"]]
         self.alone = new_config["alone"]
         kept = new_config["checkpoints"]
         self.checkpoints = kept and {name: ray.get(content) for name, content in kept.items()}
         self.left = list(range(len(self.jobs)))
-        self.reports: Iterator[Report] | None = None
+        self.reports = None
         return True
 
     def step(self) -> dict[str, Any]:
+        if self.workbench and self.workbench.spoilt:
+            return self._retire(self.workbench.spoilt)
         try:
             if self.workbench is None:
                 self.workbench = Workbench(self.run_config)
@@ -89,8 +96,16 @@ class Worker(tune.Trainable):
             "value": ended[0].metrics.get(self.run_config.task.metric) if ended else None,
             "looks": len(ended[0].evaluations) - 1 if ended else None,  # the first is before training
             "about": self.workbench.about if self.workbench else None,
+            "spoilt": self.workbench.spoilt if self.workbench else "",
             "done": not self.left,
         }
+
+    def _retire(self, spoilt: str) -> dict[str, Any]:
+        """Hand back what is left; then end this process, since Tune would use it again."""
+        if self.retired:
+            os._exit(1)
+        self.retired = True
+        return {"spoilt": spoilt, "retires": True, "value": None, "done": False}
 
     # Tune calls these when it pauses a trial, which none of our schedulers does: checkpoints are the driver's to keep.
 
@@ -126,20 +141,22 @@ class Workbench:
     """What outlives a job: the task with its data on the device, the optimizers' classes.
 
     Attributes:
-        spoilt: whether the device has failed, so that this process is of no use any more.
+        spoilt: why this process is of no use to other jobs: what one left behind in it, or that its device has failed;
+            empty while it is.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         import torch
 
-        from tuner import checkpoint, cohort  # noqa: F401  (imports take seconds, which no trial is charged with)
+        from tuner import checkpoint, cohort, isolation, watched_code  # noqa: F401  (imports take seconds: charged to none)
 
         torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports for seconds
         self.task = objects.make_task(config)
         objects.set_up(self.task, config)
         self.engine = objects.make_engine(config)
-        self.spoilt = False
+        self.spoilt = ""
+        self.code = watched_code.Code(type(self.task))
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
         self.about = {
             "data": self.task.data_summary, "parameters": parameters, "device": self.task.device.type,
@@ -152,7 +169,7 @@ class Workbench:
         every_evaluation: bool,
         alone: bool = False,
         checkpoints: Mapping[str, bytes] | None = NOTHING,
-    ) -> Iterator[Report]:
+    ) -> Generator[Report]:
         """Train jobs of one optimizer, what can be stacked in lockstep.
 
         Args:
@@ -163,11 +180,10 @@ class Workbench:
         from tuner import cohort
 
         objects.limit_memory(self.config, self.task.device, alone=alone)
-        if len(jobs) == 1:
-            stacks = [[0]]
-        else:
-            members = [cohort.Member(job.hp, job.seed) for job in jobs]
-            stacks = cohort.stacks(self.task, self._optimizer(jobs[0]), members, self.engine)
+        members = [cohort.Member(job.hp, job.seed) for job in jobs]
+        with self._apart(jobs[0]):  # the class is imported here, so that what that does is undone for all its runs
+            make = self._optimizer(jobs[0])
+            stacks = cohort.stacks(self.task, make, members, self.engine) if len(jobs) > 1 else [[0]]
         for places in stacks:
             chosen = [jobs[place] for place in places]
             if len(chosen) > 1:
@@ -177,15 +193,28 @@ class Workbench:
                     continue
                 except Exception:
                     cohort.release_memory(self.task.device)
+                if self.spoilt:
+                    os._exit(1)  # lost: other workers then do them one at a time
             for place, job in zip(places, chosen, strict=True):
-                self.leave_if_spoilt()
                 for report in self._single(job, checkpoints, every_evaluation=every_evaluation and len(jobs) == 1):
                     yield report.of([place])
 
-    def leave_if_spoilt(self) -> None:
-        """End this process, as if it was lost: others then do what it has left."""
-        if self.spoilt:
-            os._exit(1)
+    @contextmanager
+    def _apart(self, job: Job) -> Iterator[None]:
+        """What is done of a job leaves no trace in this process, or spoils it."""
+        from tuner.isolation import restored
+        from tuner.watched_code import listed
+
+        lasting: list[str] = []
+        try:
+            with restored(lasting):
+                yield
+        finally:
+            if changes := self.code.changed() + lasting:
+                self.spoilt = (
+                    f"{job.optimizer}: a run of it changed {listed(changes)}, which cannot be undone; "
+                    "the worker was replaced, so that other runs see nothing of it"
+                )
 
     def _single(self, job: Job, checkpoints: Mapping[str, bytes] | None, *, every_evaluation: bool) -> Iterator[Report]:
         """What goes wrong is the job's outcome."""
@@ -197,8 +226,9 @@ class Workbench:
             return
         except Exception as error:
             failed = failure(error, curves[0])
-            self.spoilt = "CUDA error" in failed.error
-        if not self.spoilt:
+        if "CUDA error" in failed.error:
+            self.spoilt = f"{job}: the GPU failed it, and its worker was replaced"
+        else:
             cohort.release_memory(self.task.device)
         yield Report({0: failed})
 
@@ -224,13 +254,25 @@ class Workbench:
         yield from self._from(Saving(None, every_s), jobs, curves, every_evaluation)
 
     def _from(self, saving: Saving, jobs: Sequence[Job], curves: Curves, every_evaluation: bool) -> Iterator[Report]:
-        from tuner import checkpoint, cohort
-        from tuner.lockstep import Snapshot
+        from tuner import cohort
 
         members = [cohort.Member(job.hp, job.seed) for job in jobs]
         budget = self._budget(jobs[0])
-        run = cohort.training(self.task, self._optimizer(jobs[0]), members, budget, self.engine, saving)
-        places = list(range(len(jobs)))
+        with (
+            self._apart(jobs[0]),
+            closing(cohort.training(self.task, self._optimizer(jobs[0]), members, budget, self.engine, saving)) as run,
+        ):
+            results = yield from self._reports(run, jobs, curves, budget, every_evaluation)
+        outcomes = map(outcome, results, curves)
+        yield Report(dict(enumerate(outcomes)))  # only now is it known what they left behind
+
+    def _reports(
+        self, run: Training, jobs: Sequence[Job], curves: Curves, budget: Budget, every_evaluation: bool
+    ) -> Generator[Report, None, list[Result]]:
+        """Fill in the curves, report on the way, return the results."""
+        from tuner import checkpoint
+        from tuner.lockstep import Snapshot
+
         limit_s = self.config.faults.trial_limit_s
         until = None if limit_s is None else time.monotonic() + limit_s * len(jobs)
         while True:
@@ -238,12 +280,11 @@ class Workbench:
                 with ended_after(until):
                     told = next(run)
             except StopIteration as stop:
-                yield Report({place: outcome(stop.value[place], curves[place]) for place in places})
-                return
+                return stop.value
             if isinstance(told, Snapshot):
                 content = {"jobs": [job.to_dict() for job in jobs], "curves": curves, "state": told.state}
                 if (data := checkpoint.pack(content)) is not None:
-                    yield Report(checkpoint=(places, data))
+                    yield Report(checkpoint=(list(range(len(jobs))), data))
                 continue
             for member, evaluation in told.items():
                 curves[member].append(self._checked(evaluation))

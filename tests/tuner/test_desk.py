@@ -113,6 +113,26 @@ def test_what_is_left_of_a_lost_cohort_is_done_one_at_a_time_before_anything_new
     assert plan.trials() == [2, 1] and "lost 3 times" in plan.recorded[1][1].error
 
 
+# A worker that retires.
+
+
+def test_what_a_worker_hands_back_is_done_next_together_and_is_no_loss() -> None:
+    plan = Cohorts(3, 1, retries=0)
+    desk = new_desk(plan)
+    for trial_id in "abc":
+        assert taken(desk, trial_id) == ([0, 1, 2], False)
+        desk.hand_back(trial_id)
+        assert not desk.idle
+        desk.close(trial_id, LOST)  # as Tune sees it
+    assert taken(desk, "d") == ([0, 1, 2], False)
+    desk.hand_in("d", {0: COMPLETE})
+    desk.hand_back("d")
+    assert taken(desk, "e") == ([1, 2], False)
+    desk.hand_in("e", {0: COMPLETE, 1: COMPLETE})
+    assert plan.recorded == [(job(n), COMPLETE) for n in range(3)]
+    assert not desk.losses
+
+
 # Memory.
 
 
@@ -251,6 +271,14 @@ class Anything(RuleBasedStateMachine):
     def lose(self, data: st.DataObject, error: str) -> None:
         self.desk.close(data.draw(st.sampled_from(sorted(self.desk.orders))), error)
 
+    @precondition(lambda self: self.desk.orders)
+    @rule(data=st.data())
+    def retire(self, data: st.DataObject) -> None:
+        trial_id = data.draw(st.sampled_from(sorted(self.desk.orders)))
+        jobs = [job.trial for job in self.desk.orders[trial_id].jobs.values()]
+        self.handed_out.subtract(jobs)  # which is no loss
+        self.desk.hand_back(trial_id)
+
     @rule()
     def close_what_has_ended(self) -> None:
         self.desk.close("t0" if "t0" not in self.desk.orders else "never", LOST)
@@ -258,7 +286,7 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def each_job_is_in_one_place(self) -> None:
         waiting = [job.trial for cohort in self.plan.cohorts for job in cohort]
-        again = [job.trial for job, _ in self.desk.again]
+        again = [job.trial for jobs, _ in self.desk.again for job in jobs]
         under_way = [job.trial for order in self.desk.orders.values() for job in order.jobs.values()]
         assert sorted(waiting + again + under_way + self.plan.trials()) == [job.trial for job in self.all]
 
