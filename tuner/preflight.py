@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tuner import objects, text
+from tuner import objects, text, wants
 from tuner.config import from_yaml
 from tuner.errors import UserError
 from tuner.estimate import Timings
@@ -184,10 +184,12 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     make = objects.optimizer_maker(name, spec)
     try:
         make([torch.nn.Parameter(torch.zeros(2, 2))], spec.first_point())
-    except (TypeError, ValueError) as error:
-        cls = objects.find(spec.class_)
-        raise UserError(f"optimizer {name}: {error}{objects.nearest_argument(error, cls)}") from None
     except Exception as error:
+        if wanted := wants.what(error, spec):
+            raise UserError(f"optimizer {name}: {wanted}") from None
+        if isinstance(error, TypeError | ValueError):
+            argument = objects.nearest_argument(error, objects.find(spec.class_))
+            raise UserError(f"optimizer {name}: {error}{argument}") from None
         traceback.print_exc()
         raise UserError(f"optimizer {name}: {text.fault(error)} (-v shows where)") from None
 

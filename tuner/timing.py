@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from tasks.base import Task
-from tuner import cohort, memory, objects, text
+from tuner import cohort, memory, objects, text, wants
 from tuner.cohort_size import to_measure
 from tuner.engine import Engine
 from tuner.errors import UserError
@@ -54,7 +54,7 @@ def measure(config: Config, task: Task) -> Timings:
             except UserError:
                 raise
             except Exception as error:
-                untimed[name] = text.fault(error)
+                untimed[name] = wants.what(error, spec) or text.fault(error)
                 continue
             with restored([]):
                 found = stacks(config, task, make, spec.first_point(), step_s[name], sizes)
