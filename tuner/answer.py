@@ -15,7 +15,7 @@ from tuner import across_tasks, curves, stats
 from tuner.comparison import Comparison
 from tuner.reading import read
 from tuner.store import Run
-from tuner.tables import HP, write_whole
+from tuner.tables import hp_columns, write_whole
 
 CLOCKS: dict[str, curves.Clock] = {"steps": "step", "grad_equivalents": "grad_equivalents", "seconds": "seconds"}
 """The clocks of seeds.csv -> of curves.parquet."""
@@ -60,7 +60,7 @@ class TaskAnswer:
         row |= {"shared": made.shared, "trials": len(trials), "trials_diverged": int(states.get("diverged", 0))}
         row |= {"trials_failed": int(states.get("failed", 0)), "tuned": len(made.spaces[name])}
         row |= {"at_boundary": " ".join(made.at_boundary(name))}
-        return row | {HP + key: value for key, value in made.hp(name).items()}
+        return row | hp_columns(made.hp(name))
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:

@@ -114,11 +114,10 @@ def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:
         UserError: its class does not exist, or does not take the fixed arguments and hyperparameters.
     """
     cls = find(spec.class_)
-    fixed = spec.fixed()
-    _check_arguments(f"optimizer {name}", cls, 1, {**fixed, **dict.fromkeys(spec.space)})
+    _check_arguments(f"optimizer {name}", cls, 1, {**spec.fixed(), **dict.fromkeys(spec.space)})
 
     def make(params: Iterable[nn.Parameter], hp: dict[str, Any]) -> torch.optim.Optimizer:
-        return cls(params, **fixed, **hp)
+        return cls(params, **spec.arguments(hp))
 
     return make
 

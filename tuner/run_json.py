@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from tuner.schema import Value
+
 
 class Content(BaseModel):
     """Of a JSON file; more may stand there. Nothing is converted, since the file's own content is what is used."""
@@ -22,16 +24,17 @@ def _text(value: str) -> str:
     return value
 
 
-def _hyperparameter(value: Any) -> bool | int | float | str:
-    if not isinstance(value, bool | int | float | str) or (isinstance(value, str) and not _is_unicode(value)):
-        raise PydanticCustomError("hyperparameter", "must be a number, a text, true or false")
+def _hyperparameter(value: Any) -> Value:
+    for part in value if isinstance(value, list) else [value]:
+        if not isinstance(part, bool | int | float | str) or (isinstance(part, str) and not _is_unicode(part)):
+            raise PydanticCustomError("hyperparameter", "must be a number, a text, true or false, or a list of these")
     return value
 
 
 Text = Annotated[str, AfterValidator(_text)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
-Hyperparameter = Annotated[bool | int | float | str, PlainValidator(_hyperparameter)]
+Hyperparameter = Annotated[Value, PlainValidator(_hyperparameter)]
 
 
 class BestEntry(Content):
@@ -118,9 +121,9 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def is_finite(value: bool | int | float | str) -> bool:
+def is_finite(value: Value) -> bool:
     try:
-        return not isinstance(value, str) and math.isfinite(value)
+        return not isinstance(value, str | list) and math.isfinite(value)
     except OverflowError:
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -16,6 +16,13 @@ from tuner.errors import nearest
 SMALLEST_SHARE = 1e-4  # Ray's granularity
 MOST_SEEDS = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LARGEST = 1e100
+"""Of a searched number: samplers square the widths of intervals."""
+NARROWEST = 1e-9
+"""An interval's width in its larger bound: they divide by it."""
+MOST_WHOLE = 1_000_000
+"""Whole numbers in one interval: the sampler gp lists them."""
+LONGEST_TEXT = 200
 Positive = Annotated[int, Field(ge=1, lt=2**63, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
@@ -46,6 +53,39 @@ def _each_once(values: list[Any]) -> list[Any]:
     return values
 
 
+Scalar = bool | int | float | str
+Value = Scalar | list[Scalar]
+"""Of a hyperparameter, as files hold it; an optimizer gets a list as a tuple."""
+
+
+def _choices(choices: list[Any]) -> list[Value]:
+    """Refuse what cannot be written as the text of a cell and read back."""
+    for choice in choices:
+        if not _is_scalar(choice) and not (isinstance(choice, list) and all(map(_is_scalar, choice))):
+            got = "null" if choice is None else repr(choice)
+            raise ValueError(
+                "a choice must be a number (a whole one of 64 bits), true, false, a text of 1 to "
+                f"{LONGEST_TEXT} printable characters, or a list of these, got {got}"
+            )
+    values = {tuple(choice) if isinstance(choice, list) else choice for choice in choices}
+    if not choices or min(len(values), len(set(map(str, choices)))) < len(choices):
+        raise ValueError(f"choices must be different values, at least one, got {choices}")
+    return choices
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isprintable() and 0 < len(value) <= LONGEST_TEXT
+    return -(2**63) <= value < 2**63 if isinstance(value, int) else isinstance(value, float) and math.isfinite(value)
+
+
+def _arguments(space: dict[str, Any]) -> dict[str, Any]:
+    for name in space:
+        if not name.isidentifier():
+            raise ValueError(f"{name!r} cannot be an argument's name")
+    return space
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are checked, nothing changes afterwards."""
 
@@ -59,32 +99,37 @@ class Dimension(Section):
     high: float | None = None
     log: bool = False
     integer: bool = False
-    choices: list[bool | int | float | str] | None = None
+    choices: Annotated[list[Any], AfterValidator(_choices)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Dimension:
         if self.choices is not None:
             if self.low is not None or self.high is not None or self.log or self.integer:
                 raise ValueError("give either choices, or low and high")
-            if len(self.choices) < 1 or min(len(set(self.choices)), len(set(map(str, self.choices)))) < len(
-                self.choices
-            ):
-                raise ValueError(f"choices must be different values, at least one, got {self.choices}")
         elif self.low is None or self.high is None:
             raise ValueError("low and high (or choices) are needed")
         elif not self.low < self.high:
             raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
-        elif self.log and self.low <= 0:
-            raise ValueError(f"low must be above 0 where log is true, got {self.low:g}")
+        elif max(-self.low, self.high) > LARGEST:
+            raise ValueError(f"low {self.low:g} and high {self.high:g} must be within -{LARGEST:g} and {LARGEST:g}")
+        elif self.log and self.low < 1 / LARGEST:
+            least = "0" if self.low <= 0 else f"{1 / LARGEST:g}"
+            raise ValueError(f"low must be above {least} where log is true, got {self.low:g}")
+        elif self.high - self.low < max(NARROWEST * max(-self.low, self.high), 1 / LARGEST):
+            raise ValueError(f"low {self.low} and high {self.high} must differ by more, by {NARROWEST:g} of the larger")
         elif self.integer and not (self.low.is_integer() and self.high.is_integer()):
             raise ValueError(f"low {self.low:g} and high {self.high:g} must be whole numbers where integer is true")
+        elif self.integer and self.high - self.low >= MOST_WHOLE:
+            raise ValueError(
+                f"low {self.low:g} to high {self.high:g}: at most {MOST_WHOLE:,} whole numbers are searched"
+            )
         return self
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return {key: value for key, value in handler(self).items() if value is not None and value is not False}
 
-    def parse(self, text: str) -> bool | int | float | str:
+    def parse(self, text: str) -> Value:
         """The value that was written as this text.
 
         Raises:
@@ -99,9 +144,15 @@ class Dimension(Section):
         if self.choices is not None:
             return value in self.choices
         assert self.low is not None and self.high is not None
-        if not isinstance(value, int | float) or (self.integer and value != int(value)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
-        return self.low <= value <= self.high
+        return not self.integer or value == int(value)
+
+    def argument(self, value: Any) -> Any:
+        """The value as an optimizer gets it: whole numbers are whole, lists tuples."""
+        if isinstance(value, list):
+            return tuple(value)
+        return int(value) if self.integer and float(value).is_integer() else value
 
     def position(self, value: float) -> float | None:
         """Where the value lies between low (0) and high (1), on the searched scale; None for choices."""
@@ -112,13 +163,20 @@ class Dimension(Section):
         scale: Callable[[float], float] = math.log if self.log else float
         return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
 
+    def __str__(self) -> str:
+        """For a person."""
+        if self.choices is not None:
+            return f"one of {', '.join(map(str, self.choices))}"
+        kind = f"{'whole numbers' if self.integer else 'numbers'}, {'log-uniform' if self.log else 'uniform'}"
+        return f"{self.low:g} to {self.high:g} ({kind})"
+
 
 class OptimizerConfig(Section):
     """One optimizer: its class by dotted path, fixed arguments, search space and published defaults."""
 
     class_: str = Field(alias="class")
     args: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
-    space: dict[str, Dimension]
+    space: Annotated[dict[str, Dimension], AfterValidator(_arguments)]
     defaults: Annotated[list[dict[str, Any]], AfterValidator(_plain)] = []
 
     @model_validator(mode="after")
@@ -133,9 +191,13 @@ class OptimizerConfig(Section):
         """The arguments that are not searched, with YAML's lists as tuples."""
         return {k: tuple(v) if isinstance(v, list) else v for k, v in self.args.items() if k not in self.space}
 
+    def arguments(self, hp: Mapping[str, Any]) -> dict[str, Any]:
+        """All that an optimizer with these hyperparameters is given."""
+        return self.fixed() | {k: self.space[k].argument(v) if k in self.space else v for k, v in hp.items()}
+
     def enqueued(self) -> list[dict[str, Any]]:
-        """The published defaults that lie in the space."""
-        return [p for p in self.defaults if all(self.space[name].contains(value) for name, value in p.items())]
+        """The published defaults that lie in the space; in runs that were made before others were refused, not all."""
+        return [p for p in self.defaults if p and all(self.space[name].contains(value) for name, value in p.items())]
 
     def first_point(self) -> dict[str, Any]:
         """A point of the space: the first published default, where there is one."""
@@ -231,6 +293,10 @@ class ReportConfig(Section):
     margin: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
+BASELINES = ("adam", "adamw", "sgdm", "sgd")
+"""What is the baseline unless one is declared: the first of these that there is, else the first optimizer."""
+
+
 class ResourcesConfig(Section):
     cpus_per_trial: Annotated[float, Field(ge=SMALLEST_SHARE)]
     gpus_per_trial: Annotated[float, Field(ge=0)] | None
@@ -307,6 +373,16 @@ class Config(Section):
     @property
     def retrain_epochs(self) -> int:
         return self.retrain.epochs or self.train.epochs
+
+    @property
+    def baseline(self) -> str:
+        """What the other optimizers will be compared with."""
+        usual = (name for name in BASELINES if name in self.optimizers)
+        return self.report.baseline or next(usual, self.search.optimizers[0])
+
+    def trials(self, optimizer: str) -> int:
+        """Of its search; one where there is nothing to search."""
+        return self.search.trials if self.optimizers[optimizer].space else 1
 
     @property
     def hyperparameters(self) -> list[str]:

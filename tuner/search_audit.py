@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tuner.schema import Dimension
+from tuner.schema import Dimension, Value
 from tuner.stats import Mode
 from tuner.tables import HP
 
@@ -99,19 +99,19 @@ def _study(hp: Mapping[str, list[Any]], space: Mapping[str, Dimension], values: 
     """A study, in memory, of trials that have ended."""
     import optuna
 
-    from tuner.searcher import distribution
+    from tuner.searcher import distribution, params
 
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
     distributions = {name: distribution(dimension) for name, dimension in space.items()}
     points = [dict(zip(hp, point, strict=True)) for point in zip(*hp.values(), strict=True)]
     study.add_trials(
-        optuna.trial.create_trial(value=float(value), params=point, distributions=distributions)
+        optuna.trial.create_trial(value=float(value), params=params(point), distributions=distributions)
         for point, value in zip(points, values, strict=True)
     )
     return study
 
 
-def parsed(dimension: Dimension, cell: Any) -> bool | int | float | str:
+def parsed(dimension: Dimension, cell: Any) -> Value:
     """A value from its cell, which pandas may have read as a number, or as another kind of number.
 
     Raises:
@@ -120,7 +120,7 @@ def parsed(dimension: Dimension, cell: Any) -> bool | int | float | str:
     if dimension.choices is None:
         value = float(cell)
         if dimension.contains(value):
-            return value
+            return int(value) if dimension.integer else value
         raise ValueError(f"{cell} is not between {dimension.low:g} and {dimension.high:g}")
     readings: tuple[Callable[[Any], Any], ...] = (str, _number, lambda value: str(value).lower())
     for reading in readings:  # "1" is read as 1, or as 1.0, and "true" as True
@@ -133,7 +133,7 @@ def parsed(dimension: Dimension, cell: Any) -> bool | int | float | str:
 def _number(choice: Any) -> float:
     """NaN, which equals nothing, for what is no number."""
     try:
-        return float(choice)
+        return math.nan if isinstance(choice, bool | list) else float(choice)
     except ValueError:
         return math.nan
 

@@ -23,7 +23,7 @@ from tuner.errors import UserError
 from tuner.jobs import Done, Job, Outcome, State
 from tuner.schema import Config, Dimension, OptimizerConfig
 from tuner.study_record import STATE, OpenStorage, StudyRecord, orphans
-from tuner.tables import HP, Row
+from tuner.tables import HP, Row, cell
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -71,7 +71,7 @@ class OptimizerStudy:
         self.config = config
         self.optimizer = optimizer
         self.spec: OptimizerConfig = config.optimizers[optimizer]
-        self.total = config.search.trials
+        self.total = config.trials(optimizer)
         self.asked = 0
         self.counts = dict.fromkeys(get_args(State), 0)
         self.best: tuple[Job, float] | None = None
@@ -89,7 +89,7 @@ class OptimizerStudy:
         known = self._recall(rows, asked or {}, orphans(storage, name) if rows or asked else set())
         for point in self.spec.enqueued()[: self.total]:
             if not any(point.items() <= hp.items() for hp in known):
-                self._study.enqueue_trial(point)
+                self._study.enqueue_trial(params(point))
 
     def _recall(
         self, rows: Sequence[Row], asked: Mapping[int, dict[str, Any]], orphans: set[int]
@@ -114,7 +114,7 @@ class OptimizerStudy:
             if number in ended:
                 self._study.add_trial(frozen[number])
             elif number in begun:
-                self._study.enqueue_trial(begun[number])
+                self._study.enqueue_trial(params(begun[number]))
             else:
                 self._study.add_trial(create_trial(state=TrialState.FAIL))
         for number, row in ended.items():  # in the order in which they ended: of equals the first is the best
@@ -133,7 +133,7 @@ class OptimizerStudy:
         return create_trial(
             state=state,
             value=None if state == TrialState.FAIL else float(row["value"]),
-            params=hp,
+            params=params(hp),
             distributions={name: self._distributions[name] for name in hp},
             user_attrs={STATE: row["state"]},
             intermediate_values=reported,
@@ -173,7 +173,7 @@ class OptimizerStudy:
         self._drawn += self._study.sampler is self._stream and trial.number not in self._begun
         self.asked += 1
         self._running[trial.number] = trial
-        return self._job(trial.number, dict(trial.params))
+        return self._job(trial.number, hyperparameters(self.spec, trial.params))
 
     def _sampler(self) -> BaseSampler:
         """For the next trial. Those that are drawn at random take their turns in one stream, the search seed's; a trial
@@ -244,10 +244,20 @@ def at_boundary(spec: OptimizerConfig, hp: dict[str, Any]) -> list[str]:
     return [name for name, p in positions.items() if p is not None and not BOUNDARY <= p <= 1 - BOUNDARY]
 
 
+def params(hp: Mapping[str, Any]) -> dict[str, Any]:
+    """Optuna's form of hyperparameters."""
+    return {name: cell(value) for name, value in hp.items()}
+
+
+def hyperparameters(spec: OptimizerConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters that ``params`` gave Optuna's form."""
+    return {name: spec.space[name].parse(str(value)) for name, value in params.items()}
+
+
 def distribution(dim: Dimension) -> BaseDistribution:
     """Optuna's form of a dimension of the search space."""
     if dim.choices is not None:
-        return CategoricalDistribution(dim.choices)
+        return CategoricalDistribution(list(map(cell, dim.choices)))
     assert dim.low is not None and dim.high is not None
     if dim.integer:
         return IntDistribution(int(dim.low), int(dim.high), log=dim.log)

@@ -171,15 +171,30 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are too long
-            table = pd.read_csv(
-                io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS
-            )
+            (header,) = csv.reader([lines.partition(b"\n")[0].decode()])
+            searched = [name for name in header if name.startswith(HP)]
+            types = TEXT_COLUMNS | dict.fromkeys(searched, "str")
+            table = pd.read_csv(io.BytesIO(lines), index_col=False, keep_default_na=False, na_values=[""], dtype=types)
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' errors for damage are derived from ValueError
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
     for column in set(SAID) & set(table):
         clean = {cell: line(cell) for cell in table[column].dropna().unique() if cell != line(cell)}
         table[column] = table[column].replace(clean)
-    return table
+    return table.assign(**{name: _as_written(table[name]) for name in searched})
+
+
+def _as_written(texts: pd.Series) -> pd.Series:
+    """Cells as whole numbers, numbers or truth values where that is how all of them are written, else as they stand:
+    1, 1.0 and true are different choices."""
+    import pandas as pd
+
+    there = texts.dropna()
+    for read in (int, float, {"True": True, "False": False}.__getitem__):
+        with suppress(ValueError, KeyError):
+            values = [read(text) for text in there]
+            if all(str(value) == text != "nan" for value, text in zip(values, there, strict=True)):
+                return pd.Series(values, there.index, dtype=None if values else float).reindex(texts.index)
+    return texts
 
 
 def check_columns(path: Path, there: Iterable[object], needed: Iterable[str]) -> None:
@@ -195,4 +210,9 @@ def check_columns(path: Path, there: Iterable[object], needed: Iterable[str]) ->
 
 def hp_columns(hp: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters by the names of their columns."""
-    return {HP + name: value for name, value in hp.items()}
+    return {HP + name: cell(value) for name, value in hp.items()}
+
+
+def cell(value: Any) -> Any:
+    """A hyperparameter for who knows no lists: a list is its text."""
+    return str(value) if isinstance(value, list) else value

@@ -23,12 +23,18 @@ from tuner.cli import run_command
 from tuner.config import from_yaml, resolve
 from tuner.resources import Machine
 
-FEW, MANY = (
-    settings(
-        max_examples=n, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+
+def examples(number: int) -> settings:
+    return settings(
+        max_examples=number,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
-    for n in (80, 180)
-)  # fmt: skip
+
+
+FEW, MANY = examples(40), examples(500)  # in `make test`; in `make test-slow`
 
 # What is typed.
 
@@ -247,9 +253,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@MANY
+@examples(90)
 @given(command_lines())
 def test_odd_command_lines(argv: list[str]) -> None:
+    event(f"exit code {assert_refused_or_valid(argv)}")
+
+
+@pytest.mark.slow
+@MANY
+@given(command_lines())
+def test_many_odd_command_lines(argv: list[str]) -> None:
     event(f"exit code {assert_refused_or_valid(argv)}")
 
 
@@ -282,9 +295,16 @@ def test_what_was_found(argv: list[str]) -> None:
     assert_refused_or_valid(["--task", "mnist1d", "--optimizers", "adam", "--dry-run", *argv])
 
 
-@MANY
+@examples(70)
 @given(set_settings())
 def test_odd_settings(argv: list[str]) -> None:
+    event(f"exit code {assert_refused_or_valid(argv)}")
+
+
+@pytest.mark.slow
+@MANY
+@given(set_settings())
+def test_many_odd_settings(argv: list[str]) -> None:
     event(f"exit code {assert_refused_or_valid(argv)}")
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.tuner.test_fuzz import (
     FEW,
+    MANY,
     NUMBERS,
     PATHS,
     SCALARS,
@@ -135,6 +136,17 @@ def place(path: Path, content: bytes | None) -> None:
 @FEW
 @given(st.data())
 def test_odd_folders_of_configs(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    odd_folder_of_configs(tmp_path_factory, data)
+
+
+@pytest.mark.slow
+@MANY
+@given(st.data())
+def test_many_odd_folders_of_configs(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    odd_folder_of_configs(tmp_path_factory, data)
+
+
+def odd_folder_of_configs(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.getbasetemp() / "configs"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -285,6 +297,18 @@ def assert_status_is_refused_or_shown(run: Path) -> None:
 @given(st.data())
 @pytest.mark.usefixtures("no_training")
 def test_odd_run_directories(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    odd_run_directory(tmp_path_factory, data)
+
+
+@pytest.mark.slow
+@MANY
+@given(st.data())
+@pytest.mark.usefixtures("no_training")
+def test_many_odd_run_directories(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    odd_run_directory(tmp_path_factory, data)
+
+
+def odd_run_directory(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     run = tmp_path_factory.getbasetemp() / "odd run"
     shutil.rmtree(run, ignore_errors=True)
     (run / "logs").mkdir(parents=True)

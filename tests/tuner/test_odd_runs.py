@@ -274,11 +274,11 @@ def test_a_hyperparameter_of_an_interval_is_a_finite_number(run: Run, value: obj
     assert refused(run).startswith("best.json: optimizers.adam.hp.lr: must be a finite number, got ")
 
 
-@pytest.mark.parametrize("value", [None, [1], {"a": 1}, "\ud800"])
+@pytest.mark.parametrize("value", [None, [[1]], [None], {"a": 1}, "\ud800", ["\ud800"]])
 def test_a_hyperparameter_is_a_number_a_text_or_a_choice(run: Run, value: object) -> None:
     edit_json(run, "best.json", "optimizers", "adam", "hp", "lr", value=value)
     said = refused(run)
-    assert said.startswith("best.json: optimizers.adam.hp.lr: must be a number, a text, true or false, got ")
+    assert said.startswith("best.json: optimizers.adam.hp.lr: must be a number, a text, true or false, or a list of ")
 
 
 def test_half_characters_are_refused(run: Run) -> None:

@@ -149,6 +149,15 @@ def test_a_configuration_does_not_change() -> None:
         ({"low": 1.0, "high": 3.5, "integer": True}, "must be whole numbers where integer is true"),
         ({"low": 1.0}, "low and high (or choices) are needed"),
         ({}, "low and high (or choices) are needed"),
+        ({"low": -1e308, "high": 1e308}, "low -1e+308 and high 1e+308 must be within -1e+100 and 1e+100"),
+        ({"low": 1e-308, "high": 1.0, "log": True}, "low must be above 1e-100 where log is true, got 1e-308"),
+        (
+            {"low": 0, "high": 1e15, "integer": True},
+            "low 0 to high 1e+15: at most 1,000,000 whole numbers are searched",
+        ),
+        ({"low": 2.0**53, "high": 2.0**53 + 4, "integer": True}, "must differ by more, by 1e-09 of the larger"),
+        ({"low": 1.0, "high": math.nextafter(1.0, 2)}, "low 1.0 and high 1.0000000000000002 must differ by more"),
+        ({"low": 0.0, "high": 5e-324}, "low 0.0 and high 5e-324 must differ by more"),
         ({"choices": []}, "choices must be different values, at least one"),
         ({"choices": ["a", "b", "a"]}, "choices must be different values, at least one"),
         ({"choices": [1], "low": 0.0, "high": 1.0}, "give either choices, or low and high"),
@@ -167,7 +176,7 @@ def test_a_dimension_that_is_not_valid_is_named(dimension: Content, said: str) -
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.floats(-2, 2), st.floats(-2, 2), st.floats(-3, 3))
 def test_an_interval_contains_what_lies_between_its_ends(low: float, high: float, value: float) -> None:
-    assume(low < high)
+    assume(high - low > 1e-6)
     dim = Dimension(low=low, high=high)
     assert dim.contains(low) and dim.contains(high)
     assert dim.contains(value) is (low <= value <= high)
@@ -245,15 +254,22 @@ arguments = st.recursive(
 )
 
 
+printable = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | finite | printable
+
+
 @st.composite
 def dimensions(draw: st.DrawFn) -> Content:
     if draw(st.booleans()):
-        scalars = st.booleans() | st.integers() | finite | anything
-        return {"choices": draw(st.lists(scalars, min_size=1, max_size=4, unique_by=str))}
+        choice = scalars | st.lists(scalars, max_size=3)
+        choices = draw(st.lists(choice, min_size=1, max_size=4, unique_by=str))
+        assume(all(one != other for i, one in enumerate(choices) for other in choices[:i]))
+        return {"choices": choices}
     integer, log = draw(st.booleans()), draw(st.booleans())
-    numbers = st.integers(-(2**40), 2**40) if integer else finite
+    numbers = st.integers(-500_000, 499_999) if integer else st.floats(-1e100, 1e100)
     low, high = sorted(draw(st.lists(numbers, min_size=2, max_size=2, unique=True)))
-    assume(low > 0 or not log)
+    assume(low >= 1e-100 or not log)
+    assume(high - low >= max(1e-9 * max(-low, high), 1e-100))
     return {"low": low, "high": high, "log": log, "integer": integer}
 
 
@@ -261,7 +277,7 @@ def dimensions(draw: st.DrawFn) -> Content:
 def contents(draw: st.DrawFn) -> Content:
     maybe = st.none() | anything
     count = st.integers(1, 10**6)
-    args, space = st.dictionaries(anything, arguments, max_size=3), st.dictionaries(words, dimensions(), max_size=2)
+    args, space = st.dictionaries(anything, arguments, max_size=3), st.dictionaries(names, dimensions(), max_size=2)
     optimizer = st.fixed_dictionaries({"class": anything, "args": args, "space": space})
     optimizers = draw(st.dictionaries(names, optimizer, min_size=1, max_size=2))
     seeds = draw(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4, unique=True))
@@ -323,6 +339,40 @@ def test_choices_keep_their_types_in_yaml() -> None:
 @pytest.mark.parametrize("choices", [[1, "1"], [0.001, 1e-3], ["True", True], [True, 1], [0, False], [2, 2.0], []])
 def test_choices_that_read_alike_in_a_table_are_refused(choices: list[Any]) -> None:
     assert "choices must be different values" in refusal(optimizers__adam__space={"kind": {"choices": choices}})
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [None, "", "a\r", "a\nb", "\t", "\x00", "\ud800", "a" * 201, math.nan, math.inf, 2**63, {"a": 1}, [None], [""],
+     [[1]], [math.inf]],
+)  # fmt: skip
+def test_a_choice_that_a_table_cannot_hold_is_refused(choice: Any) -> None:
+    text = refusal(optimizers__adam__space={"kind": {"choices": ["b", choice]}})
+    assert text.startswith(
+        "optimizers.adam.space.kind.choices: a choice must be a number (a whole one of 64 bits), true, "
+    )
+    assert f"or a list of these, got {'null' if choice is None else repr(choice)}" in text
+
+
+@pytest.mark.parametrize("name", ["", "a b", "1", "a\r", "a.b", "a,b"])
+def test_a_hyperparameter_has_the_name_of_an_argument(name: str) -> None:
+    text = refusal(optimizers__adam__space={name: {"choices": [1]}})
+    assert text.startswith(f"optimizers.adam.space: {name!r} cannot be an argument's name")
+
+
+@pytest.mark.parametrize("choices", [[[1, 2], "[1, 2]"], [[1, 2], [1.0, 2.0]], [[0.9], [0.9]], [[True], [1]]])
+def test_lists_that_read_alike_are_refused(choices: list[Any]) -> None:
+    assert "choices must be different values" in refusal(optimizers__adam__space={"betas": {"choices": choices}})
+
+
+def test_an_optimizer_gets_whole_numbers_and_tuples() -> None:
+    space = {"n": Dimension(low=1, high=9, integer=True), "betas": Dimension(choices=[[0.9, 0.99], "auto"]),
+             "lr": Dimension(low=0, high=9)}  # fmt: skip
+    spec = OptimizerConfig(class_="pkg.Opt", space=space, args={"eps": [1, 2]})
+    given = spec.arguments({"n": 3.0, "betas": [0.9, 0.99], "lr": 3.0})
+    assert list(map(repr, given.values())) == ["(1, 2)", "3", "(0.9, 0.99)", "3.0"]
+    assert repr(spec.arguments(spec.first_point())) == "{'eps': (1, 2), 'n': 1, 'betas': (0.9, 0.99), 'lr': 0.0}"
+    assert spec.arguments({"betas": "auto"})["betas"] == "auto"
 
 
 @pytest.mark.parametrize("text", ["", "5", "- a", "a: [", "preset: smoke", "\x00", "!!python/object:os.system {}"])
