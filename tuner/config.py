@@ -6,6 +6,7 @@ defaults < optimizer < task < preset < --configs < --set < flags
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
@@ -30,6 +31,8 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Keys in which a run that goes on may differ from its beginning."""
 LONGEST_SHOWN = 200
+EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?[eE]([+-]?\d{1,3})")
+"""Numbers that YAML 1.1 takes for text where they lack the point or the exponent's sign."""
 
 # The YAML loader and OmegaConf raise these, and more kinds than they document, for odd scalars, keys and nesting.
 LOADER_ERRORS = (
@@ -57,22 +60,26 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
     task = str(flags["task.name"])
     known = available("optimizers", configs)
     require(task, "task", available("tasks", configs))
-    command_line = [("--set", _settings(settings)), ("the command line", _nested(flags))]
+    command_line = [("--set", _settings(settings, known)), ("the command line", _nested(flags))]
 
     names = _mapping(_merge(_layers(task, [], configs, command_line)), "search").get("optimizers")
     names = [str(name) for name in names] if isinstance(names, list) else []
     for name in names:
         require(name, "optimizer", known)
 
-    _check_settings(command_line[0][1], task, configs)
+    _check_settings(command_line[0][1], task, names, configs)
     layers = _layers(task, names, configs, command_line)
     content = _merge(layers)
     optimizers = content.get("optimizers", {})
-    if isinstance(optimizers, dict):  # a layer may adjust optimizers that this run does not use
+    if isinstance(optimizers, dict):  # a file may adjust optimizers that this run does not use
         for name in optimizers:
             require(str(name), "optimizer", known)
-        content["optimizers"] = {name: optimizers[name] for name in names}
-    return _validated(content, layers)
+        content["optimizers"] = {name: _searched(name, optimizers[name], layers) for name in names}
+    _check_effect(command_line[0][1], content)
+    config = _validated(content, layers)
+    for name, optimizer in config.optimizers.items():
+        _check_defaults(name, optimizer)
+    return config
 
 
 def from_yaml(text: str) -> Config:
@@ -114,7 +121,8 @@ def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = (
         UserError: a value is not valid, or contradicts what the run has done so far.
     """
     run = config.model_dump(by_alias=True)
-    layers = [("the run", run), ("--set", _settings(settings)), ("the command line", _nested(flags))]
+    typed = _settings(settings, config.optimizers)
+    layers = [("the run", run), ("--set", typed), ("the command line", _nested(flags))]
     asked = _validated(_merge(layers), layers)
     different = list(_differences(run, asked.model_dump(by_alias=True)))
     if different:
@@ -189,13 +197,21 @@ def _read(folder: Path, name: str) -> list[Layer]:
     return [(str(path), {str(key): value for key, value in content.items()})]
 
 
-def _settings(settings: Iterable[str]) -> dict[str, Any]:
-    layer = OmegaConf.create()
+def _settings(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, Any]:
+    """The layer of ``--set``.
+
+    Args:
+        optimizers: their names, which may have dots.
+    """
+    layer, dotted = OmegaConf.create(), sorted((name for name in optimizers if "." in name), key=len)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise UserError(f"--set {setting}: expected key=value, say train.epochs=3")
         _check_literal(key, value)
+        for name in dotted:  # the longest that fits has the last word
+            if f"{key}.".startswith(f"optimizers.{name}."):
+                setting = f"optimizers[{name}]{key.removeprefix(f'optimizers.{name}')}={value}"
         try:
             layer.merge_with_dotlist([key + equals + bounded(value)])
         except LOADER_ERRORS as error:
@@ -231,14 +247,41 @@ def _container(node: Any) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+# What is searched.
+
+
+def _searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
+    """The optimizer's part without the hyperparameters that a later layer than that of their interval takes out of the
+    search: by a fixed value in ``args``, by ``null``, or by an empty ``space``."""
+    space = _mapping(optimizer, "space")
+    own = [_mapping(layer, "optimizers", name) for _, layer in layers]
+
+    def last(part: str, key: str) -> int:
+        return max((place for place, layer in enumerate(own) if key in _mapping(layer, part)), default=-1)
+
+    emptied = max((place for place, layer in enumerate(own) if layer.get("space") == {}), default=-1)
+    gone = [key for key, dim in space.items() if dim is None or max(emptied, last("args", key)) > last("space", key)]
+    if not gone:
+        return optimizer
+    points = optimizer.get("defaults", [])
+    if isinstance(points, list) and all(isinstance(point, dict) for point in points):
+        points = [{key: value for key, value in point.items() if key not in gone} for point in points]
+        points = [point for place, point in enumerate(points) if point and point not in points[:place]]
+    return optimizer | {"space": {key: dim for key, dim in space.items() if key not in gone}, "defaults": points}
+
+
 # What is refused.
 
 
-def _check_settings(settings: dict[str, Any], task: str, configs: Path | None) -> None:
-    """Refuse a ``--set`` of an argument or hyperparameter that no YAML file declares: surely a typing error."""
+def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], configs: Path | None) -> None:
+    """Refuse a ``--set`` that would do nothing, or of an argument or hyperparameter that no YAML file declares: surely
+    a typing error."""
     chosen = _mapping(settings, "optimizers")
     for name in chosen:
         require(name, "optimizer", available("optimizers", configs))
+        if name not in optimizers:
+            searched = ", ".join(optimizers)
+            raise UserError(f"--set optimizers.{name}: has no effect, since {name} is not searched (but {searched})")
     declared = _merge(_files(task, list(chosen), configs, None))
     for name in chosen:
         known = _mapping(declared, "optimizers", name)
@@ -247,12 +290,45 @@ def _check_settings(settings: dict[str, Any], task: str, configs: Path | None) -
             for key in _mapping(chosen, name, part):
                 if known and key not in valid:
                     raise UserError(f"optimizers.{name}.{part}: unknown hyperparameter {key!r}{nearest(key, valid)}")
-                if part == "args" and key in _mapping(known, "space"):
-                    raise UserError(f"optimizers.{name}.args: {key!r} is searched; set optimizers.{name}.space.{key}")
+        for key, dim in _mapping(chosen, name, "space").items():
+            if dim is not None and key in _mapping(chosen, name, "args"):
+                raise UserError(f"optimizers.{name}: {key!r} is both fixed (args) and searched (space)")
     valid = list(_mapping(declared, "task", "args"))
     for key in _mapping(settings, "task", "args"):
         if key not in valid:
             raise UserError(f"task.args: unknown key {key!r}{nearest(key, valid)}")
+
+
+def _check_effect(settings: dict[str, Any], content: Any, path: str = "") -> None:
+    """
+    Raises:
+        UserError: an empty mapping was set where there is more, which merging leaves as it is.
+    """
+    for key, value in settings.items():
+        there = _mapping(content, key)
+        if isinstance(value, dict) and value:
+            _check_effect(value, there, f"{path}{key}.")
+        elif value == {} and there:
+            raise UserError(f"--set {path}{key}={{}}: has no effect; set the keys below it: {', '.join(there)}")
+
+
+def _check_defaults(name: str, optimizer: OptimizerConfig) -> None:
+    """
+    Raises:
+        UserError: a published default is not of its space.
+    """
+    for point in optimizer.defaults:
+        for key, value in point.items():
+            if optimizer.space[key].contains(value):
+                continue
+            where, number = f"optimizers.{name}.defaults: {key}", EXPONENT.fullmatch(str(value))
+            if isinstance(value, str) and number:
+                wanted = f"{number[1]}{number[2] or '.0'}e{int(number[3]):+d}"
+                raise UserError(f"{where}: {value!r} is a text, as YAML 1.1 reads it; write {wanted}, without quotes")
+            raise UserError(
+                f"{where}: {_shown(value)} is not in its space, {optimizer.space[key]}; widen the space, or leave the "
+                f"published defaults out: --set optimizers.{name}.defaults=[]"
+            )
 
 
 def _mapping(content: Any, *keys: str) -> dict[str, Any]:
@@ -276,7 +352,7 @@ def _sentence(error: Any, layers: list[Layer]) -> str:
     origin = next((name for name, layer in reversed(layers) if _holds(layer, keys)), None)
     where, shown = f" (from {origin})" if origin else "", _shown(error["input"])
     if error["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{where}{nearest(keys[-1], _fields(keys[:-1]))}"
+        return f"unknown key {path!r}{where}{_owned(keys, layers) or nearest(keys[-1], _fields(keys[:-1]))}"
     if error["type"] == "missing":
         return f"{path} is missing"
     if error["type"] == "model_type":
@@ -285,6 +361,19 @@ def _sentence(error: Any, layers: list[Layer]) -> str:
     if error["type"] == "value_error":
         return f"{path}: {message}{where}" if path else message
     return f"{path}: {message[0].lower()}{message[1:]}, got {shown}{where}"
+
+
+def _owned(keys: list[str], layers: list[Layer]) -> str:
+    """Where a hyperparameter belongs that was looked for elsewhere; empty for what is none."""
+    if keys[0] == "optimizers":
+        return ""
+    places = [
+        f"optimizers.{name}.{part}.{keys[-1]}"
+        for name in dict.fromkeys(name for _, layer in layers for name in _mapping(layer, "optimizers"))
+        for part in FREE_FORM
+        if any(keys[-1] in _mapping(layer, "optimizers", name, part) for _, layer in layers)
+    ]
+    return f"; it is a hyperparameter: {' or '.join(places[:3])}" if places else ""
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,9 @@ from difflib import get_close_matches
 
 from tuner.text import line
 
+PLAUSIBLE = 0.5
+"""The share of characters that two names have in common, in their order, from which one may be meant by the other."""
+
 
 class OneLineError(Exception):
     """An error whose message is one line."""
@@ -24,12 +27,15 @@ class MachineError(OneLineError):
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:
-    """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
+    """The end of a sentence about an unknown name: the nearest valid one, where one is near, and all of them."""
     names = [str(v) for v in valid]
     if not names:
         return "; none are known"
     lowered = {n.lower(): n for n in reversed(names)}
     wrong = str(name).lower()
     swapped = [n for n in lowered if sorted(n) == sorted(wrong)]  # adma is adam, though adan is as close
-    best = lowered[get_close_matches(wrong, swapped or lowered, n=1, cutoff=0.0)[0]]
-    return f"; did you mean {best!r}? (valid: {', '.join(names)})"
+    close = get_close_matches(wrong, swapped, n=1, cutoff=0.0) or get_close_matches(
+        wrong, lowered, n=1, cutoff=PLAUSIBLE
+    )
+    meant = f"; did you mean {lowered[close[0]]!r}? (" if close else " ("
+    return f"{meant}valid: {', '.join(names)})"

@@ -72,7 +72,8 @@ def new_run(config: Config, path: Path, output: Output) -> int:
     run = Run.create(path, config)
     try:
         with run.locked():
-            work = Work(search=True, trials=config.search.trials, seeds=len(config.retrain.seeds))
+            trials = sum(map(config.trials, config.optimizers)) / len(config.optimizers)
+            work = Work(search=True, trials=trials, seeds=len(config.retrain.seeds))
             return carry_out(config, run, work, found, output)
     finally:
         run.discard_if_new()  # Ray did not start
@@ -105,12 +106,12 @@ def left(config: Config, run: Run, search: bool) -> tuple[Work, list[int]]:
     """What a run lacks, and the seeds that are among it."""
     rows, names = run.trial_rows(), config.optimizers
     there = Counter(row["optimizer"] for row in rows)
-    trials = sum(max(0, config.search.trials - there[name]) for name in names) if search else 0
+    trials = sum(max(0, config.trials(name) - there[name]) for name in names) if search else 0
     best = run.best_optimizers()
     missing = [
         (name, seed)
         for name, seed in missing_seeds(config, current_rows(run.valid_seed_rows(), best))
-        if name not in best or best[name]["hp"]
+        if name not in best or best[name]["hp"] is not None
     ]
     work = Work(search, trials / len(names), len(missing) / len(names))
     return work, list(dict.fromkeys(seed for _, seed in missing))

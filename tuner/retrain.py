@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
     run = Run.open(args.run)
     config = run.config()
-    if not any(entry["hp"] for entry in run.best()["optimizers"].values()):
+    if all(entry["hp"] is None for entry in run.best()["optimizers"].values()):
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
     asked = config.retrain.seeds if args.seeds is None else parse_seeds(args.seeds)
     changes: dict[str, Any] = {"retrain.seeds": asked}

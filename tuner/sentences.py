@@ -236,7 +236,7 @@ def _budgets(made: Comparison) -> Iterator[str]:
     searched, retrained = made.config.train.epochs, made.config.retrain_epochs
     if searched != retrained:
         yield f"hyperparameters were chosen by trials of {searched} epochs, and retrained for {retrained}."
-    trials = {name: int((made.trials["optimizer"] == name).sum()) for name in made.optimizers}
+    trials = {name: int((made.trials["optimizer"] == name).sum()) for name in made.optimizers if made.spaces[name]}
     short = [name for name, n in trials.items() if n < made.source(name).config.search.trials]
     if short:
         yield f"the search of {', '.join(short)} is not complete."

@@ -108,15 +108,13 @@ def describe(run: Run) -> dict[str, Any]:
     told = {(p["phase"], p["optimizer"]): p for p in heard.said.get("progress", [])}
     running = told if heard.state == "running" else {}
     phases: list[dict[str, Any]] = []
-    for phase, rows, column, total in (
-        ("search", trials, "state", config.search.trials),
-        ("retrain", seeds, "status", len(config.retrain.seeds)),
-    ):
+    for phase, rows, column in (("search", trials, "state"), ("retrain", seeds, "status")):
         for name in config.optimizers:
+            total = config.trials(name) if phase == "search" else len(config.retrain.seeds)
             now = running.get((phase, name), {})
             own = counts([row[column] for row in rows if row["optimizer"] == name])
             searched = phase == "retrain" and phases[list(config.optimizers).index(name)]["complete"]
-            hopeless = searched and not best.get(name, {}).get("hp")
+            hopeless = searched and best.get(name, {}).get("hp") is None
             done = own["done"] - (own["failed"] if phase == "retrain" else 0)  # which are done again
             phases.append(
                 {"phase": phase, "optimizer": name, "total": total, "running": now.get("running", 0),
@@ -157,8 +155,8 @@ def lines(status: dict[str, Any]) -> list[str]:
         parts = [f"{p['phase']:7}  {p['optimizer']:{width}}  {p['done']}/{p['total']}"]
         parts += [f"{p[kind]} {kind}" for kind in ("running", "diverged", "failed") if p[kind]]
         best = status["best"].get(p["optimizer"])
-        if p["phase"] == "search" and best and best["hp"]:
-            where = f"trial {best['trial']}: {hp_text(best['hp'])}"
+        if p["phase"] == "search" and best and best["hp"] is not None:
+            where = f"trial {best['trial']}: {hp_text(best['hp']) or 'nothing searched'}"
             value = "-" if best["value"] is None else f"{best['value']:.4g}"
             parts.append(f"best {status['metric']} {value} ({where})")
         if p["phase"] == "retrain" and p["complete"] and not p["done"]:

@@ -61,7 +61,7 @@ def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
 
 def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tuple[str, str]]:
     """With what each is for."""
-    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"]]
+    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"] is not None]
     found = []
     if summary["lacks_trials"]:
         found.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
@@ -123,7 +123,7 @@ def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
 def _lacks_trials(config: Config, trials: pd.DataFrame) -> bool:
     """Whether budgets were not equal."""
     there = trials["optimizer"].value_counts()
-    return any(there.get(name, 0) < config.search.trials for name in config.optimizers)
+    return any(there.get(name, 0) < config.trials(name) for name in config.optimizers)
 
 
 def _count(states: pd.Series) -> dict[str, int]:
@@ -161,10 +161,16 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
             *([f"{entry['cohort']['search']}, {entry['cohort']['retrain']}"] if cohorts else []),
             _diverged(entry),
             line(", ".join(entry["at_boundary"]) or "-"),
-            hp_text(entry["hp"]) if entry["hp"] else "none was valid" if entry["n_trials"] else "not searched yet",
+            _best(entry),
         ]
         table.add_row(*map(Text, cells))  # text that looks like rich's markup is none
     console.print(table)
+
+
+def _best(entry: dict[str, Any]) -> str:
+    if entry["hp"] is None:
+        return "none was valid" if entry["n_trials"] else "not searched yet"
+    return hp_text(entry["hp"]) or "nothing searched"
 
 
 def setting(summary: dict[str, Any], config: Config) -> str:

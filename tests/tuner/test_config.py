@@ -172,8 +172,9 @@ def test_lists_replace(tmp_path: Path) -> None:
     assert adam.defaults == [{"lr": 1e-4}]
 
 
-def test_only_the_chosen_optimizers_are_kept_in_the_order_asked() -> None:
-    config = blobs("optimizers.adamw.args.eps=1e-3", search__optimizers=["sgd", "adam"])
+def test_only_the_chosen_optimizers_are_kept_in_the_order_asked(tmp_path: Path) -> None:
+    own = write(tmp_path, {"defaults": {"optimizers": {"adamw": {"args": {"eps": 1e-3}}}}})
+    config = blobs(configs=own, search__optimizers=["sgd", "adam"])
     assert list(config.optimizers) == config.search.optimizers == ["sgd", "adam"]
 
 

@@ -192,10 +192,11 @@ def test_the_engine_is_what_the_train_section_says() -> None:
 # Data sets.
 
 
-@pytest.mark.parametrize("dataset", ["mnst1d", "", "MNIST1D", "a\nb"])
-def test_an_unknown_dataset_is_refused_with_the_nearest(dataset: str) -> None:
+@pytest.mark.parametrize(("dataset", "near"), [("mnst1d", True), ("", False), ("MNIST1D", True), ("a\nb", False)])
+def test_an_unknown_dataset_is_refused_with_the_nearest_if_one_is_near(dataset: str, near: bool) -> None:
     text = refusal(check_dataset, with_task(dataset=dataset))
-    assert text == f"unknown dataset {dataset!r} of mnist1d; did you mean 'mnist1d'? (valid: mnist1d)"
+    meant = "; did you mean 'mnist1d'?" if near else ""
+    assert text == f"unknown dataset {dataset!r} of mnist1d{meant} (valid: mnist1d)"
 
 
 def test_an_unknown_dataset_is_refused_by_name_before_the_tasks_own_check() -> None:
