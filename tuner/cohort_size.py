@@ -37,7 +37,7 @@ class CohortSizes:
         self.config = config
         self._measured = measured
         largest = at_once(config) if config.resources.cohort == "auto" else config.search.trials
-        self.search = {name: self._size(name, largest) for name in config.optimizers}
+        self.search = {name: self._size(name, min(largest, config.trials(name))) for name in config.optimizers}
         self.retrain = {name: self._size(name, seeds) for name in config.optimizers}
 
     def startup(self, optimizer: str) -> int:
@@ -57,19 +57,23 @@ class CohortSizes:
         startup = -(-(self.startup(optimizer) - asked) // workers(self.config))
         if startup > size:
             return self._size(optimizer, startup)  # none of them could learn from another
-        left = self.config.search.trials - asked
+        left = self.config.trials(optimizer) - asked
         if alone and left <= size:
             return min(size, max(SMALLEST, -(-left // (self.config.resources.max_concurrent or 1))))
         return size
 
     def sentences(self) -> list[str]:
         """What a person should know of them, a line or none."""
-        together = [
-            f"{name} {self.search[name]} trials, {self.retrain[name]} seeds"
-            for name in self.config.optimizers
-            if max(self.search[name], self.retrain[name]) > 1
-        ]
+        together = []
+        for name in self.config.optimizers:
+            trials, seeds = self._largest(name), self.retrain[name]
+            if max(trials, seeds) > 1:
+                together.append(f"{name} {_counted(trials, 'trial')}, {_counted(seeds, 'seed')}")
         return [f"cohorts, each trained as one stacked model, of up to: {'; '.join(together)}"] if together else []
+
+    def _largest(self, optimizer: str) -> int:
+        """Of the search: the first ones, of trials drawn at random, may be larger than those that learn."""
+        return min(self.config.trials(optimizer), max(self.search[optimizer], self.to_ask(optimizer, 0)))
 
     def to_dict(self) -> dict[str, Any]:
         """For env.json."""
@@ -86,6 +90,10 @@ class CohortSizes:
         fits = {size: seconds for size, seconds in measured.items() if size <= most}
         best = min(fits, key=lambda size: (fits[size], size), default=1)
         return best if best > 1 and fits[best] <= WORTH * measured[1] else 1
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def workers(config: Config) -> int:

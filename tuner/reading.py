@@ -11,12 +11,10 @@ import pandas as pd
 
 from tuner.comparison import HIGHER_IS_BETTER, LOWER_IS_BETTER, Comparison, Source
 from tuner.errors import UserError, nearest
-from tuner.schema import Config
+from tuner.schema import BASELINES, Config
 from tuner.store import Run
 from tuner.text import line
 
-BASELINES = ("adam", "adamw", "sgdm", "sgd")
-"""What is the baseline unless one is declared: the first of these that there is, else the first optimizer."""
 KNOWN_STATUS = ("complete", "diverged", "failed")
 
 

@@ -221,3 +221,19 @@ def test_what_is_measured_is_what_may_be_taken(trials: int, workers: int, seeds:
 )
 def test_sizes_to_measure(asked: dict[str, Any], seeds: int, sizes: list[int]) -> None:
     assert to_measure(config(**asked), seeds) == sizes
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"), [(12, "adam 5 trials, 1 seed"), (3, "adam 3 trials, 1 seed"), (400, "adam 100 trials, 1 seed")]
+)
+def test_the_largest_cohorts_are_said_those_drawn_at_random_too(trials: int, said: str) -> None:
+    """A search of 12 asks 3 at a time, but its first five trials, drawn at random, at once."""
+    times = {1: 1.0, 5: 0.2, 100: 0.1}
+    sizes = CohortSizes(config(trials=trials, workers=1), {"adam": times}, 2)
+    studied = min(sizes.to_ask("adam", 0), trials)
+    assert sizes.sentences() == [f"cohorts, each trained as one stacked model, of up to: {said}"]
+    assert f" {studied} trials" in said
+
+
+def test_without_cohorts_nothing_is_said_of_them() -> None:
+    assert CohortSizes(config(), {"adam": {1: 1.0}}, 10).sentences() == []

@@ -11,6 +11,7 @@ import pytest
 from tests.support.commands import python
 from tests.support.folders import everything
 from tuner import search
+from tuner.store import Run
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -112,3 +113,71 @@ def test_a_dry_run_as_json_is_one_document(capsys: pytest.CaptureFixture[str]) -
 def test_the_resources_of_a_cluster_are_left_open(capsys: pytest.CaptureFixture[str]) -> None:
     out = dry_run(capsys, "--task", "mnist1d", "--address", "auto", "--cpus-per-trial", "99")
     assert "99 CPUs and as many as it has, at most 1, GPUs per run, as many as fit at once, of the Ray cluster" in out
+
+
+def compared(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    out = dry_run(capsys, *argv)
+    return out.partition("# comparison\n")[2].partition("\n")[0]
+
+
+def test_what_will_be_compared_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compared(capsys, "--task", "mnist1d") == (
+        "diag_hessian against adam, by test_loss (val_loss if the task has no test split), paired over 10 seeds: "
+        "paired t-test at level 0.05; differences within 0.02 do not matter"
+    )
+    three = ["--task", "rahimi_recht", "--optimizers", "ssvp", "sgd", "sgdm", "--set", "report.test=sign_flip",
+             "report.alpha=0.1"]  # fmt: skip
+    assert compared(capsys, *three) == (
+        "ssvp, sgd against sgdm, by train_loss, paired over 10 seeds: sign-flip test at level 0.1 over 2 contrasts, "
+        "after Holm; no margin is declared"
+    )
+    declared = ["--set", "report.baseline=diag_hessian", "report.metric=test_acc", "--seeds", "2"]
+    assert compared(capsys, "--task", "mnist1d", *declared) == (
+        "adam against diag_hessian, by test_acc, paired over 2 seeds: below 3 seeds there is no test"
+    )
+    assert compared(capsys, "--task", "mnist1d", "--optimizers", "sgd").startswith("sgd alone: nothing to compare it")
+
+
+def test_the_words_are_those_of_the_statistics() -> None:
+    pytest.importorskip("pandas")
+    from tuner import dry_run, stats
+
+    assert (dry_run.TESTS, dry_run.FEWEST_PAIRS) == (stats.TESTS, stats.FEWEST_PAIRS)
+
+
+def test_the_document_has_the_comparison_the_time_and_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--json"))
+    assert {key: value for key, value in plan["comparison"].items() if key != "sentence"} == {
+        "baseline": "adam", "others": ["diag_hessian"], "metric": "test_loss", "seeds": 10, "test": "t", "alpha": 0.05,
+        "margin": 0.02,
+    }  # fmt: skip
+    assert plan["time"].startswith("time: not known yet; a few steps are timed before Ray starts")
+    assert plan["data"] == (
+        "data: mnist1d, loaded before Ray starts; the task names no check that would look at it now"
+    )
+
+
+def test_data_that_a_task_can_check_is_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "text.txt").write_text("a text of many words\n")
+    out = dry_run(capsys, "--task", "transformer", "--dataset", "chars", "--data-dir", "text.txt")
+    assert f"data: chars is there in {folder / 'text.txt'}, as tasks.corpora.check_dataset sees it" in out
+
+
+def test_what_was_expected_of_a_run_is_said_of_one_that_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = search.prepare(search.make_parser().parse(["--task", "mnist1d"]), None)
+    run = Run.create(folder / "run", config)
+    assert "time: not known yet" in dry_run(capsys, "--resume", "run")
+    run.write_env({"estimate": {"search_s": 100.0, "retrain_s": 25.0}})
+    assert "time: about 2:05 of training were expected" in dry_run(capsys, "--resume", "run")
+    run.write_env({"estimate": {"search_s": "long"}})
+    assert "time: not known yet" in dry_run(capsys, "--resume", "run")
+
+
+def test_an_optimizer_without_a_space_is_one_trial(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--task", "mnist1d", "--trials", "7", "--seeds", "5", "--set", "optimizers.adam.args.lr=0.01"]
+    out = dry_run(capsys, *argv, "--optimizers", "adam", "sgd")
+    assert "8 trials: 1 optimizers x 7 + 1 x 1 without anything to search, 10 epochs each\n" in out
+    assert "18 training runs in all\n" in out
+    assert re.search(r"^adam +nothing to search: one trial$", out, re.MULTILINE)
