@@ -179,6 +179,8 @@ def number(value: Any) -> str:
     """As short as it can be written; YAML reads 1e-3 as text."""
     if isinstance(value, list):
         return "(" + ", ".join(map(number, value)) + ")"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {number(part)}" for key, part in value.items()) + "}"
     try:
         return f"{float(value):g}" if not isinstance(value, bool) else str(value).lower()
     except (TypeError, ValueError):

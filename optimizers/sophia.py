@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
 from optimizers.clipped import ClippedOptimizer, clipped_step, curvature_average
 from optimizers.rules import floor
+
+GAUSSIAN = {"name": "hutchinson", "probe": "gaussian"}
 
 
 class Sophia(ClippedOptimizer):
@@ -22,11 +27,15 @@ class Sophia(ClippedOptimizer):
             \text{clip}(m / \max(H, \epsilon), -\rho, \rho)
 
     No bias correction. Arguments and errors are those of ``ClippedOptimizer``. Defaults: lr 6e-2, betas (0.96, 0.99),
-    rho 1e-2, eps 1e-12, weight_decay 0, update_period 10; estimator hutchinson (Sophia-H; gnb makes it Sophia-G).
+    rho 1e-2, eps 1e-12, weight_decay 0, update_period 10; estimator hutchinson with Gaussian probes (Sophia-H; gnb
+    makes it Sophia-G).
 
     Source: Liu, Li, Hall, Liang, Ma, "Sophia: a scalable stochastic second-order optimizer for language model
     pre-training", 2023 (arXiv 2305.14342), in the variant with the bound rho after the division.
     """
+
+    def __init__(self, params: Iterable[Any], *args: Any, estimator: Any = GAUSSIAN, **options: Any) -> None:
+        super().__init__(params, *args, estimator=estimator, **options)
 
     @staticmethod
     def denominator(hessian: Tensor, hp: Hyperparameters) -> Tensor:

@@ -278,3 +278,14 @@ def test_defaults_are_the_published_ones(rule, expected):
     optimizer = rule([nn.Parameter(torch.ones(1))])
     assert {name: optimizer.defaults[name] for name in expected} == expected
     assert optimizer.update_period == (10 if "rho" in expected else 1)
+
+
+def test_sophia_draws_gaussian_probes_as_published():
+    """Of a Hessian that is the identity the estimate is v squared: chi-squared with mean 1 and variance 2."""
+    torch.manual_seed(0)
+    param = nn.Parameter(torch.zeros(20_000))
+    optimizer = Sophia([param], betas=(0.0, 0.0))
+    optimizer.step(lambda: param.square().sum() / 2)
+    hessian = optimizer.state[param]["hessian"]
+    assert hessian.mean().item() == pytest.approx(1, abs=4 * (2 / 20_000) ** 0.5)
+    assert hessian.var().item() == pytest.approx(2, abs=4 * (56 / 20_000) ** 0.5)

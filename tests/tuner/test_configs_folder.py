@@ -150,6 +150,10 @@ def test_diag_hessian_starts_from_both_published_settings() -> None:
     assert 7.5e-5 <= second["lr"] <= 1e-4
 
 
+def test_sophia_has_the_published_gaussian_probes() -> None:
+    assert resolved(TASKS[0]).optimizers["sophia"].args["estimator"] == {"name": "hutchinson", "probe": "gaussian"}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_resolved_configuration_survives_its_yaml(task: str) -> None:
     from tuner.config import from_yaml
