@@ -42,6 +42,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.search_throughput --out docs/performance.md
 	$(BIN)/python -m benchmarks.optimizer_step
 	$(BIN)/python -m benchmarks.estimators
+	$(BIN)/python -m benchmarks.spaces --out docs/spaces.md
 	$(BIN)/python -m benchmarks.train_loop --out docs/train_loop.md
 	$(BIN)/python -m benchmarks.report_time
 	$(BIN)/python -m benchmarks.soak --cohorts 1 auto --out docs/reliability.md

@@ -93,7 +93,7 @@ def test_a_dry_run_shows_space_and_published_defaults(capsys: pytest.CaptureFixt
     sets = [f"optimizers.adam.space.{dimension}" for dimension in (eps, decay)]
     out = dry_run(capsys, "--task", "mnist1d", "--optimizers", "adam", "--set", *sets)
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert "adam lr 1e-05 to 0.1 (numbers, log-uniform)" in lines
+    assert "adam lr 1e-05 to 0.5 (numbers, log-uniform)" in lines
     assert "adam eps one of 1, 2" in lines
     assert "adam weight_decay 1 to 8 (whole numbers, uniform)" in lines
     assert "adam tried first: lr=0.001" in lines
@@ -104,7 +104,7 @@ def test_a_dry_run_as_json_is_one_document(capsys: pytest.CaptureFixture[str]) -
     assert plan["schema_version"] == 1
     assert plan["runs"] == {"trials": 8, "retrain": 6, "total": 14}
     assert plan["config"]["retrain"]["seeds"] == [0, 1, 2]
-    assert plan["space"]["adam"]["lr"] == {"low": 1e-5, "high": 0.1, "log": True}
+    assert plan["space"]["adam"]["lr"] == {"low": 1e-5, "high": 0.5, "log": True}
     assert plan["resources"] == {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 4, "address": None,
                                  "cohort": "auto"}  # fmt: skip
     assert re.fullmatch(r"runs/mnist1d-\d{8}-\d{6}", plan["run"])

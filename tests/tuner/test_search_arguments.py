@@ -122,7 +122,7 @@ TASK = ["--task", "mnist1d"]
         ([*TASK, "--set", "train.epoch=3"], "unknown key 'train.epoch' (from --set); did you mean 'epochs'?"),
         ([*TASK, "--set", "optimizers.adam.space.rl.low=1"], "unknown hyperparameter 'rl'; did you mean 'lr'?"),
         ([*TASK, "--set", "optimizers.adma.args.eps=1"], "unknown optimizer 'adma'; did you mean 'adam'?"),
-        ([*TASK, "--set", "optimizers.adam.space.lr.low=1"], "low 1 must be below high 0.1"),
+        ([*TASK, "--set", "optimizers.adam.space.lr.low=1"], "low 1 must be below high 0.5"),
         ([*TASK, "--set", "train.epochs"], "--set train.epochs: expected key=value"),
         ([*TASK, "--set", "train.epochs=[1"], "--set train.epochs=[1"),
         ([*TASK, "--seeds", "a"], "--seeds a: expected a number N, or a list a,b,c"),
