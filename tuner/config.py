@@ -209,11 +209,12 @@ def _settings(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, A
         if not equals or not key:
             raise UserError(f"--set {setting}: expected key=value, say train.epochs=3")
         _check_literal(key, value)
+        at = key
         for name in dotted:  # the longest that fits has the last word
             if f"{key}.".startswith(f"optimizers.{name}."):
-                setting = f"optimizers[{name}]{key.removeprefix(f'optimizers.{name}')}={value}"
+                at = f"optimizers[{name}]{key.removeprefix(f'optimizers.{name}')}"
         try:
-            layer.merge_with_dotlist([key + equals + bounded(value)])
+            layer.merge_with_dotlist([f"{at}={bounded(value)}"])
         except LOADER_ERRORS as error:
             raise UserError(f"--set {setting}: {error}") from None
     return _container(layer)
