@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ SIZE = 32
 DIGITS_TEST_SHARE = 0.2
 DOWNLOAD_TIMEOUT_S = 20.0
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""PIL's modes of one channel with more than 8 bits. (Of colours PIL itself takes the upper 8 of 16 bits.)"""
+WHITE_OF_16_BITS = 2**16 - 1
+DECODED = 2
+"""Changes when images are decoded otherwise: what was kept in the cache before is not used then."""
 Rows = tuple[np.ndarray, np.ndarray]
 
 
@@ -90,12 +96,21 @@ def read_images(dataset: str, data_dir: Path | None) -> Images:
             of images, resized to 32x32; "digits", scikit-learn's 8x8 digits, each pixel four times in both directions.
         data_dir: where they lie; ``None``: torchvision downloads them, once per machine.
 
+    Warns:
+        UserWarning: all images of a split are the same, or nothing can be seen on any of them.
+
     Raises:
         ValueError: there is no such dataset, it is neither in the folder nor to be had, or a file cannot be read, with
             a sentence that names it.
     """
     with _named(dataset):
-        return _reader(dataset, data_dir)()
+        images = _reader(dataset, data_dir)()
+    for split, (pixels, _) in (("training", images.train), ("test", images.test)):
+        if all((image == pixels[0]).all() for image in pixels):
+            warnings.warn(f"{images.title}: all {len(pixels)} {split} images are the same", stacklevel=2)
+        elif all(image.min() == image.max() for image in pixels):
+            warnings.warn(f"{images.title}: each {split} image is of one brightness", stacklevel=2)
+    return images
 
 
 @contextmanager
@@ -176,7 +191,13 @@ def _downloaded(layout: Layout) -> Path:
 
 
 def _read_pickles(layout: Layout, folder: Path) -> Images:
-    train, test = ([_read_pickle(folder / name, layout) for name in names] for names in (layout.train, layout.test))
+    from torchvision import datasets
+
+    cls = getattr(datasets, layout.torchvision)
+    sums = dict([*cls.train_list, *cls.test_list])
+    train, test = (
+        [_read_pickle(folder / name, layout, sums[name]) for name in names] for names in (layout.train, layout.test)
+    )
     return Images(layout.title, str(folder), layout.classes, _joined(train), _joined(test))
 
 
@@ -184,10 +205,21 @@ def _joined(pieces: list[Rows]) -> Rows:
     return np.concatenate([images for images, _ in pieces]), np.concatenate([labels for _, labels in pieces])
 
 
-def _read_pickle(path: Path, layout: Layout) -> Rows:
+def _read_pickle(path: Path, layout: Layout, md5: str) -> Rows:
+    """
+    Raises:
+        ValueError: the file is not the one of this checksum, which is looked at first, since a pickle is a program.
+    """
     try:
-        with path.open("rb") as file:
-            content = pickle.load(file, encoding="latin1")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    if (found := hashlib.md5(raw).hexdigest()) != md5:
+        raise ValueError(
+            f"{path} is not {layout.title}'s, or damaged: its md5 checksum is {found}, torchvision's {md5}"
+        )
+    try:
+        content = pickle.loads(raw, encoding="latin1")
         images = np.asarray(content["data"], np.uint8).reshape(-1, 3, SIZE, SIZE)
         labels = np.asarray(content[layout.labels], np.int64)
     except Exception as error:  # damage shows as any of a dozen kinds
@@ -207,7 +239,7 @@ def _classes(folder: Path) -> list[str]:
 def _read_folders(dataset: str, layout: Layout | None, folder: Path, classes: list[str]) -> Images:
     splits = {split: _list_images(folder / split, classes) for split in ("train", "test")}
     listing = [(path, size, modified) for files in splits.values() for path, size, modified, _ in files]
-    key = hashlib.sha256(repr([dataset, str(folder.resolve()), listing]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr([DECODED, dataset, str(folder.resolve()), listing]).encode()).hexdigest()[:16]
 
     def decode() -> Arrays:
         return {split: _decode([path for path, *_ in files], layout is None) for split, files in splits.items()}
@@ -241,15 +273,32 @@ def _decode_one(path: str, resize: bool) -> np.ndarray:
 
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            opened.load()
+            image = opened if opened.mode in WIDE else opened.convert("RGB")
     except Exception as error:  # damage shows as any of a dozen kinds
         raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from None
+    if image.mode in WIDE:
+        image = Image.fromarray(_eight_bits(path, np.asarray(image))).convert("RGB")
     if resize:
         image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     elif image.size != (SIZE, SIZE):
         width, height = image.size
         raise ValueError(f"{path} is {width}x{height}, expected {SIZE}x{SIZE}")
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def _eight_bits(path: str, pixels: np.ndarray) -> np.ndarray:
+    """Grey pixels of 16 bits in 8; PIL would cut them off at 255, where nearly all are white.
+
+    Raises:
+        ValueError: they are of another kind.
+    """
+    if pixels.dtype.kind == "f":
+        raise ValueError(f"{path} has pixels of floating point; expected 8 or 16 bits a channel")
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > WHITE_OF_16_BITS:
+        raise ValueError(f"{path} has pixels from {low} to {high}; expected 0 to {WHITE_OF_16_BITS}, 16 bits a channel")
+    return np.rint(pixels / (WHITE_OF_16_BITS / 255)).astype(np.uint8)
 
 
 # Within scikit-learn.

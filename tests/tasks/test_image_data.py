@@ -1,5 +1,6 @@
 """Images from where they lie, against torchvision's and scikit-learn's own readers. Every test has its own cache."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -20,6 +21,7 @@ from tests.support.images import (
     counting,
     random_image,
     refusal,
+    vouch_for,
     write_folders,
     write_pickles,
 )
@@ -32,8 +34,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.mark.parametrize(("name", "cls"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_pickles_equal_torchvisions_own_reading(tmp_path, monkeypatch, name, cls):
-    write_pickles(tmp_path, name)
-    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
+    vouch_for(monkeypatch, write_pickles(tmp_path, name), name)
     train, test = (getattr(torchvision.datasets, cls)(tmp_path, train=train) for train in (True, False))
     read = read_images(name, tmp_path)
     assert_same(read, *((of.data.transpose(0, 3, 1, 2), of.targets) for of in (train, test)))
@@ -64,15 +65,56 @@ def test_a_missing_pickle_is_named_before_anything_is_read(tmp_path):
     ],
     ids=["cut", "empty", "page", "list", "no labels", "size", "fewer labels", "label 10", "label -1"],
 )
-def test_a_spoilt_pickle_is_named_and_loads_once_mended(tmp_path, cache, spoil):
-    write_pickles(tmp_path, "cifar10")
+def test_a_spoilt_pickle_is_named_and_loads_once_mended(tmp_path, cache, monkeypatch, spoil):
+    vouch_for(monkeypatch, write_pickles(tmp_path, "cifar10"), "cifar10")
     path = tmp_path / "cifar-10-batches-py/data_batch_4"
     raw = path.read_bytes()
     path.write_bytes(spoil(raw))
+    assert f"{path} is not CIFAR-10's, or damaged" in refusal("cifar10", tmp_path)
+    vouch_for(monkeypatch, tmp_path, "cifar10")  # even so
     assert str(path) in refusal("cifar10", tmp_path)
     assert not list(cache.glob("*.npz"))
     path.write_bytes(raw)
+    vouch_for(monkeypatch, tmp_path, "cifar10")
     assert len(read_images("cifar10", tmp_path).train[0]) == 150
+
+
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_a_pickle_that_is_not_torchvisions_is_not_loaded(tmp_path, name):
+    layout = LAYOUTS[name]
+    files = [*layout.train, *layout.test]
+    for file in (files[0], files[-1]):
+        folder = tmp_path / file
+        write_pickles(folder, name)
+        path = folder / layout.folder / file
+        path.write_bytes(pickle.dumps(Harmful(tmp_path / "harm")))
+        with pytest.MonkeyPatch.context() as patch:
+            vouch_for(patch, folder, name)
+            cls = getattr(torchvision.datasets, layout.torchvision)
+            for listed in (cls.train_list, cls.test_list):
+                for entry in listed:
+                    entry[1] = "0" * 32 if entry[0] == file else entry[1]
+            found = hashlib.md5(path.read_bytes()).hexdigest()
+            assert refusal(name, folder) == (
+                f"{path} is not {layout.title}'s, or damaged: its md5 checksum is {found}, torchvision's {'0' * 32}"
+            )
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_checksums_are_of_the_files_that_are_read(name):
+    layout = LAYOUTS[name]
+    cls = getattr(torchvision.datasets, layout.torchvision)
+    assert tuple(file for file, _ in cls.train_list) == layout.train
+    assert tuple(file for file, _ in cls.test_list) == layout.test
 
 
 # A folder per class.

@@ -11,7 +11,7 @@ import pytest
 import torchvision
 
 from tasks.image_data import LAYOUTS, read_images
-from tests.support.images import assert_same, refusal, write_pickles
+from tests.support.images import assert_same, refusal, vouch_for, write_pickles
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -71,15 +71,8 @@ def test_what_was_downloaded_and_checked_is_read(network, cache, tmp_path, monke
         archive.add(source / "cifar-10-batches-py", "cifar-10-batches-py")
     cls = torchvision.datasets.CIFAR10
 
-    def md5(name):
-        return hashlib.md5((source / "cifar-10-batches-py" / name).read_bytes()).hexdigest()
-
     monkeypatch.setattr(cls, "tgz_md5", hashlib.md5(file.getvalue()).hexdigest())
-    for files in (cls.train_list, cls.test_list):
-        monkeypatch.setattr(
-            cls, "train_list" if files is cls.train_list else "test_list", [[f, md5(f)] for f, _ in files]
-        )
-    monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": md5("batches.meta")})
+    vouch_for(monkeypatch, source, "cifar10")
     network.append(file.getvalue())
     expected = read_images("cifar10", source)
     assert_same(read_images("cifar10", None), expected.train, expected.test)
