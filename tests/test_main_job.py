@@ -15,7 +15,10 @@ from tests.support.commands import run, start
 from tuner.store import Run
 
 TINY = ["--task", "mnist1d", "--out", ".", "--set", "train.epochs=1", "train.evaluations=2", "retrain.epochs=2"]
-EXPLODING = ["optimizers.sgd.space.lr.low=1e8", "optimizers.sgd.space.lr.high=1e9"]
+EXPLODING = [
+    "optimizers.sgd.space.lr.low=1e8", "optimizers.sgd.space.lr.high=1e9", "optimizers.sgd.defaults=[]",
+    "optimizers.adam.space.lr.high=0.1",
+]  # fmt: skip
 
 
 def optuna_states(run: Run, optimizer: str) -> list[str]:
