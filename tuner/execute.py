@@ -156,13 +156,13 @@ def announce(config: Config, work: Work, found: Found | None, output: Output) ->
     sizes = CohortSizes(config, found.timings.member_s if found else {}, math.ceil(work.seeds))
     if found is None:
         return sizes, None
+    for said in found.warnings:
+        print(f"warning: {said}", file=sys.stderr)
     expected = estimate(config, found.timings, sizes, trials=work.trials, seeds=work.seeds)
     without = ["the analyses of the curvature come on top"] if config.retrain.analyze_curvature else []
     unsaved = [f"{name}: trained without checkpoints, since {why}" for name, why in found.unsaved.items()]
     for line in [*sentences(expected, found.timings.untimed), *without, *sizes.sentences(), *unsaved]:
         console(output).print(line, markup=False)
-    for line in found.warnings:
-        print(f"warning: {line}", file=sys.stderr)
     if config.resources.gpus_per_trial and found.device == "cpu":
         print("the cluster's nodes declare GPUs, but PyTorch there finds none: training is on CPUs", file=sys.stderr)
     elif too_long := warning(config, expected):

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tuner import objects, text, wants
 from tuner.config import from_yaml
 from tuner.errors import UserError
 from tuner.estimate import Timings
+from tuner.heard import heard
 from tuner.schema import Config, OptimizerConfig
 from tuner.streams import STDERR
 
@@ -34,7 +35,7 @@ class Found:
         timings: of a few steps.
         data: what env.json says of the data.
         device: what training runs will be on.
-        warnings: what a person should know, in lines.
+        warnings: what the first steps and evaluation showed, and the warnings that were raised meanwhile, each a line.
         unsaved: optimizer -> why its runs cannot go on from snapshots.
     """
 
@@ -110,8 +111,9 @@ def look(config: Config, *, here: bool) -> dict[str, Any]:
         here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
     """
     try:
-        found = check(config, here=here)
-        return {"found": None if found is None else asdict(found)}
+        with heard() as warnings:
+            found = check(config, here=here)
+        return {"found": found and asdict(replace(found, warnings=found.warnings + warnings))}
     except UserError as error:
         return {"error": str(error)}
     except Exception as error:
