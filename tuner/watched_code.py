@@ -49,7 +49,7 @@ class Code:
         self.seen = self._look()
 
     def _look(self) -> tuple[list[int], list[CodeType]]:
-        """All at once, half a millisecond."""
+        """All at once, in under a millisecond."""
         return list(map(id, chain.from_iterable(map(VALUES, self.live)))), list(map(CODE, self.functions))
 
     def changed(self) -> list[str]:
