@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tuner.answer import Across, Answer, TaskAnswer
+from tuner.comparison import Comparison
 from tuner.sentences import caveats, overall, verdict
 from tuner.store import SCHEMA_VERSION
 from tuner.tables import HP
@@ -39,13 +40,18 @@ def _task(task: TaskAnswer) -> dict[str, Any]:
         "target": task.target,
         "data": [source.env.get("data") for source in made.sources],
         "optimizers": [
-            {"rank": place + 1, **_without_hp(row), "hp": made.hp(row["optimizer"]) or None,
+            {"rank": place + 1, **_without_hp(row), "hp": _hp(made, row["optimizer"]),
              "at_boundary": made.at_boundary(row["optimizer"]),
              "verdict": task.verdict(row["optimizer"]), "sentence": verdict(task, row["optimizer"])}
             for place, row in enumerate(task.summary.to_dict("records"))
         ],
         "contrasts": task.contrasts.drop(columns=["task", "shift"], errors="ignore").to_dict("records"),
     }  # fmt: skip
+
+
+def _hp(made: Comparison, optimizer: str) -> dict[str, Any] | None:
+    """Nothing, where there was nothing to search; ``None`` where nothing is known."""
+    return made.hp(optimizer) or (None if made.spaces[optimizer] else {})
 
 
 def _without_hp(row: dict[Any, Any]) -> dict[Any, Any]:

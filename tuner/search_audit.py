@@ -65,7 +65,7 @@ def importance(trials: pd.DataFrame, space: Mapping[str, Dimension], mode: Mode)
         hp = {name: [parsed(space[name], cell) for cell in counted[HP + name]] for name in names}
     except ValueError as error:
         return _silent(len(values), f"a trial lies outside the search space: {error}")
-    varied = [name for name in names if len(set(hp[name])) > 1]
+    varied = [name for name in names if len(set(map(str, hp[name]))) > 1]
     if reason := _silence(values, varied, mode):
         return _silent(len(values), reason)
     import optuna

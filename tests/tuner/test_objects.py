@@ -134,6 +134,34 @@ def test_every_shipped_optimizer_can_be_made_from_its_published_defaults(name: s
         assert {key: group[key] for key in point} == point
 
 
+@pytest.mark.parametrize("size", [5, 5.0])
+def test_whole_numbers_reach_the_class_as_such_whatever_they_were_read_as(size: float) -> None:
+    """LBFGS's first steps failed with a history of 5.0."""
+    space = {"history_size": Dimension(low=5, high=20, integer=True)}
+    lbfgs = OptimizerConfig(class_="torch.optim.LBFGS", args={"lr": 0.1}, space=space)
+    try_optimizer("mine", lbfgs)
+    param = torch.nn.Parameter(torch.ones(2))
+    for hp in (lbfgs.first_point(), {"history_size": size}):
+        optimizer = optimizer_maker("mine", lbfgs)([param], hp)
+        assert repr(optimizer.param_groups[0]["history_size"]) == "5"
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()  # noqa: B023
+            loss = param.square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+
+def test_a_choice_that_is_a_list_reaches_the_class_as_a_tuple() -> None:
+    space = {"betas": Dimension(choices=[[0.5, 0.6], [0.9, 0.999]])}
+    adam = OptimizerConfig(class_="torch.optim.Adam", space=space)
+    assert optimizer_maker("mine", adam)([torch.nn.Parameter(torch.ones(2))], {"betas": [0.9, 0.999]}).param_groups[0][
+        "betas"
+    ] == (0.9, 0.999)
+
+
 # Tasks.
 
 

@@ -318,3 +318,17 @@ def test_a_diverged_run_without_a_value_counts_as_the_worst(tmp_path: Path, caps
     (entry,) = [e for e in found["tasks"][0]["optimizers"] if e["optimizer"] == rows[0]["optimizer"]]
     others = [float(row["test_loss"]) for row in rows[1:] if row["optimizer"] == rows[0]["optimizer"]]
     assert entry["mean"] == pytest.approx((worst + sum(others)) / 5)
+
+
+def test_lists_as_choices_and_nothing_to_search_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    betas = "optimizers.adam.space.betas={choices: [[0.9, 0.999], [0.8, 0.99]]}"
+    settings = [betas, "optimizers.sgd.args.lr=0.1"]
+    run = make_run(tmp_path / "run", effects={"adam": 0.0, "sgd": 0.1}, settings=settings, seeds=5)
+    found = {entry["optimizer"]: entry for entry in as_json(capsys, run.path)["tasks"][0]["optimizers"]}
+    assert found["sgd"]["hp"] == {} and found["adam"]["hp"]["betas"] in ([0.9, 0.999], [0.8, 0.99])
+    assert (found["sgd"]["trials"], found["adam"]["trials"]) == (1, 30)
+    assert "is not complete" not in said(capsys, run.path)
+    assert f"betas={found['adam']['hp']['betas']}" in (run.path / "report.html").read_text(encoding="utf-8")
+    assert (run.path / "figures/1-search-adam.svg").exists() and "betas" in found["adam"]["hp"]

@@ -14,6 +14,7 @@ from tuner.schema import Dimension
 from tuner.search_audit import FEW_TRIALS, best_so_far, boundary, importance
 from tuner.searcher import at_boundary
 from tuner.store import Run
+from tuner.tables import hp_columns
 
 NAN = math.nan
 SPACE = {
@@ -125,6 +126,28 @@ def test_choices_that_differ_as_text_only_are_told_apart_where_the_cells_are_tex
         for choices in (["1", "1.0"], ["few", "many"])
     ]
     pd.testing.assert_frame_equal(found[0].table, found[1].table)
+
+
+def test_lists_are_choices_like_others(tmp_path: Path) -> None:
+    """Also from a table that was written and read."""
+    lr, betas = drawn(30)["lr"], Dimension(choices=[[0.9, 0.999], [0.8, 0.99]])
+    chosen = [betas.choices[x > 0.001] for x in lr]  # type: ignore[index]
+    run = Run.create(tmp_path / "run", run_config({"one": {"class": "pkg.Opt", "space": {"betas": betas}}}))
+    run.append_trials(
+        (
+            {"task": "t", "optimizer": "one", "trial": i, "state": "complete", "value": lr[i], "seed": 0}
+            | hp_columns({"lr": lr[i], "betas": chosen[i]})
+            for i in range(30)
+        ),
+        ["lr", "betas"],
+    )
+    read = importance(run.trials(), SPACE | {"betas": betas}, "min")
+    words = importance(
+        trials(lr, lr=lr, betas=["few" if x > 0.001 else "many" for x in lr]),
+        SPACE | {"betas": Dimension(choices=["many", "few"])},
+        "min",
+    )
+    pd.testing.assert_frame_equal(read.table, words.table)
 
 
 def test_diverged_trials_count_and_failed_and_stopped_ones_do_not() -> None:
