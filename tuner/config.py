@@ -224,7 +224,10 @@ def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     layer = OmegaConf.create()
     for key, value in flags.items():
         _check_literal(key, value)
-        OmegaConf.update(layer, key, value)
+        try:
+            OmegaConf.update(layer, key, value)
+        except LOADER_ERRORS as error:
+            raise UserError(f"{key}: {error}") from None
     return _container(layer)
 
 

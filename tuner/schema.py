@@ -79,10 +79,10 @@ def _is_scalar(value: Any) -> bool:
     return -(2**63) <= value < 2**63 if isinstance(value, int) else isinstance(value, float) and math.isfinite(value)
 
 
-def _arguments(space: dict[str, Any]) -> dict[str, Any]:
+def _columns(space: dict[str, Any]) -> dict[str, Any]:
     for name in space:
-        if not name.isidentifier():
-            raise ValueError(f"{name!r} cannot be an argument's name")
+        if not _is_scalar(name):
+            raise ValueError(f"a name must be 1 to {LONGEST_TEXT} printable characters, got {name!r}")
     return space
 
 
@@ -176,7 +176,7 @@ class OptimizerConfig(Section):
 
     class_: str = Field(alias="class")
     args: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
-    space: Annotated[dict[str, Dimension], AfterValidator(_arguments)]
+    space: Annotated[dict[str, Dimension], AfterValidator(_columns)]
     defaults: Annotated[list[dict[str, Any]], AfterValidator(_plain)] = []
 
     @model_validator(mode="after")

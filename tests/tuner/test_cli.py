@@ -106,12 +106,14 @@ def test_hyperparameters_for_a_person() -> None:
     [
         ("adm", ["sgd", "adam"], "; did you mean 'adam'? (valid: sgd, adam)"),
         ("ADAM", ["sgd", "adam"], "; did you mean 'adam'? (valid: sgd, adam)"),
-        ("zzz", ["adam"], "; did you mean 'adam'? (valid: adam)"),
-        ("", ["adam"], "; did you mean 'adam'? (valid: adam)"),
+        ("agamw", ["adam", "adamw"], "; did you mean 'adamw'? (valid: adam, adamw)"),
+        ("lr", ["epochs", "final_lr"], " (valid: epochs, final_lr)"),
+        ("zzz", ["adam"], " (valid: adam)"),
+        ("", ["adam"], " (valid: adam)"),
         ("a", [], "; none are known"),
     ],
 )
-def test_the_nearest_name_is_offered_with_all(name: str, valid: list[str], text: str) -> None:
+def test_the_nearest_name_is_offered_where_one_is_near_with_all(name: str, valid: list[str], text: str) -> None:
     assert nearest(name, valid) == text
 
 

@@ -40,7 +40,9 @@ TEXTS = st.one_of(
 )  # fmt: skip
 SCALARS = st.one_of(st.booleans(), NUMBERS, TEXTS, TEXTS)
 CHOICES = st.lists(st.one_of(SCALARS, SCALARS, st.lists(SCALARS, max_size=3), st.none()), min_size=1, max_size=4)
-NAMES = st.sampled_from(["lr", "n", "betas", "kind", "e", "Δ", "def", "x" * 60])
+NAMES = st.one_of(
+    st.sampled_from(["lr", "n", "betas", "kind", "Δ", "def", "x" * 60, " ", ",", '"', "<b>", "a.b"]), TEXT
+)
 
 
 @st.composite
@@ -184,7 +186,7 @@ def test_spaces_at_the_edge_of_what_is_accepted(
 @pytest.mark.parametrize(
     "dimension",
     [{"choices": ["a", ""]}, {"choices": ["a", "b\r"]}, {"low": -1e308, "high": 1e308},
-     {"low": 0, "high": 1e15, "integer": True}, {"choices": ["a", None]}],
+     {"low": 0, "high": 1e15, "integer": True}, {"choices": ["a", None]}, {"choices": ["${"]}],
 )  # fmt: skip
 def test_what_could_not_be_sampled_or_read_back_is_refused(dimension: dict[str, Any]) -> None:
     assert accepted({"x": dimension}, "tpe") is None

@@ -354,10 +354,10 @@ def test_a_choice_that_a_table_cannot_hold_is_refused(choice: Any) -> None:
     assert f"or a list of these, got {'null' if choice is None else repr(choice)}" in text
 
 
-@pytest.mark.parametrize("name", ["", "a b", "1", "a\r", "a.b", "a,b"])
-def test_a_hyperparameter_has_the_name_of_an_argument(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "a\r", "a\nb", "\ud800", "a" * 201])
+def test_a_hyperparameter_whose_name_a_table_cannot_hold_is_refused(name: str) -> None:
     text = refusal(optimizers__adam__space={name: {"choices": [1]}})
-    assert text.startswith(f"optimizers.adam.space: {name!r} cannot be an argument's name")
+    assert text.startswith("optimizers.adam.space: a name must be 1 to 200 printable characters, got ")
 
 
 @pytest.mark.parametrize("choices", [[[1, 2], "[1, 2]"], [[1, 2], [1.0, 2.0]], [[0.9], [0.9]], [[True], [1]]])
