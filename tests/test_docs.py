@@ -76,9 +76,9 @@ def run_example(page: str, folder: Path, module: str, yaml_file: str, *flags: st
         (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "mine" / name).write_text(found[language], encoding="utf-8")
     command = found["sh"].split()
-    assert command[:4] == ["PYTHONPATH=mine", "python", "-m", "tuner.search"]
+    assert command[:3] == ["python", "-m", "tuner.search"]
     flags = ("--trials", "2", "--seeds", "1", "--name", "own", "--json", *flags)
-    done = run(folder, command[3], *command[4:], *flags, env=environment("mine"))
+    done = run(folder, command[2], *command[3:], *flags, env=environment())
     assert done.code == 0, done.err
     entries = {entry["optimizer"]: entry for entry in json.loads(done.out)["optimizers"]}
     assert all(entry["n_trials"] == 2 for entry in entries.values())

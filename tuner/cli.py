@@ -15,9 +15,11 @@ from typing import Any, NoReturn
 
 from tuner import home, streams, text
 from tuner.errors import MachineError, UserError, nearest
+from tuner.folders import check_own_packages
 from tuner.signals import INTERRUPTED, interruption
 
 DONE, NOTHING, USAGE, PARTLY = 0, 1, 2, 3
+CHANGED_CODE = "--allow-changed-code"
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,6 +137,7 @@ def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None)
 def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
         check_working_directory()
+        check_own_packages()
         home.prepare()
         return main(argv)
     except UserError as error:

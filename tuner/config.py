@@ -5,7 +5,6 @@ defaults < optimizer < task < preset < --configs < --set < flags
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from tuner.bounded_yaml import bounded
 from tuner.errors import UserError, nearest
-from tuner.folders import available, roots, yaml_file
+from tuner.folders import available, check_configs, roots, yaml_file
 from tuner.schema import Config, Dimension, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -55,8 +54,8 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
     Raises:
         UserError: an unknown name or key, or a value that is not valid, in one sentence.
     """
-    if configs is not None and not os.path.isdir(configs):
-        raise UserError(f"--configs {configs}: no such folder")
+    if configs is not None:
+        check_configs(configs)
     task = str(flags["task.name"])
     known = available("optimizers", configs)
     require(task, "task", available("tasks", configs))
@@ -75,8 +74,10 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
         for name in optimizers:
             require(str(name), "optimizer", known)
         content["optimizers"] = {name: _searched(name, optimizers[name], layers) for name in names}
+    if "configs" in content:
+        raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
     _check_effect(command_line[0][1], content)
-    config = _validated(content, layers)
+    config = _validated(content | {"configs": configs and str(configs.absolute())}, layers)
     for name, optimizer in config.optimizers.items():
         _check_defaults(name, optimizer)
     return config

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tuner.folders import ROOT
 from tuner.resources import Machine
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "mnist1d")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe(machine: Machine) -> dict[str, Any]:
@@ -29,8 +29,14 @@ def describe(machine: Machine) -> dict[str, Any]:
             "memory_mb": _memory_mb(),
             "gpus": _gpu_names() if machine.gpus else [],
         },
-        "git": {"commit": _output("git", "rev-parse", "HEAD"), "dirty": bool(_output("git", "status", "--porcelain"))},
+        "git": git(),
     }
+
+
+def git() -> dict[str, Any]:
+    """The commit of this project's sources, and whether they have been changed since; none outside a checkout."""
+    commit = _output("git", "rev-parse", "HEAD") if (ROOT / ".git").exists() else None
+    return {"commit": commit, "dirty": bool(commit and _output("git", "status", "--porcelain"))}
 
 
 def _version(package: str) -> str | None:

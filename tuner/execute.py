@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from rich.console import Console
 
-from tuner import environment
+from tuner import environment, identity
 from tuner.cli import DONE, NOTHING, PARTLY, command_line
 from tuner.cohort_size import CohortSizes
 from tuner.errors import UserError
@@ -68,8 +68,11 @@ def new_run(config: Config, path: Path, output: Output) -> int:
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
+    identity.check_folder(config)
+    code = identity.identity(config)
     found = check(config, output)
-    run = Run.create(path, config)
+    run = Run.create(path, config, another=config.name is None)
+    run.code = code
     try:
         with run.locked():
             trials = sum(map(config.trials, config.optimizers)) / len(config.optimizers)
@@ -79,12 +82,13 @@ def new_run(config: Config, path: Path, output: Output) -> int:
         run.discard_if_new()  # Ray did not start
 
 
-def go_on(config: Config, run: Run, output: Output, *, search: bool) -> int:
+def go_on(config: Config, run: Run, output: Output, *, search: bool, changed_code: bool = False) -> int:
     """Do what a run lacks; the exit code.
 
     Args:
         config: the run's, with more trials or seeds perhaps.
         search: whether trials may be among it, or only retraining.
+        changed_code: whether that may be done by other code than the run was begun with.
 
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
@@ -97,6 +101,7 @@ def go_on(config: Config, run: Run, output: Output, *, search: bool) -> int:
             run.write_config(config)
             run.finish_curves()  # which a full disk may have prevented
             return EXIT_CODES[present(run, config, as_json=output.as_json)]
+        identity.check(config, run, allowed=changed_code)
         retrain = config.retrain.model_copy(update={"seeds": seeds or config.retrain.seeds})
         found = check(config.model_copy(update={"retrain": retrain}), output)
         return carry_out(config, run, work, found, output)
@@ -173,11 +178,14 @@ def announce(config: Config, work: Work, found: Found | None, output: Output) ->
 def note_environment(run: Run, sizes: CohortSizes, expected: Estimate | None) -> None:
     """Versions, hardware and what was expected, of this command: a run that goes on keeps those of its beginning."""
     here = environment.describe(this_machine())
-    here |= {"estimate": expected and expected.to_dict(), "cohorts": sizes.to_dict()}
+    here |= {"code": run.code, "estimate": expected and expected.to_dict(), "cohorts": sizes.to_dict()}
     if not run.has_env():
         run.write_env(here)
         return
     env = run.env()
+    last = [env, *env.get("resumed", [])][-1]
+    if not isinstance(last, dict) or last.get("code") not in (None, run.code):
+        run.forget_checkpoints()  # states of other code
     run.write_env(env | {"resumed": [*env.get("resumed", []), here]})
 
 

@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
 from tuner.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "configs"
+OWN_PACKAGES = ("tuner", "optimizers", "tasks")
 SUFFIXES = (".yaml", ".yml")
+
+
+def check_configs(folder: Path) -> None:
+    """
+    Raises:
+        UserError: there is no such folder of a user's own, or it has a package that would be taken for one of ours.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"--configs {folder}: no such folder")
+    for name in OWN_PACKAGES:
+        for path in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if path.is_file():
+                raise UserError(f"{path}: {name} is this project's own package; a module of yours needs another name")
+
+
+def check_own_packages() -> None:
+    """
+    Raises:
+        UserError: Python finds something else under the name of one of our packages, in the working directory say.
+    """
+    for name in OWN_PACKAGES:
+        spec = PathFinder.find_spec(name)
+        origin = Path(spec.origin) if spec and spec.origin else None
+        if origin and origin.resolve().parent != ROOT / name:
+            raise UserError(
+                f"{origin}: hides {name}, which is this project's own package; rename yours, or start in another folder"
+            )
+
+
+def reach(configs: str | None) -> None:
+    """Let Python find modules in the folder of ``--configs``, after all other places."""
+    if configs is not None and configs not in sys.path:
+        sys.path.append(configs)
 
 
 def roots(configs: Path | None = None) -> list[Path]:

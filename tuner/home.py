@@ -6,11 +6,11 @@ from __future__ import annotations
 import getpass
 import os
 
-from tasks.user_folders import home, is_writable, scratch_directory
-
 
 def prepare() -> None:
     """Set what is missing, for this process and those that it starts: a home, a user's name, folders to write in."""
+    from tasks.user_folders import home, is_writable, scratch_directory  # once it is known to be ours
+
     if not os.environ.get("HOME"):
         os.environ.pop("HOME", None)
         os.environ["HOME"] = str(home() or scratch_directory())  # Ray cannot be imported without

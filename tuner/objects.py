@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import text
 from tuner.errors import UserError, nearest
+from tuner.folders import OWN_PACKAGES, reach
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,13 @@ def find(path: str) -> Any:
     if not hasattr(module, name):
         public = [public for public in vars(module) if not public.startswith("_")]
         close = nearest(name, public).partition(" (valid")[0]
-        raise UserError(f"{path}: {module_name} has no {name!r}{close}")
+        own = path.partition(".")[0]
+        ours = (
+            f"; {own} is this project's own package, a module of yours needs another name"
+            if own in OWN_PACKAGES
+            else ""
+        )
+        raise UserError(f"{path}: {module_name} has no {name!r}{close}{ours}")
     found = getattr(module, name)
     if not callable(found):
         raise UserError(f"{path}: is a {type(found).__name__}, neither a class nor a function")
@@ -56,6 +63,7 @@ def make_task(config: Config) -> Task:
     Raises:
         UserError: its class does not exist, or does not take the arguments.
     """
+    reach(config.configs)
     task: TaskConfig = config.task
     arguments = {
         "metric": task.metric,
@@ -133,6 +141,7 @@ def check_dataset(config: Config) -> None:
         raise UserError(f"unknown dataset {dataset!r} of {config.task.name}{nearest(dataset, datasets)}")
     if config.task.check is None:
         return
+    reach(config.configs)
     try:
         find(config.task.check)(dataset, config.task.data_dir)
     except ValueError as error:

@@ -84,6 +84,7 @@ class Search:
                 "steps": int(outcome.clocks.get("steps", 0)),
                 "seconds": outcome.clocks.get("seconds", 0.0),
                 "cohort": outcome.cohort,
+                "code": self.run.mark,
                 "error": outcome.error,
             }
             | hp_columns(job.hp)
@@ -192,7 +193,8 @@ class Retrain:
             {"task": self.config.task.name, "optimizer": job.optimizer, "seed": job.seed, "status": outcome.state}
             | outcome.metrics
             | outcome.clocks
-            | {"step_ms": 1000 * seconds / steps if steps else None, "cohort": outcome.cohort, "error": outcome.error}
+            | {"step_ms": 1000 * seconds / steps if steps else None, "cohort": outcome.cohort}
+            | {"code": self.run.mark, "error": outcome.error}
             | hp_columns(job.hp)
         )
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from tuner.comparison import HIGHER_IS_BETTER, LOWER_IS_BETTER, Comparison, Source
 from tuner.errors import UserError, nearest
+from tuner.identity import differences
 from tuner.schema import BASELINES, Config
 from tuner.store import Run
 from tuner.text import line
@@ -103,7 +104,25 @@ def _comparison(sources: list[Source], label: str, baseline: str | None, metric:
         },
         notes=_choices(sources[0].config, optimizers, (baseline, metric), (chosen_baseline, chosen_metric)),
     )  # fmt: skip
-    return _mended(made)
+    return _mended(replace(made, notes=[*made.notes, *_codes(made)]))
+
+
+def _codes(made: Comparison) -> list[str]:
+    """Of runs, or rows of a run, that were made by different code."""
+    found = []
+    for phase, table in (("trials", made.trials), ("retraining runs", made.seeds)):
+        rows = table[table["code"].notna()] if "code" in table else table[:0]
+        if len(rows):
+            of = ", ".join(f"{name} {n}" for name, n in rows["optimizer"].value_counts(sort=False).items())
+            found.append(f"{phase} made by other code than their run was begun with: {of}; env.json has both.")
+    first, *others = [source.env.get("code") or {} for source in made.sources]
+    places = ("in one run", "in another")
+    different = dict.fromkeys(part for other in others for part in differences(first, other, places))
+    if different:
+        found.append(f"the runs were made by different code: {'; '.join(map(line, different))}.")
+    elif others and not all([first, *others]):
+        found.append("by which code some of the runs were made is not known, so not whether it was the same.")
+    return found
 
 
 def _choices(

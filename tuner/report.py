@@ -57,18 +57,20 @@ def _print(found: Answer, how: str) -> None:
 
 
 def folder(run: Path, out: Path | None, *, own: bool) -> Path:
-    """Where the report goes: into the run if it is its ``own``, else beside it.
+    """Where the report goes: into the run if it is its ``own``, else beside it, into a folder that is made for it.
 
     Raises:
         UserError: nothing can be written there.
     """
+    from tuner.store import new_folder
+
     path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
     there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
     if not there.is_dir():
         raise UserError(f"output folder {path}: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"output folder {path}: {there} cannot be written; choose another with --out")
-    return path
+    return path if out or own else new_folder(path)
 
 
 def write(found: Answer, path: Path, *, quiet: bool) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tuner.cli import Parser, add_output_flags, analysis_period, check_utf8, cohort_size, parse_seeds, run_command
+from tuner.cli import (
+    CHANGED_CODE,
+    Parser,
+    add_output_flags,
+    analysis_period,
+    check_utf8,
+    cohort_size,
+    parse_seeds,
+    run_command,
+)
 from tuner.errors import UserError
 
 
@@ -22,6 +31,7 @@ def make_parser() -> Parser:
         metavar="every=K",
         help="of each new run: the loss's Hessian at evaluations 0, K, 2K, ... and the last",
     )
+    add(CHANGED_CODE, action="store_true", help="go on though code has changed; rows made from now on are marked")
     add_output_flags(parser)
     return parser
 
@@ -46,7 +56,8 @@ def main(argv: list[str]) -> int:
     if args.analyze_curvature is not None:
         changes["retrain.analyze_curvature"] = args.analyze_curvature
     config = keep_seeds(revise(config, changes), run)
-    return execute.go_on(config, run, execute.Output(args.json, args.quiet, args.verbose), search=False)
+    output = execute.Output(args.json, args.quiet, args.verbose)
+    return execute.go_on(config, run, output, search=False, changed_code=args.allow_changed_code)
 
 
 if __name__ == "__main__":

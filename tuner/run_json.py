@@ -109,6 +109,7 @@ class Env(Content):
     data: Data = Data()
     parameters: int | None = None
     device: str | None = None
+    code: dict[str, dict[str, Any]] = {}
     resumed: list[Any] = []
 
 

@@ -321,12 +321,17 @@ class ResourcesConfig(Section):
 
 
 class Config(Section):
-    """Everything that one command was asked to do."""
+    """Everything that one command was asked to do.
+
+    Attributes:
+        configs: the user's own folder of ``--configs``, where Python finds their modules too.
+    """
 
     schema_version: Literal[1] = 1
     preset: str
     out: str
     name: str | None
+    configs: str | None = None
     task: TaskConfig
     optimizers: dict[str, OptimizerConfig]
     train: TrainConfig

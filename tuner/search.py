@@ -12,7 +12,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import Parser, add_output_flags, analysis_period, check_utf8, cohort_size, parse_seeds, run_command
+from tuner.cli import (
+    CHANGED_CODE,
+    Parser,
+    add_output_flags,
+    analysis_period,
+    check_utf8,
+    cohort_size,
+    parse_seeds,
+    run_command,
+)
 from tuner.errors import UserError
 from tuner.folders import available
 
@@ -62,6 +71,7 @@ def make_parser() -> Parser:
         type=Path,
         help="the directory of a run that goes on; more --trials or --seeds extend it",
     )
+    add(CHANGED_CODE, action="store_true", help="go on though code has changed; rows made from now on are marked")
     add("--out", metavar="DIR", help="where the run directory is made (default: runs)")
     add("--name", help="the run directory's name (default: <task>-<date>-<time>)")
     add("--configs", metavar="DIR", type=Path, help="your own folder with optimizers/, tasks/ and defaults.yaml")
@@ -82,15 +92,19 @@ def main(argv: list[str]) -> int:
     config = prepare(args, run)
     path = run.path if run else new_path(config)
     if args.dry_run:
-        from tuner import dry_run
+        from tuner import dry_run, identity
 
+        if run is not None:
+            identity.check(config, run, allowed=args.allow_changed_code)
         dry_run.show(config, path, as_json=args.json)
         return 0
 
     from tuner import execute
 
     output = execute.Output(args.json, args.quiet, args.verbose)
-    return execute.go_on(config, run, output, search=True) if run else execute.new_run(config, path, output)
+    if run is None:
+        return execute.new_run(config, path, output)
+    return execute.go_on(config, run, output, search=True, changed_code=args.allow_changed_code)
 
 
 def prepare(args: argparse.Namespace, run: Run | None) -> Config:
@@ -106,6 +120,8 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
 
     if run is None and args.task is None:
         raise UserError("--task is missing: the training problem (or --resume RUN, to go on with an earlier run)")
+    if run is None and args.allow_changed_code:
+        raise UserError(f"{CHANGED_CODE}: only a run that goes on (--resume RUN) has code of before")
     if run is not None and args.configs is not None:
         raise UserError("--configs: a run that goes on has its own config.yaml; leave it out with --resume")
     flags: dict[str, Any] = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items()}
@@ -146,9 +162,11 @@ def new_path(config: Config) -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    from tuner.store import check_creatable
+    from tuner.store import check_creatable, numbered
 
     path = Path(config.out) / (config.name or f"{config.task.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    if config.name is None:
+        path = next(free for free in numbered(path) if not os.path.lexists(free))
     check_creatable(path)
     return path
 

@@ -8,8 +8,11 @@ moment, finds whole records.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -44,9 +47,9 @@ if TYPE_CHECKING:
     from tuner.schema import Config
 
 SCHEMA_VERSION = 1
-TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "error"]
+TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error"]
 SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
-CLOCK_COLUMNS = ["steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort"]
+CLOCK_COLUMNS = ["steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code", "error"]
 LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
 CURVE_TYPES = {
     "task": "string", "optimizer": "string", "phase": "string", "trial": "Int64", "seed": "Int64", "step": "Int64",
@@ -65,10 +68,17 @@ LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 class Run:
-    """One run directory. Methods named after a file's content read it; ``write_`` and ``append_`` do so."""
+    """One run directory. Methods named after a file's content read it; ``write_`` and ``append_`` do so.
+
+    Attributes:
+        code: what the command at work is: see ``tuner.identity``.
+        mark: what rows that it makes have in their column code: nothing if it is what the run was begun with.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.code: dict[str, dict[str, Any]] = {}
+        self.mark = ""
         self.study_url = f"sqlite:///{quote(os.fsencode(self.path / 'study.db'))}"
         self.logs = self.path / "logs"
         self._trials = self.path / "trials.csv"
@@ -81,21 +91,25 @@ class Run:
         self._checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> Run:
+    def create(cls, path: Path, config: Config, *, another: bool = False) -> Run:
         """Make the directory; it has its config.yaml from the first moment, so that it can be resumed.
+
+        Args:
+            another: take another name, with a number, where this one is taken, by a command begun at the same time.
 
         Raises:
             UserError: it exists, or cannot be made.
         """
-        check_creatable(path)
-        partial = cls(path.with_name(f".{path.name}.partial"))
+        if not another:
+            check_creatable(path)
+        partial = cls(path.with_name(f".{secrets.token_hex(8)}.partial"))
         try:
-            partial.logs.mkdir(parents=True, exist_ok=True)
+            partial.logs.mkdir(parents=True)
             partial.write_config(config)
-            partial.path.rename(path)
+            return cls(_renamed(partial.path, numbered(path) if another else iter([path])))
         except OSError as error:
+            shutil.rmtree(partial.path, ignore_errors=True)
             raise UserError(f"output folder {path}: cannot be made ({error.strerror})") from None
-        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -229,10 +243,10 @@ class Run:
     def write_seeds(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
         """Write all retrained runs: identity, losses, the task's own metrics, clocks, hyperparameters."""
         rows = list(rows)
-        known = [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS, "error", *(HP + name for name in hyperparameters)]
+        known = [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
         own = sorted({key for row in rows for key in row} - set(known))
         metrics = [*LOSS_COLUMNS, *own]
-        columns = [*SEED_COLUMNS, *metrics, *CLOCK_COLUMNS, "error", *(HP + name for name in hyperparameters)]
+        columns = [*SEED_COLUMNS, *metrics, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
         write_whole(self._seeds, csv_text(columns, rows, header=True))
 
     def seeds(self) -> pd.DataFrame:
@@ -291,6 +305,10 @@ class Run:
         paths = {name: self._checkpoints / f"{name}.pt" for name in names} if self._checkpoints.is_dir() else {}
         return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
+    def forget_checkpoints(self) -> None:
+        """All of them: what was under way begins anew."""
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
+
     def drop_checkpoints(self, names: Iterable[str]) -> None:
         """Those of training runs that have ended; the folder goes with the last one."""
         if self._checkpoints.is_dir():
@@ -342,6 +360,39 @@ class Run:
             got = "" if wrong["type"] == "missing" else f", got {shortened(wrong['input'])}"
             raise UserError(f"{path}: {where}: {wrong['msg']}{got}")
         return content
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """The path, then others: name-2, name-3, ..."""
+    yield path
+    yield from (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+
+
+def new_folder(path: Path) -> Path:
+    """Made here and now, with a number behind its name where that is taken."""
+    for free in numbered(path):
+        with suppress(FileExistsError):
+            free.mkdir()
+            return free
+    raise AssertionError("numbers do not end")
+
+
+def _renamed(folder: Path, names: Iterator[Path]) -> Path:
+    """The folder under the first of the names that nobody has.
+
+    Raises:
+        OSError: all are taken, or it cannot be.
+    """
+    taken = None
+    for name in names:
+        try:
+            return folder.rename(name)  # fails where there is a folder that is not empty, as a run never is
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            taken = error
+    assert taken is not None
+    raise taken
 
 
 def check_files(run: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tuner.cli import command_line, hp_text
+from tuner.cli import CHANGED_CODE, command_line, hp_text
 from tuner.schema import Config
 from tuner.store import Run
 from tuner.text import line
@@ -34,6 +34,11 @@ def present(run: Run, config: Config, *, as_json: bool) -> str:
         print_table(summary, config, console)
     print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
     print("\n" + "\n".join([*sentences, setting(summary, config)]))
+    if any(other := summary["other_code"].values()):
+        trials, seeds = other
+        print(
+            f"made by other code than the run was begun with ({CHANGED_CODE}): {trials} trials, {seeds} retraining runs"
+        )
     print(f"files: {run.path}/ ({', '.join(run.files())})")
     print("next:")
     for command, what in _next_commands(run, config, summary):
@@ -100,7 +105,13 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
             "preset": config.preset, "data": env.get("data"), "parameters": env.get("parameters"),
             "status": _status(config, trials, seeds), "lacks_trials": _lacks_trials(config, trials),
+            "other_code": {"trials": _marked(trials), "seeds": _marked(seeds)},
             "optimizers": optimizers}  # fmt: skip
+
+
+def _marked(rows: pd.DataFrame) -> int:
+    """How many were made by other code than the run was begun with."""
+    return int(rows["code"].notna().sum()) if "code" in rows else 0
 
 
 def metrics(config: Config, seeds: pd.DataFrame) -> list[str]:

@@ -193,6 +193,27 @@ def test_two_runs_on_different_machines(run: Run) -> None:
     assert caveats(first, second) == ["the runs were made on different hardware: seconds are not comparable."]
 
 
+def test_two_runs_by_different_code(run: Run) -> None:
+    first, second = pair(run)
+    torch = run.env()["code"]["torch"]
+    edit_env(second, code=run.env()["code"] | {"torch": torch | {"version": "2.15.0"}})
+    assert caveats(first, second) == [
+        "the runs were made by different code: torch: torch 2.14.0 in one run, torch 2.15.0 in another."
+    ]
+    edit_env(second, code={})
+    unknown = "by which code some of the runs were made is not known, so not whether it was the same."
+    assert caveats(first, second) == [unknown] and caveats(second) == []
+
+
+def test_rows_by_other_code_than_the_runs(run: Run) -> None:
+    edit_seeds(run, where("sgdm", "0 1", code="123e45678901"))
+    edit_trials(run, lambda row: row | {"code": "0" * 12} if row["trial"] == "19" else row)
+    assert caveats(run) == [
+        "trials made by other code than their run was begun with: diag_hessian 1, adam 1, sgdm 1; env.json has both.",
+        "retraining runs made by other code than their run was begun with: sgdm 2; env.json has both.",
+    ]
+
+
 def test_a_run_that_does_not_know_its_hardware(run: Run) -> None:
     edit_env(run, hardware=None)
     assert caveats(run) == []

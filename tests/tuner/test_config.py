@@ -202,13 +202,17 @@ def test_a_configs_folder_must_exist(tmp_path: Path) -> None:
     assert refusal(configs=tmp_path / "none") == f"--configs {tmp_path / 'none'}: no such folder"
 
 
+def of_folder(folder: Path) -> Config:
+    return blobs().model_copy(update={"configs": str(folder)})
+
+
 def test_an_empty_configs_folder_changes_nothing(tmp_path: Path) -> None:
-    assert blobs(configs=tmp_path) == blobs()
+    assert blobs(configs=tmp_path) == of_folder(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["defaults", "tasks/blobs", "optimizers/adam"])
 def test_an_empty_file_changes_nothing(tmp_path: Path, where: str) -> None:
-    assert blobs(configs=write(tmp_path, {where: b"\n# nothing yet\n"})) == blobs()
+    assert blobs(configs=write(tmp_path, {where: b"\n# nothing yet\n"})) == of_folder(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["defaults", "tasks/blobs", "optimizers/adam"])

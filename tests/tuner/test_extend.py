@@ -34,7 +34,7 @@ CHANGES: dict[str, Any] = {
     "report.baseline": "one", "report.metric": "test_loss", "report.test": "wilcoxon", "report.alpha": 0.01,
     "report.margin": {"loss": 0.5},
 }  # fmt: skip
-FIXED = {"schema_version", "search.optimizers"}  # no other value is valid beside the rest
+FIXED = {"schema_version", "configs", "search.optimizers"}  # no other value is valid beside the rest
 
 
 def leaves(content: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -296,7 +296,7 @@ def test_a_trial_is_a_row_of_trials_csv(run: Run) -> None:
     plan.record([(job, ended(job))])
     (row,) = run.trials().to_dict("records")
     assert math.isnan(row.pop("hp.kind"))  # not a hyperparameter of this optimizer
-    assert math.isnan(row.pop("error"))
+    assert math.isnan(row.pop("error")) and math.isnan(row.pop("code"))
     assert row == {"task": "blobs", "optimizer": "one", "trial": 0, "state": "complete", "value": loss(job),
                    "seed": SEED, "steps": 8, "seconds": 0.5, "cohort": 1, "hp.lr": 0.5}  # fmt: skip
 
@@ -306,6 +306,7 @@ def test_a_retrained_seed_is_a_row_of_seeds_csv(run: Run) -> None:
     rows = run.seeds().drop(columns="error").to_dict("records")
     assert [(row["optimizer"], row["seed"]) for row in rows] == [("one", 2), ("one", 4), ("two", 2), ("two", 4)]
     job = next(job for job in jobs if (job.optimizer, job.seed) == ("two", 2))
+    assert math.isnan(rows[2].pop("code"))  # that of the run's beginning
     assert rows[2] == {
         "task": "blobs", "optimizer": "two", "seed": 2, "status": "complete", "train_loss": 2.0, "val_loss": loss(job),
         "test_loss": 3.0, "steps": 8, "grad_equivalents": 16.0, "seconds": 0.5, "step_ms": 62.5, "peak_mem_mb": 3.0,

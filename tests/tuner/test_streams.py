@@ -135,7 +135,7 @@ run_command(report.main, sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(("whole", "name"), [(0, "summary.csv"), (1, "contrasts.csv")])
+@pytest.mark.parametrize(("whole", "name"), [(0, "figures/manifest.json"), (1, "summary.csv"), (2, "contrasts.csv")])
 def test_a_full_disk_under_a_report_names_the_file(tmp_path: Path, whole: int, name: str) -> None:
     run = make_run(tmp_path / "run", seeds=3)
     (tmp_path / "filling.py").write_text(FILLING.format(whole=whole))
