@@ -125,6 +125,7 @@ def test_retrain_adds_the_missing_seeds_and_keeps_the_others(main_job):
     assert json.loads(out)["optimizers"][0]["n_seeds"] == 3
     assert err == ""
     assert run_.config().retrain.analyze_curvature == 2
+    assert [command["added_seeds"] for command in run_.env()["resumed"]] == [[7]]
     curvature = pd.read_parquet(run_.path / "curvature.parquet")
     assert (set(curvature["seed"]), set(curvature["step"])) == ({7}, {0, 200})
     largest = curvature.query("quantity == 'eigenvalue' and index == 0")["value"]

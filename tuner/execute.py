@@ -175,17 +175,20 @@ def announce(config: Config, work: Work, found: Found | None, output: Output) ->
     return sizes, expected
 
 
-def note_environment(run: Run, sizes: CohortSizes, expected: Estimate | None) -> None:
-    """Versions, hardware and what was expected, of this command: a run that goes on keeps those of its beginning."""
+def note_environment(config: Config, run: Run, sizes: CohortSizes, expected: Estimate | None) -> None:
+    """Versions, hardware and what was expected, of this command: a run that goes on keeps those of its beginning, and
+    notes which seeds it did not ask for before there were results to look at."""
     here = environment.describe(this_machine())
     here |= {"code": run.code, "estimate": expected and expected.to_dict(), "cohorts": sizes.to_dict()}
     if not run.has_env():
         run.write_env(here)
         return
-    env = run.env()
+    env, asked = run.env(), run.config().retrain.seeds
     last = [env, *env.get("resumed", [])][-1]
     if not isinstance(last, dict) or last.get("code") not in (None, run.code):
         run.forget_checkpoints()  # states of other code
+    if run.valid_seed_rows():
+        here |= {"added_seeds": [seed for seed in config.retrain.seeds if seed not in asked]}
     run.write_env(env | {"resumed": [*env.get("resumed", []), here]})
 
 
@@ -238,8 +241,8 @@ def with_ray(config: Config, run: Run, work: Work, found: Found | None, output: 
                 found = ray_tune.look_there(config)
             check_data(run, found)
             announced = announce(config, work, found, output)
+        note_environment(config, run, *announced)
         run.write_config(config)
-        note_environment(run, *announced)
         make_plan = search_plan if work.search else retrain_plan
         plan = make_plan(config, run, announced[0], found.unsaved if found else ())
         return plan, config, do(plan, config, scratch, output)
