@@ -294,7 +294,7 @@ def general(column: str) -> str:
     """With the place of a name in it."""
     if column.startswith("hp."):
         return "hp.NAME"
-    return re.sub(r"^(?:train|val|test)_\w+?_(mean|sd|low|high)$", r"METRIC_\1", column)
+    return re.sub(r"^(?:train|val|test)_\w+?_(mean|sd|low|high|median)$", r"METRIC_\1", column)
 
 
 @pytest.mark.parametrize("name", ["summary", "contrasts"])

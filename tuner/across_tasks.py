@@ -13,9 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tuner.stats import holm
-
-Array = NDArray[np.float64]
+from tuner.paired import Array, differences, holm, signed_rank_test
 
 LEFT_OUT = "left_out"
 """The key under which a table's ``attrs`` say what it does not cover."""
@@ -83,14 +81,25 @@ def ranks(means: pd.DataFrame) -> pd.DataFrame:
     """The optimizers' ranks on each task: 1 is the best, those that are equal share the mean of their ranks.
 
     Args:
-        means: index task, columns optimizer; NaN where an optimizer was not run on the task.
+        means: index task, columns optimizer; NaN where an optimizer was not run on the task, infinite where it
+            diverged, which is last. What only rounding tells apart is equal.
 
     Returns:
         The same without the tasks that lack an optimizer, which ``attrs["left_out"]`` names.
     """
     there = means.dropna()
-    found = there.rank(axis=1, method="average")
+    levels = np.array([_levels(row) for row in there.to_numpy(float)]).reshape(there.shape)
+    found = pd.DataFrame(levels, there.index, there.columns).rank(axis=1, method="average")
     found.attrs[LEFT_OUT] = [task for task in means.index if task not in there.index]
+    return found
+
+
+def _levels(values: Array) -> Array:
+    """0 for the best, one more for each that is told apart from the one before."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    found = np.zeros(len(values))
+    found[order[1:]] = np.cumsum(differences(ordered[1:], ordered[:-1]) != 0)
     return found
 
 
@@ -105,7 +114,7 @@ def friedman(means: pd.DataFrame) -> tuple[float, float] | None:
     """
     from scipy import stats
 
-    there = means.dropna()
+    there = ranks(means)
     optimizers, tasks = FEWEST_FOR_FRIEDMAN
     if there.shape[1] < optimizers or len(there) < tasks or (there.nunique(axis=1) == 1).all():
         return None
@@ -116,8 +125,8 @@ def friedman(means: pd.DataFrame) -> tuple[float, float] | None:
 def wilcoxon_holm(means: pd.DataFrame) -> pd.DataFrame:
     """Wilcoxon's signed-rank test of every pair of optimizers, over the tasks that have all of them.
 
-    Tasks on which a pair is equal do not count for it. p-values are two-sided; exact without ties for up to 50 tasks,
-    with ties for up to 13. Of n tasks none is below 2 / 2^n.
+    Tasks on which a pair is equal do not count for it. p-values are two-sided, of ``paired.signed_rank_test``. Of n
+    tasks none is below 2 / 2^n.
 
     Returns:
         Columns first, second, p, p_holm (Holm 1979, over all pairs); a row per pair, in the order of the columns. p is
@@ -125,16 +134,10 @@ def wilcoxon_holm(means: pd.DataFrame) -> pd.DataFrame:
     """
     there = means.dropna()
     pairs = list(combinations(there.columns, 2))
-    p = np.array([_wilcoxon(there[a].to_numpy(float), there[b].to_numpy(float)) for a, b in pairs], float)
+    columns = {name: there[name].to_numpy(float) for name in there}
+    p = np.array([signed_rank_test(differences(columns[a], columns[b])) for a, b in pairs], float)
     firsts, seconds = [a for a, _ in pairs], [b for _, b in pairs]
     return pd.DataFrame({"first": firsts, "second": seconds, "p": p, "p_holm": holm(p)})
-
-
-def _wilcoxon(x: Array, y: Array) -> float:
-    from scipy import stats
-
-    differ = x != y
-    return float(stats.wilcoxon(x[differ] - y[differ]).pvalue) if differ.any() else 1.0
 
 
 def cliques(mean_ranks: pd.Series, pairs: pd.DataFrame, alpha: float) -> list[list[str]]:
@@ -171,11 +174,11 @@ def normalised(values: pd.DataFrame) -> pd.DataFrame:
         values: columns task, status and value, lower is better; one row per run.
 
     Returns:
-        A copy. Diverged runs have 0; runs without a value have NaN. Where those that did not diverge are all equal they
-        have 0.5: nothing tells the best from the worst.
+        A copy. Diverged runs, and infinite values, have 0; runs without a value have NaN. Where those that did not
+        diverge are all equal they have 0.5: nothing tells the best from the worst.
     """
-    diverged = values["status"] == "diverged"
     value = values["value"].astype(float)
+    diverged = (values["status"] == "diverged") | np.isinf(value)
     by_task = value.mask(diverged).groupby(values["task"])
     best, worst = by_task.transform("min"), by_task.transform("max")
     score = ((worst - value) / (worst - best)).mask((worst == best) & value.notna(), 0.5)

@@ -35,12 +35,16 @@ class TaskAnswer:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """A row per optimizer, the best mean first."""
+        """A row per optimizer, the best ``typical`` value first."""
         made = self.comparison
-        rows = [self._row(name) for name in made.optimizers]
-        return pd.DataFrame(rows).sort_values(
-            "mean", ascending=made.mode(made.metric) == "min", kind="stable", ignore_index=True
-        )
+        table = pd.DataFrame([self._row(name) for name in made.optimizers])
+        less = made.mode(made.metric) == "min"
+        return table.sort_values(self.typical, ascending=less, kind="stable", ignore_index=True)
+
+    @cached_property
+    def typical(self) -> str:
+        """What stands for an optimizer's runs, "mean" or, where runs of any diverged, "median"."""
+        return "median" if np.isinf(_numbers(self.comparison.seeds, self.comparison.metric)).any() else "mean"
 
     def _row(self, name: str) -> dict[str, Any]:
         made = self.comparison
@@ -52,12 +56,13 @@ class TaskAnswer:
         row |= stats.describe(_numbers(own, made.metric), confidence)
         for metric in made.metrics[1:]:
             found = stats.describe(_numbers(own, metric), confidence)
-            row |= {f"{metric}_{key}": found[key] for key in ("mean", "sd", "low", "high")}
+            row |= {f"{metric}_{key}": found[key] for key in ("mean", "sd", "low", "high", "median")}
         for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
             row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(own, clock)).all() else np.nan
         trials = made.trials[made.trials["optimizer"] == name]
         states = trials["state"].value_counts()
-        row |= {"shared": made.shared, "trials": len(trials), "trials_diverged": int(states.get("diverged", 0))}
+        row |= {"cohort": made.cohorts[name], "shared": made.shared}
+        row |= {"trials": len(trials), "trials_diverged": int(states.get("diverged", 0))}
         row |= {"trials_failed": int(states.get("failed", 0)), "tuned": len(made.spaces[name])}
         row |= {"at_boundary": " ".join(made.at_boundary(name))}
         return row | hp_columns(made.hp(name))
@@ -79,7 +84,8 @@ class TaskAnswer:
         made = self.comparison
         table = stats.contrasts(values, made.baseline, made.mode(metric), made.rules(metric))
         primary = metric == made.metric and clock == "steps"
-        head: Any = {"task": made.task, "metric": metric, "mode": made.mode(metric), "clock": clock, "primary": primary}
+        head: Any = {"task": made.task, "metric": metric, "mode": made.mode(metric), "clock": clock, "primary": primary,
+                     "declared": not made.undeclared}  # fmt: skip
         return table.assign(**head)[[*head, *table.columns]]
 
     @cached_property
@@ -98,8 +104,11 @@ class TaskAnswer:
         return rows[0] if rows else None
 
     def standing(self, optimizer: str) -> str:
-        """Its verdict, or "baseline"; a dash where it has none."""
-        return self.verdict(optimizer) or ("baseline" if optimizer == self.comparison.baseline else "-")
+        """Its verdict, marked where the comparison was not declared, or "baseline"; a dash where it has none."""
+        found = self.verdict(optimizer)
+        if found is None:
+            return "baseline" if optimizer == self.comparison.baseline else "-"
+        return f"{found} (not declared)" if self.comparison.undeclared else found
 
     @cached_property
     def filled(self) -> pd.DataFrame:
@@ -197,12 +206,13 @@ class Across:
 
     @cached_property
     def means(self) -> pd.DataFrame:
-        """Mean of the deciding metric, lower is better: index task, columns optimizer."""
+        """Mean of the deciding metric, on tasks where runs diverged its median, lower is better: index task, columns
+        optimizer."""
         found = {}
         for task in self.tasks:
             made = task.comparison
             sign = 1.0 if made.mode(made.metric) == "min" else -1.0
-            found[made.task] = sign * task.summary.set_index("optimizer")["mean"]
+            found[made.task] = sign * task.summary.set_index("optimizer")[task.typical]
         return pd.DataFrame(found).T.reindex(columns=self.optimizers)
 
     @cached_property

@@ -43,10 +43,12 @@ class Comparison:
         task: its name; that of the run beside it where runs of one task are not comparable.
         optimizers: their names, in the runs' order; a second one of the same name is ``name@run``.
         metric: the one that decides, a column of ``seeds``.
-        seeds, trials, curves: the runs' tables with these names; see ``tuner.store``.
+        seeds, trials, curves: the runs' tables with these names; see ``tuner.store``. The metrics of diverged runs are
+            infinite, and their clocks are those of their whole budget.
         best: what best.json says, by optimizer.
         spaces: the searched hyperparameters, by optimizer.
         notes: what had to be done to the tables, for a person.
+        undeclared: "baseline" and "metric", where they are others than the runs declare.
     """
 
     task: str
@@ -60,6 +62,7 @@ class Comparison:
     best: dict[str, dict[str, Any]]
     spaces: dict[str, dict[str, Dimension]]
     notes: list[str]
+    undeclared: list[str]
 
     @property
     def config(self) -> Config:
@@ -92,15 +95,20 @@ class Comparison:
 
     def mode(self, metric: str) -> Mode:
         """Whether less of it is better, or more."""
-        base, own = metric.partition("_")[2], self.config.task.metric.partition("_")[2]
-        if base == own:
-            return self.config.task.mode
-        return "max" if HIGHER_IS_BETTER & set(base.split("_")) else "min"
+        return mode(self.config, metric)
 
     def rules(self, metric: str) -> Rules:
         """What was declared."""
         said = self.config.report
         return Rules(said.test, said.alpha, said.margin.get(metric.partition("_")[2]))
+
+    @property
+    def cohorts(self) -> dict[str, int]:
+        """How many runs of each optimizer trained together at most; 1 where nothing else is known."""
+        if "cohort" not in self.seeds:
+            return dict.fromkeys(self.optimizers, 1)
+        largest = self.seeds.groupby("optimizer")["cohort"].max().reindex(self.optimizers).fillna(1)
+        return {str(name): int(size) for name, size in largest.items()}
 
     @property
     def timed(self) -> bool:
@@ -112,15 +120,28 @@ class Comparison:
         """Whether runs had company on their device, so that their seconds are not comparable."""
         resources = [source.config.resources for source in self.sources]
         fractions = any(0 < (r.gpus_per_trial or 0) < 1 or r.cpus_per_trial < 1 for r in resources)
-        return fractions or ("cohort" in self.seeds and bool((self.seeds["cohort"] > 1).any()))
+        return fractions or self.stacked
+
+    @property
+    def stacked(self) -> bool:
+        """Whether runs trained together: each has a share of a stack's time, which depends on the size of the stack."""
+        return max(self.cohorts.values(), default=1) > 1
 
     def values(self, metric: str) -> pd.DataFrame:
-        """A row per retrained run: optimizer, seed, status, value (NaN of a failed run)."""
+        """A row per retrained run: optimizer, seed, status, value (NaN of a failed run, infinite of a diverged one)."""
         if metric not in self.seeds:
             return pd.DataFrame({"optimizer": [], "seed": [], "status": [], "value": []})
         table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
         order = {name: place for place, name in enumerate(self.optimizers)}
         return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
+
+
+def mode(config: Config, metric: str) -> Mode:
+    """Whether less of a metric is better, or more: as the task says of its own, else as the name does."""
+    base, own = metric.partition("_")[2], config.task.metric.partition("_")[2]
+    if base == own:
+        return config.task.mode
+    return "max" if HIGHER_IS_BETTER & set(base.split("_")) else "min"
 
 
 def machine(source: Source) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
 from numpy.typing import NDArray
 
 from tuner.figure_parts import (
@@ -32,9 +33,12 @@ from tuner.figure_parts import (
 )
 from tuner.figure_scales import Scale, drawable, finite, number, scale
 from tuner.figure_text import SMALL, labels, plain, text_width
+from tuner.paired import differences as paired_differences
+from tuner.stats import median
 
 Better = Literal["lower", "higher"]
 ROW = 24.0  # points per optimizer
+LINE = 8.5  # points from one line of a verdict to the next
 NAME_ROOM = 110.0  # points
 
 
@@ -44,13 +48,17 @@ def slopes(
 ) -> Figure:
     """One line per seed from the baseline's value to the optimizer's; seeds that only one of them has are left out.
 
-    Seeds on which the optimizer wins are full lines in its colour, losses are dashed and hollow, ties dotted.
+    Seeds on which the optimizer wins are full lines in its colour, losses are dashed and hollow, ties dotted. Those on
+    which one of them diverged have no line, but count.
 
     Args:
-        values: columns optimizer, seed, value of one task.
+        values: columns optimizer, seed, value of one task; infinite where a run diverged.
     """
     both = values.pivot(index="seed", columns="optimizer", values="value")
-    both = both.reindex(columns=[baseline, optimizer])
+    both = both.reindex(columns=[baseline, optimizer]).dropna()
+    theirs, own = both.to_numpy(float).T
+    counts = _counts(paired_differences(own, theirs))
+    lost = {baseline: int(np.isinf(theirs).sum()), optimizer: int(np.isinf(own).sum())}
     pairs = _own_sign(drawable(both), better)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
     gain = pairs[:, 1] - pairs[:, 0] if better == "higher" else pairs[:, 0] - pairs[:, 1]
@@ -67,17 +75,24 @@ def slopes(
         if which.any():
             x, heights = _broken(pairs[which])
             panel.axes.plot(x, heights, linewidth=1.0, marker="o", markersize=3.6, clip_on=False, alpha=0.8, **how)
-    _means(panel, figure, pairs)
+    _middles(panel, figure, _own_sign(both.to_numpy(float), better), "median" if any(lost.values()) else "mean")
     _column_names(panel, figure, [baseline, optimizer])
     write_at(figure, 5, 218, plain(metric_label), va="top")
-    wins, ties, losses = int((gain > 0).sum()), int((gain == 0).sum()), int((gain < 0).sum())
-    counts = f"{_count(wins, 'win')}, {_count(ties, 'tie')}, {_count(losses, 'loss')}" if len(gain) else "no pairs"
+    counts += "".join(f"; {plain(name, 24)}: {count} diverged" for name, count in lost.items() if count)
     write_at(figure, left + panel.width / 2, 200, counts, ha="center", va="top", fontsize=SMALL)
     return figure
 
 
 def _own_sign(values: NDArray[np.float64], better: Better) -> NDArray[np.float64]:
     return -values + 0.0 if better == "higher" else values
+
+
+def _counts(d: NDArray[np.float64]) -> str:
+    """Of differences of which less is better."""
+    if not len(d):
+        return "no pairs"
+    wins, ties, losses = int((d < 0).sum()), int((d == 0).sum()), int((d > 0).sum())
+    return f"{_count(wins, 'win')}, {_count(ties, 'tie')}, {_count(losses, 'loss')}"
 
 
 def _count(n: int, what: str) -> str:
@@ -91,18 +106,17 @@ def _broken(pairs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     return np.tile([0.0, 1.0, np.nan], len(pairs)), np.column_stack([pairs, gaps]).ravel()
 
 
-def _means(panel: Panel, figure: Figure, pairs: NDArray[np.float64]) -> None:
-    """A heavy stroke outside each column at its mean, with the number."""
-    if not len(pairs):
-        return
-    for mean, (inner, outer), side in zip(
-        pairs.mean(axis=0), ((-0.08, -0.2), (1.08, 1.2)), ("right", "left"), strict=True
-    ):
-        ends = panel.points([inner, outer], [mean, mean])
+def _middles(panel: Panel, figure: Figure, pairs: NDArray[np.float64], which: Literal["mean", "median"]) -> None:
+    """A heavy stroke outside each column at its mean or median, with the number; none where half of it diverged."""
+    middles = [float(own.mean()) if which == "mean" else median(own) for own in pairs.T] if len(pairs) else []
+    for middle, (inner, outer), side in zip(middles, ((-0.08, -0.2), (1.08, 1.2)), ("right", "left"), strict=False):
+        if not np.isfinite(drawable(middle)):
+            continue
+        ends = panel.points([inner, outer], [middle, middle])
         draw_at(figure, ends, color=INK, linewidth=2.4)
         x, y = ends[1]
         write_at(
-            figure, x + (4 if side == "left" else -4), y, number(mean), ha=side, va="center_baseline", fontsize=SMALL
+            figure, x + (4 if side == "left" else -4), y, number(middle), ha=side, va="center_baseline", fontsize=SMALL
         )
 
 
@@ -120,14 +134,13 @@ def differences(
     names: Sequence[str],
     metric_label: str,
     better: Better,
-    margin: float | None = None,
 ) -> Figure:
     """Per optimizer the mean difference to the baseline with its interval, and the difference on every seed.
 
     Args:
-        contrasts: columns optimizer, difference, low, high, and, where it is to be shown, verdict; lower is better.
+        contrasts: columns optimizer, difference, low, high, and, where they are to be shown, verdict, and margin,
+            within which differences to both sides do not matter; lower is better. Differences may be infinite medians.
         points: columns optimizer, seed, difference.
-        margin: differences within it, to both sides, count as equivalent.
     """
     table = contrasts[contrasts["optimizer"].isin(list(names))]
     rows = [(str(row["optimizer"]), row) for _, row in table.iterrows()]
@@ -136,25 +149,29 @@ def differences(
     shown += [table[column].to_numpy(float) for column in ("difference", "low", "high")]
     x = scale(np.append(sign * finite(np.concatenate(shown)), 0.0), ticks=4)
     written = labels([name for name, _ in rows], NAME_ROOM)
-    verdicts = [str(row.get("verdict", "")) for _, row in rows]
+    verdicts = [_lines(str(row.get("verdict", ""))) for _, row in rows]
+    margins = [float(row.get("margin", np.nan)) for _, row in rows]
     left = 12 + max(map(text_width, written), default=0)
-    right = 12 + max((text_width(verdict, SMALL) for verdict in verdicts), default=0)
+    right = 12 + max((text_width(line, SMALL) for lines in verdicts for line in lines), default=0)
     height = 33 + ROW * max(len(rows), 1) + 20
     figure = new_figure(WIDTH, height)
     y = Scale(-0.5, max(len(rows), 1) - 0.5, False, [], [])
     panel = new_panel(figure, (left, 33, WIDTH - left - right, height - 53), x, y)
-    _equivalence(panel, margin)
+    _equivalence(panel, margins)
     panel.axes.axvline(0, color=INK, linewidth=0.8, alpha=0.7, zorder=1)
     for place, (name, row) in enumerate(rows):
         own = sign * finite(points.loc[points["optimizer"] == name, "difference"])
         _row(panel, place_of(name, names), name, len(rows) - 1 - place, own, sign * _interval(row))
         middle = float(panel.points(x.low, len(rows) - 1 - place)[1])
         said = write_at(figure, left - 7, middle, written[place], ha="right", va="center_baseline")
-        verdict = write_at(figure, WIDTH - right + 6, middle, verdicts[place], va="center_baseline", fontsize=SMALL)
         belongs_to(said, place_of(name, names), name)
-        belongs_to(verdict, place_of(name, names), name)
+        for line, text in enumerate(verdicts[place]):
+            below = LINE * (line - (len(verdicts[place]) - 1) / 2)
+            part = write_at(figure, WIDTH - right + 6, middle - below, text, va="center_baseline", fontsize=SMALL)
+            belongs_to(part, place_of(name, names), name)
     _directions(figure, panel, better)
-    shaded = f" (shaded: ±{number(margin)})" if margin is not None and margin > 0 else ""
+    sizes = list(dict.fromkeys(number(margin, 3) for margin in margins if margin > 0))
+    shaded = f" (shaded: {'±' + sizes[0] if len(sizes) == 1 else 'the margins'})" if sizes else ""
     said_below = plain(f"{metric_label}, difference to {baseline}", 60 - len(shaded)) + shaded
     write_below(figure, left + panel.width / 2, 5, said_below)
     return figure
@@ -164,10 +181,19 @@ def _interval(row: pd.Series) -> NDArray[np.float64]:
     return drawable([row["low"], row["difference"], row["high"]])
 
 
-def _equivalence(panel: Panel, margin: float | None) -> None:
-    if margin is not None and margin > 0:
-        low, high = max(-margin, panel.x.low), min(margin, panel.x.high)
-        panel.axes.axvspan(low, high, facecolor=INK, edgecolor="none", alpha=0.09, zorder=0)
+def _lines(verdict: str) -> list[str]:
+    """What qualifies it stands below it."""
+    word, bracket, undeclared = verdict.partition(" (")
+    return [*word.split(", "), *([f"({undeclared}"] if bracket else [])]
+
+
+def _equivalence(panel: Panel, margins: Sequence[float]) -> None:
+    """A band per row, from the first one downwards."""
+    for place, margin in enumerate(margins):
+        if margin > 0:
+            low, high, row = max(-margin, panel.x.low), min(margin, panel.x.high), len(margins) - 1 - place
+            corners = [(low, row - 0.5), (high, row - 0.5), (high, row + 0.5), (low, row + 0.5)]
+            panel.axes.add_patch(Polygon(corners, facecolor=INK, edgecolor="none", alpha=0.09, zorder=0))
 
 
 def _row(

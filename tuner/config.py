@@ -77,6 +77,7 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
     if "configs" in content:
         raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
     _check_effect(command_line[0][1], content)
+    _check_margins(content)
     config = _validated(content | {"configs": configs and str(configs.absolute())}, layers)
     for name, optimizer in config.optimizers.items():
         _check_defaults(name, optimizer)
@@ -333,6 +334,16 @@ def _check_defaults(name: str, optimizer: OptimizerConfig) -> None:
             raise UserError(
                 f"{where}: {_shown(value)} is not in its space, {optimizer.space[key]}; widen the space, or leave the "
                 f"published defaults out: --set optimizers.{name}.defaults=[]"
+            )
+
+
+def _check_margins(content: dict[str, Any]) -> None:
+    """Refuse one that would have no effect, as config.yaml of older runs may have it."""
+    for key in _mapping(content, "report", "margin"):
+        split, _, name = str(key).partition("_")
+        if name and split in ("train", "val", "test"):
+            raise UserError(
+                f"report.margin.{key}: has no effect, a margin is of a metric on every split; use report.margin.{name}"
             )
 
 

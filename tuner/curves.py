@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from tuner.paired import Array
 from tuner.stats import Mode
 
 Clock = Literal["step", "grad_equivalents", "seconds"]
@@ -20,9 +21,9 @@ COLUMNS = [*RUN, "step", "epoch", *RUNNING, "value"]
 def filled(curves: pd.DataFrame, seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One metric along the retraining of one task's optimizers.
 
-    The curve of a diverged run, which ends early, goes on: with the run's worst value, at the later steps at which
-    others of its optimizer were evaluated (of any, where all of them diverged), by clocks that go on at the run's own
-    pace.
+    The curve of a diverged run, which ends early, goes on: with the value that it has in ``seeds``, at the later steps
+    at which others of its optimizer were evaluated (of any, where all of them diverged), by clocks that go on at the
+    run's own pace.
 
     Args:
         curves: rows of ``curves.parquet``; those without seed or step are left out.
@@ -31,7 +32,7 @@ def filled(curves: pd.DataFrame, seeds: pd.DataFrame, metric: str) -> pd.DataFra
 
     Returns:
         Columns optimizer, seed, step, epoch, seconds, grad_equivalents, value; sorted by optimizer, in the order of
-        ``seeds``, then seed and step. What is not finite is NaN.
+        ``seeds``, then seed and step. What is not finite is NaN, and of a diverged run what ``seeds`` says.
     """
     split, _, name = metric.partition("_")
     chosen = (curves["phase"] == "retrain") & (curves["split"] == split) & (curves["metric"] == name)
@@ -52,14 +53,14 @@ def _plain(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _runs(seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The runs that count, their clocks at the end, and, of diverged ones, their worst value."""
+    """The runs that count, their clocks at the end, and, of diverged ones, their value."""
     own = seeds[seeds["status"] != "failed"].drop_duplicates(RUN, keep="last")
     value = own[metric].astype(float) if metric in own else pd.Series(np.nan, index=own.index)
     runs = pd.DataFrame({"optimizer": own["optimizer"].astype("str"), "seed": own["seed"].astype("int64")})
     for clock in ["steps", *RUNNING]:
         runs[clock] = own[clock].astype(float) if clock in own else np.nan
     runs["diverged"] = own["status"] == "diverged"
-    runs["worst"] = value.where(runs["diverged"] & np.isfinite(value))
+    runs["worst"] = value.where(runs["diverged"])
     return runs.reset_index(drop=True)
 
 
@@ -94,6 +95,25 @@ def _paces(runs: pd.DataFrame) -> pd.DataFrame:
     return timed[RUNNING].div(timed["steps"], axis=0).groupby(timed["optimizer"]).median()
 
 
+def whole_budgets(seeds: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the clocks of diverged ones as at the end of their budget, at their own pace or, where they ended
+    before their clocks began, at their optimizer's: a run that was cut off has not cost less.
+
+    Args:
+        seeds: rows of ``seeds.csv`` of one task, whose runs all have the same number of steps. Where none that did not
+            diverge says how many these are, nothing is changed.
+    """
+    if not {"steps", *RUNNING} <= set(seeds):
+        return seeds
+    clocks = seeds[["steps", *RUNNING]].apply(pd.to_numeric, errors="coerce").astype(float)
+    whole = clocks["steps"].where(seeds["status"] == "complete").max()
+    cut = (seeds["status"] == "diverged") & (clocks["steps"] < whole)
+    paces = clocks[RUNNING].div(clocks["steps"].where(clocks["steps"] > 0), axis=0)
+    usual = paces.groupby(seeds["optimizer"]).transform("median")
+    ends = paces.fillna(usual).mul(whole).assign(steps=whole)
+    return seeds.assign(**{clock: clocks[clock].mask(cut, ends[clock]) for clock in clocks})
+
+
 def bands(curves: pd.DataFrame, clock: Clock) -> pd.DataFrame:
     """Median and quartiles over seeds at each step.
 
@@ -102,14 +122,22 @@ def bands(curves: pd.DataFrame, clock: Clock) -> pd.DataFrame:
 
     Returns:
         Columns optimizer, step, x, median, low, high, n: x is the clock's median over the seeds, n how many seeds
-        have a value. Steps at which none has are left out.
+        have a value. Steps at which none has are left out. Values of diverged runs are the last in order, and quartiles
+        next to one of them are as infinite as it is.
     """
     there = curves.dropna(subset="value")
     by_step = there.groupby(["optimizer", "step"])
-    quartiles = {name: by_step["value"].quantile(q) for name, q in (("median", 0.5), ("low", 0.25), ("high", 0.75))}
+    quartiles = {name: _quantile(by_step["value"], q) for name, q in (("median", 0.5), ("low", 0.25), ("high", 0.75))}
     found = pd.DataFrame(quartiles | {"n": by_step.size()}).reset_index()
     found.insert(2, "x", found["step"] if clock == "step" else by_step[clock].median().to_numpy())
     return _in_order(found, ["optimizer", "step"], list(dict.fromkeys(curves["optimizer"])))
+
+
+def _quantile(values: Any, q: float) -> pd.Series:
+    """Linear between finite values; of groups."""
+    lower, higher = (values.quantile(q, interpolation=side) for side in ("lower", "higher"))
+    nearest = lower.where(np.isinf(lower), higher)
+    return values.quantile(q).where(np.isfinite(lower) & np.isfinite(higher), nearest)
 
 
 def time_to_target(curves: pd.DataFrame, target: float, mode: Mode, clock: Clock) -> pd.DataFrame:
@@ -135,17 +163,24 @@ def at_cost_of(curves: pd.DataFrame, baseline: str, clock: Clock) -> pd.DataFram
         curves: ``filled``'s.
 
     Returns:
-        Columns optimizer, seed, value: of the baseline, and of a run that cost less, its last value. Seeds that the
-        baseline lacks are left out.
+        Columns optimizer, seed, value: of the baseline, and of a run that cost less, its last value; infinite after the
+        last evaluation of a run that then diverged. Seeds that the baseline lacks are left out.
     """
     there = curves.dropna(subset=["value", clock])
     ends: dict[Any, float] = there[there["optimizer"] == baseline].groupby("seed")[clock].last().to_dict()
     rows = [
-        {"optimizer": name, "seed": seed, "value": float(np.interp(ends[seed], run[clock], run["value"]))}
+        {"optimizer": name, "seed": seed, "value": _at(run[clock].to_numpy(), run["value"].to_numpy(), ends[seed])}
         for (name, seed), run in there.groupby(RUN, sort=False)
         if seed in ends
     ]
     return pd.DataFrame(rows, columns=["optimizer", "seed", "value"])
+
+
+def _at(x: Array, y: Array, at: float) -> float:
+    known = np.isfinite(y)
+    if not known.any() or (at > x[known][-1] and not known[-1]):
+        return float(y[-1])
+    return float(np.interp(at, x[known], y[known]))
 
 
 def _in_order(rows: pd.DataFrame, by: list[str], names: list[str]) -> pd.DataFrame:

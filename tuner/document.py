@@ -13,8 +13,6 @@ from tuner.sentences import caveats, overall, verdict
 from tuner.store import SCHEMA_VERSION
 from tuner.tables import HP
 
-SIGNS = {"better": "▲", "worse": "▼", "equivalent": "=", "inconclusive": "?"}
-
 
 def document(answer: Answer) -> dict[str, Any]:
     """Everything that the report says, for scripts; numbers that there are not are null."""
@@ -36,13 +34,15 @@ def _task(task: TaskAnswer) -> dict[str, Any]:
         "metric": made.metric,
         "mode": made.mode(made.metric),
         "baseline": made.baseline,
+        "declared": not made.undeclared,
         "rules": {"test": said.test, "alpha": said.alpha, "margin": made.rules(made.metric).margin},
         "target": task.target,
         "data": [source.env.get("data") for source in made.sources],
         "optimizers": [
             {"rank": place + 1, **_without_hp(row), "hp": _hp(made, row["optimizer"]),
              "at_boundary": made.at_boundary(row["optimizer"]),
-             "verdict": task.verdict(row["optimizer"]), "sentence": verdict(task, row["optimizer"])}
+             "verdict": task.verdict(row["optimizer"]), "declared": not made.undeclared,
+             "sentence": verdict(task, row["optimizer"])}
             for place, row in enumerate(task.summary.to_dict("records"))
         ],
         "contrasts": task.contrasts.drop(columns=["task", "shift"], errors="ignore").to_dict("records"),

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from tuner import comparison_figures, curves, figures, rank_figures, search_audit, search_figures, svg
 from tuner.answer import CLOCKS, Across, Answer, TaskAnswer
+from tuner.paired import differences
 from tuner.sentences import CLOCK_NAMES
 
 PROCESSES = min(4, os.cpu_count() or 1)
@@ -113,6 +114,8 @@ def _curves(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Draw
     if task.filled.empty:
         return
     for name, clock in CLOCKS.items():
+        if name == "seconds" and len(set(made.cohorts.values())) > 1:  # shares of stacks of several sizes
+            continue
         label = CLOCK_NAMES[name] + (" (shared)" if name == "seconds" and made.shared else "")
         title = f"{made.task}: {metric} by {label}"
         bands = curves.bands(task.filled, clock)
@@ -129,16 +132,21 @@ def _pairs(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawi
     values["value"] *= sign
     rows = task.primary[task.primary["n"] > 0]
     if len(rows):
+        ranked = rows["n_diverged"] > 0
+        middle, low, high = (
+            sign * rows[by_mean].where(~ranked, rows[by_rank])
+            for by_mean, by_rank in (("mean_difference", "median_difference"), ("t_low", "median_low"),
+                                     ("t_high", "median_high"))
+        )  # fmt: skip
         intervals = pd.DataFrame({
-            "optimizer": rows["optimizer"], "difference": sign * rows["mean_difference"],
-            "low": sign * rows["t_low" if less else "t_high"], "high": sign * rows["t_high" if less else "t_low"],
-            "verdict": rows["verdict"],
+            "optimizer": rows["optimizer"], "difference": middle, "low": low if less else high,
+            "high": high if less else low, "verdict": rows["optimizer"].map(task.standing), "margin": rows["margin"],
         })  # fmt: skip
         title = f"{made.task}: differences to {made.baseline} on {made.metric}"
         yield Drawing(
             _file(place, "differences"), title, f"Differences to {made.baseline} on {made.metric}; {better} is better",
             comparison_figures.differences, (intervals, _by_seed(values, made.baseline), made.baseline, names,
-                                             made.metric, better, made.rules(made.metric).margin),
+                                             made.metric, better),
         )  # fmt: skip
     for name in rows["optimizer"]:
         title = f"{made.task}: {made.metric} of {name} and {made.baseline} by seed"
@@ -150,7 +158,8 @@ def _pairs(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawi
 def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Columns optimizer, seed, difference to the baseline."""
     of_baseline = values[values["optimizer"] == baseline].set_index("seed")["value"]
-    found = values.assign(difference=values["value"] - values["seed"].map(of_baseline))
+    theirs = values["seed"].map(of_baseline).to_numpy(float)
+    found = values.assign(difference=differences(values["value"].to_numpy(float), theirs))
     return found[found["optimizer"] != baseline].dropna(subset="difference")
 
 
@@ -190,7 +199,8 @@ def across_drawings(across: Across) -> list[Drawing]:
         p = None if across.friedman is None else across.friedman[1]
         caption = "Mean ranks; a bar joins what Wilcoxon's test, with Holm's correction, does not tell apart"
         found += [
-            Drawing("tasks-ranks", "Ranks by task", "Rank of each optimizer on each task, by its mean",
+            Drawing("tasks-ranks", "Ranks by task",
+                    "Rank of each optimizer on each task, by its mean or, where runs diverged, median",
                     rank_figures.rank_heatmap, (across.ranks,)),
             Drawing("tasks-critical-difference", "Mean ranks and cliques", f"{caption} at {across.alpha:g}",
                     rank_figures.critical_difference, (across.ranks.mean(), across.cliques, p, names)),

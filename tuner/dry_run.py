@@ -106,7 +106,10 @@ def _sentence(plan: dict[str, Any], task: TaskConfig) -> str:
     )
     holm = f" over {len(others)} contrasts, after Holm" if len(others) > 1 else ""
     test = f"{TESTS[plan['test']]} at level {plan['alpha']:g}{holm}"
-    margin = "no margin is declared" if plan["margin"] is None else f"differences within {plan['margin']} do not matter"
+    margin = "no margin is declared"
+    if plan["margin"] is not None:
+        share = f" of {plan['baseline']}'s value" if isinstance(plan["margin"], str) else ""
+        margin = f"differences within {plan['margin']}{share} do not matter"
     rules = f"{test}; {margin}" if plan["seeds"] >= FEWEST_PAIRS else f"below {FEWEST_PAIRS} seeds there is no test"
     return (
         f"{', '.join(others)} against {plan['baseline']}, by {metric}{own}, paired over {plan['seeds']} seeds: {rules}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner.answer import Answer, TaskAnswer
-from tuner.leaderboard import difference, leaderboard, mean_and_interval, step_head
+from tuner.leaderboard import difference, leaderboard, metric_heads, step_head, step_time, typical_and_interval
 from tuner.sentences import caveats, number, overall, p_value, percent, verdict
 from tuner.stats import TESTS
 
@@ -46,20 +46,20 @@ def latex(answer: Answer) -> str:
 def _latex_table(task: TaskAnswer) -> str:
     made = task.comparison
     test = TESTS[made.config.report.test]
-    head = ["Optimizer", made.metric, "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
+    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
     lines = []
     for row in task.summary.to_dict("records"):
         there = task.contrast(row["optimizer"])
         p = p_value(there["p"]).removeprefix("p ").removeprefix("= ") if there else "-"
-        cells = [row["optimizer"], mean_and_interval(row), difference(there).text if there else "-", p,
+        cells = [row["optimizer"], typical_and_interval(task, row), difference(there).text if there else "-", p,
                  number(there["d_z"], 3) if there else "-",
-                 task.standing(row["optimizer"]), number(row["step_ms"], 3)]  # fmt: skip
+                 task.standing(row["optimizer"]), step_time(task, row).text]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
     level = percent(1 - made.config.report.alpha)
     counts = sorted({int(n) for n in task.summary["n"]})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    caption = f"{made.task}: mean {made.metric} over {seeds} seeds with uncorrected {level} intervals; {test} against "
-    caption += made.baseline
+    caption = f"{made.task}: {task.typical} {made.metric} over {seeds} seeds with uncorrected {level} intervals; "
+    caption += f"{test} against {made.baseline}" + ", by ranks where runs diverged" * (task.typical == "median")
     return "\n".join([
         r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",
         r"  \begin{tabular}{lllllll}", r"    \toprule",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.comparison import HIGHER_IS_BETTER, LOWER_IS_BETTER, Comparison, Source
+from tuner.curves import whole_budgets
 from tuner.errors import UserError, nearest
 from tuner.identity import differences
 from tuner.schema import BASELINES, Config
@@ -81,9 +82,10 @@ def _labels(groups: list[list[Source]]) -> list[str]:
 def _comparison(sources: list[Source], label: str, baseline: str | None, metric: str | None) -> Comparison:
     sources = _distinct(sources)
     optimizers = [name for source in sources for name in source.names.values()]
-    chosen_baseline = _baseline(baseline, sources, optimizers)
     seeds = _stacked([_renamed(source.run.seeds(), source) for source in sources])
-    chosen_metric = metric if metric is not None and metric in seeds else _deciding(sources[0].config, seeds)
+    declared = _baseline(None, sources, optimizers), _deciding(sources[0].config, seeds)
+    chosen_baseline = _baseline(baseline, sources, optimizers)
+    chosen_metric = metric if metric is not None and metric in seeds else declared[1]
     made = Comparison(
         task=label,
         sources=sources,
@@ -102,7 +104,8 @@ def _comparison(sources: list[Source], label: str, baseline: str | None, metric:
         spaces={
             new: source.config.optimizers[name].space for source in sources for name, new in source.names.items()
         },
-        notes=_choices(sources[0].config, optimizers, (baseline, metric), (chosen_baseline, chosen_metric)),
+        notes=_choices(sources[0].config, declared, (baseline, metric), (chosen_baseline, chosen_metric)),
+        undeclared=["baseline"] * (chosen_baseline != declared[0]) + ["metric"] * (chosen_metric != declared[1]),
     )  # fmt: skip
     return _mended(replace(made, notes=[*made.notes, *_codes(made)]))
 
@@ -126,17 +129,16 @@ def _codes(made: Comparison) -> list[str]:
 
 
 def _choices(
-    config: Config, optimizers: list[str], asked: tuple[str | None, str | None], taken: tuple[str, str]
+    config: Config, declared: tuple[str, str], asked: tuple[str | None, str | None], taken: tuple[str, str]
 ) -> list[str]:
     """Where baseline and metric are not those that were asked for, or not those that were declared."""
-    said = config.report
-    declared = (said.baseline or _first(BASELINES, optimizers), said.metric or taken[1])
+    said = (config.report.baseline, config.report.metric)
     found = []
-    for what, name, wanted, chosen in zip(("baseline", "metric"), asked, declared, taken, strict=True):
-        if name is not None and name == chosen and name != wanted:
-            found.append(f"{chosen} was chosen as the {what} afterwards; what is said is exploratory.")
-        elif chosen not in (name, wanted) or (name is not None and name != chosen):
-            found.append(f"{name or wanted} is to be the {what}, but is not there; it is {chosen}.")
+    for what, name, wanted, there, chosen in zip(("baseline", "metric"), asked, said, declared, taken, strict=True):
+        if chosen != there:
+            found.append(f"{chosen} was chosen as the {what} afterwards, not {there}; what is said is exploratory.")
+        elif (missing := name or wanted or there) != chosen:
+            found.append(f"{missing} is to be the {what}, but is not there; it is {chosen}.")
     if not _known_direction(config, taken[1]):
         found.append(f"{taken[1]} is taken to be better when lower: its name says nothing else.")
     return found
@@ -208,7 +210,8 @@ def _strangers(made: Comparison) -> list[str]:
 
 
 def _mended(made: Comparison) -> Comparison:
-    """Without numbers that cannot be compared, each noted: infinite ones, and diverged runs that have no value."""
+    """With infinite values, worse than any, for runs that diverged, and clocks as of their whole budget; without rows
+    that cannot be compared. What had to be done is noted."""
     notes = [*made.notes, *_strangers(made)]
     seeds = made.seeds.drop_duplicates(["optimizer", "seed"], keep="last", ignore_index=True)
     if len(seeds) < len(made.seeds):
@@ -219,12 +222,11 @@ def _mended(made: Comparison) -> Comparison:
     for name in [str(column) for column in seeds if _is_metric(column)]:
         column = pd.to_numeric(seeds[name], errors="coerce").replace([np.inf, -np.inf], np.nan)
         column = column.mask(seeds["status"] == "failed")
-        lost = column.isna() & ((seeds["status"] == "diverged") | (seeds[name].notna() & seeds["status"].ne("failed")))
-        if lost.any() and column.notna().any():
-            worst = column.max() if made.mode(name) == "min" else column.min()
+        diverged = seeds["status"] == "diverged"
+        lost = column.isna() & seeds[name].notna() & seeds["status"].ne("failed") & ~diverged
+        if lost.any():
             runs = "1 run has" if lost.sum() == 1 else f"{int(lost.sum())} runs have"
-            counts = "counts" if lost.sum() == 1 else "count"
-            notes.append(f"{name}: {runs} no finite value and {counts} as {worst:.4g}, the worst of all others.")
-            column = column.mask(lost, worst)
-        seeds[name] = column.astype(float)
-    return replace(made, seeds=seeds, notes=notes)
+            notes.append(f"{name}: {runs} no finite value and {'counts' if lost.sum() == 1 else 'count'} as diverged.")
+        worst = np.inf if made.mode(name) == "min" else -np.inf
+        seeds[name] = column.mask(lost | diverged, worst).astype(float)
+    return replace(made, seeds=whole_budgets(seeds), notes=notes)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from tuner.answer import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
 from tuner.comparison import Source
 from tuner.drawings import Drawing, Drawings, Drawn
 from tuner.figure_parts import colour, dashed
-from tuner.leaderboard import Cell, leaderboard, mean_and_interval
-from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, percent, verdict, without_verdict
-from tuner.stats import TESTS
+from tuner.leaderboard import ORDER, Cell, leaderboard, mean_and_interval
+from tuner.sentences import CLOCK_NAMES, by_verdict, caveats, number, p_value, percent, signed, verdict, without_verdict
+from tuner.stats import FEWEST_FOR_BCA, TESTS
 
 PAGE = Path(__file__).parent / "page"
 MOST_UNFOLDED = 12
@@ -85,7 +84,8 @@ def _overall(answer: Answer) -> list[dict[str, Any]]:
 
 
 def _verdicts(task: TaskAnswer) -> list[dict[str, Any]]:
-    return [{"word": task.verdict(name), "sentence": verdict(task, name)} for name in task.summary["optimizer"]]
+    return [{"word": task.standing(name) if task.verdict(name) else None, "sentence": verdict(task, name)}
+            for name in task.summary["optimizer"]]  # fmt: skip
 
 
 def _task(
@@ -124,8 +124,9 @@ def _board(task: TaskAnswer, shades: Mapping[str, Any]) -> dict[str, Any]:
     level = percent(1 - made.config.report.alpha)
     return {
         "task": made.task,
-        "caption": f"Mean over seeds with its {level} interval, not corrected for the number of contrasts; "
-                   f"differences to {made.baseline}, paired by seed.",
+        "caption": f"{task.typical.capitalize()} over seeds{', diverged runs last,' * (task.typical == 'median')} with "
+                   f"its {level} interval, not corrected for the number of contrasts; differences to {made.baseline}, "
+                   "paired by seed.",
         "head": [{"name": name, "sorted": first if place == 1 else ""} for place, name in enumerate(head)],
         "rows": [
             {"baseline": row[0].text == made.baseline, "swatch": shades[row[0].text],
@@ -136,9 +137,9 @@ def _board(task: TaskAnswer, shades: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(cell: Cell, column: str) -> dict[str, Any]:
-    missing = cell.value is None or pd.isna(cell.value)
+    missing = cell.value is None or (isinstance(cell.value, float) and not math.isfinite(cell.value))  # which are last
     wide = column == "tuned hyperparameters"
-    verdict = cell.text if column == "verdict" else None
+    verdict = cell.text if column == "verdict" and cell.value != ORDER.index("-") else None
     return {"text": cell.text, "value": "" if missing else cell.value, "verdict": verdict, "wide": wide}
 
 
@@ -182,15 +183,22 @@ def _method(answer: Answer) -> dict[str, Any]:
     """What the paragraphs on the method have to name."""
     rules = {}
     for task in answer.tasks:
-        said, margin = task.comparison.config.report, task.comparison.rules(task.comparison.metric).margin
-        within = f"differences within {number(margin)} do not matter" if margin is not None else "no margin is declared"
-        rules[task.comparison.task] = f"{TESTS[said.test]} at level {said.alpha:g}; {within}"
-    return {"rules": rules, "few": FEW_TASKS}
+        made, said = task.comparison, task.comparison.config.report
+        margin = made.rules(made.metric).margin
+        size = f"{margin} of {made.baseline}'s value" if isinstance(margin, str) else number(margin)
+        within = f"differences within {size} do not matter" if margin is not None else "no margin is declared"
+        rules[made.task] = f"{TESTS[said.test]} at level {said.alpha:g}; {within}"
+    return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA}
+
+
+def _figures_of(value: float) -> str:
+    return signed(value) if math.isinf(value) else number(value)
 
 
 CONTRAST_COLUMNS = (
-    "metric", "clock", "optimizer", "n", "mean_difference", "t_low", "t_high", "bca_low", "bca_high", "p_t_holm",
-    "p_wilcoxon_holm", "p_sign_flip_holm", "d_z", "p_better", "wins", "ties", "losses", "margin", "p_tost", "verdict",
+    "metric", "clock", "optimizer", "n", "n_diverged", "mean_difference", "t_low", "t_high", "bca_low", "bca_high",
+    "median_difference", "median_low", "median_high", "p_t_holm", "p_wilcoxon_holm", "p_sign_flip_holm", "d_z",
+    "p_better", "wins", "ties", "losses", "margin", "margin_declared", "p_tost", "verdict", "declared",
 )  # fmt: skip
 
 
@@ -199,7 +207,7 @@ def _contrasts(task: TaskAnswer) -> dict[str, Any] | None:
     columns = [name for name in CONTRAST_COLUMNS if name in table]
     if table.empty:
         return None
-    rows = [[number(cell, 4) if isinstance(cell, float) else str(cell) for cell in row]
+    rows = [[_figures_of(cell) if isinstance(cell, float) else str(cell) for cell in row]
             for row in table[columns].itertuples(index=False)]  # fmt: skip
     return {"head": columns, "rows": rows}
 

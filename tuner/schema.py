@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tuner.errors import nearest
 
@@ -84,6 +93,29 @@ def _columns(space: dict[str, Any]) -> dict[str, Any]:
         if not _is_scalar(name):
             raise ValueError(f"a name must be 1 to {LONGEST_TEXT} printable characters, got {name!r}")
     return space
+
+
+def _metric_of(*splits: str) -> Callable[[str], str]:
+    """A metric's name begins with one of these splits."""
+
+    def check(name: str) -> str:
+        if not re.fullmatch(rf"({'|'.join(splits)})_\w+", name):
+            forms = " or ".join(f"{split}_NAME" for split in splits)
+            raise ValueError(f"must be {forms}, a split's metric, say {splits[-1]}_acc, got {name!r}")
+        return name
+
+    return check
+
+
+def _margin(value: Any) -> float | str:
+    """A number above 0, or as text a share of the baseline's value."""
+    relative = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?%", value) if isinstance(value, str) else None
+    size = float(relative[1]) if relative else value
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 2**1023:
+        raise ValueError(
+            f"must be a number above 0 in the metric's unit, or a share of the baseline's value, say 1%, got {value!r}"
+        )
+    return f"{relative[1]}%" if relative else float(size)
 
 
 class Section(BaseModel):
@@ -209,7 +241,7 @@ class TaskConfig(Section):
     name: str
     class_: str = Field(alias="class")
     args: Annotated[dict[str, Any], AfterValidator(_plain)]
-    metric: Annotated[str, Field(pattern=r"^(train|val)_\w+$")]
+    metric: Annotated[str, AfterValidator(_metric_of("train", "val"))]
     mode: Literal["min", "max"]
     target: float | None
     dataset: str
@@ -283,14 +315,15 @@ class ReportConfig(Section):
         metric: that decides; the task's own on the test split, where there is one, unless said otherwise.
         test: the primary test.
         alpha: its level, over the contrasts of the task; intervals are of 1 - alpha.
-        margin: differences that do not matter, by a metric's name without its split.
+        margin: differences that do not matter, by a metric's name without its split: numbers in the metric's unit, or
+            shares of the baseline's value, "1%".
     """
 
     baseline: str | None = None
-    metric: Annotated[str, Field(pattern=r"^(train|val|test)_\w+$")] | None = None
+    metric: Annotated[str, AfterValidator(_metric_of("train", "val", "test"))] | None = None
     test: Literal["t", "wilcoxon", "sign_flip"] = "t"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    margin: dict[str, Annotated[float, Field(gt=0)]] = {}
+    margin: dict[str, Annotated[float | str, PlainValidator(_margin)]] = {}
 
 
 BASELINES = ("adam", "adamw", "sgdm", "sgd")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from tuner import across_tasks, search_audit, stats
 from tuner.answer import FEW_TASKS, Across, Answer, TaskAnswer
 from tuner.comparison import Comparison, machine
+from tuner.paired import FEWEST_PAIRS, power
 
 ENOUGH_SEEDS = 10
-VERDICTS = ("better", "equivalent", "inconclusive", "worse")
+ABOUT = 1.05
+"""A ratio of times of which nobody cares."""
+VERDICTS = get_args(stats.Verdict)
 CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 
 
@@ -23,8 +26,15 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+def result(value: float, digits: int = 4) -> str:
+    """A value of a metric: infinite where a run diverged."""
+    return "diverged" if math.isinf(value) else number(value, digits)
+
+
 def signed(value: float, digits: int = 3) -> str:
-    return number(value, digits) if value < 0 or not math.isfinite(value) else f"+{number(abs(value), digits)}"
+    if math.isinf(value):
+        return "-inf" if value < 0 else "+inf"
+    return number(value, digits) if value < 0 or math.isnan(value) else f"+{number(abs(value), digits)}"
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
@@ -44,43 +54,71 @@ def verdict(task: TaskAnswer, optimizer: str) -> str:
     made = task.comparison
     row = task.contrast(optimizer)
     if optimizer == made.baseline:
-        mean = task.summary.set_index("optimizer")["mean"][optimizer]
-        return f"{optimizer} is the baseline, with {number(mean)} {made.metric}."
+        own = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
+        if task.typical == "mean":
+            return f"{optimizer} is the baseline, with {number(own['mean'])} {made.metric}."
+        lost = f"; it diverged on {own['seeds_diverged']} of {own['n']} seeds" if own["seeds_diverged"] else ""
+        return f"{optimizer} is the baseline, with a median {made.metric} of {result(own['median'])}{lost}."
     if row is None:
         runs = made.seeds[made.seeds["optimizer"] == optimizer]
         return f"{optimizer} has no {made.metric}." if len(runs) else f"{optimizer} was not retrained."
-    return f"{_claim(row)}{_numbers(task, row)}{_cost(task, optimizer)}."
+    return f"{_claim(row)}{_exploratory(made)}{_numbers(task, row)}{_cost(task, optimizer)}."
 
 
 def _claim(row: Mapping[Any, Any]) -> str:
     name, baseline, metric = row["optimizer"], row["baseline"], row["metric"]
-    if row["verdict"] in ("better", "worse"):
-        return f"{name} is {row['verdict']} than {baseline} on {metric}"
-    if row["verdict"] == "equivalent":
-        return f"{name} is equivalent to {baseline} on {metric}, within {number(row['margin'])}"
+    word, _, slightly = row["verdict"].partition(", ")
+    if word in ("better", "worse"):
+        size = f", {slightly}, which is {margin(row)}" if slightly else ""
+        return f"{name} is {word} than {baseline} on {metric}{size}"
+    if word == "equivalent":
+        return f"{name} is equivalent to {baseline} on {metric}, within {margin(row)}"
     if row["reason"]:
         return f"{name} and {baseline} cannot be told apart on {metric}: {row['reason']}"
     return f"{name} is neither shown to be better than {baseline} on {metric} nor to be worse"
 
 
+def margin(row: Mapping[Any, Any]) -> str:
+    """The one that a contrast was judged by; a relative one as it was declared, too."""
+    declared = str(row["margin_declared"])
+    return number(row["margin"]) + (f" ({declared} of {row['baseline']}'s)" if declared.endswith("%") else "")
+
+
+def _exploratory(made: Comparison) -> str:
+    """Behind a claim about what was chosen when its result was known."""
+    what = " and ".join(made.undeclared)
+    were = "were" if len(made.undeclared) > 1 else "was"
+    return f" (not declared: the {what} {were} chosen afterwards)" if what else ""
+
+
 def _numbers(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
     if not row["n"]:
         return ""
-    text = f": {number(row['mean'])} against {number(row['baseline_mean'])}"
+    which, between, median = ("mean", ("t_low", "t_high"), "")
+    if row["n_diverged"]:
+        which, between, median = ("median", ("median_low", "median_high"), "median ")
+    text = f": {_lost(row)}{median}{result(row[which])} against {result(row[f'baseline_{which}'])}"
     if row["reason"]:
         return text
-    level = percent(1 - task.comparison.config.report.alpha)
-    test = stats.TESTS[row["test"]]
-    difference, between = signed(row["mean_difference"]), interval(row["t_low"], row["t_high"])
-    contrary = row["verdict"] in ("better", "worse") and row["shift"] * row["mean_difference"] < 0
-    seeds = f"{row['n']} seeds{'; by ranks, the means say otherwise' if contrary else ''}"
-    text += f", a difference of {difference} (uncorrected {level} interval {between}; {test}"
+    level, test = percent(1 - task.comparison.config.report.alpha), stats.TESTS[row["test"]]
+    ends = [row[end] for end in between]
+    inside = "no interval of so few" if math.isnan(ends[0]) else f"uncorrected {level} interval {interval(*ends)}"
+    ranks = "decided by ranks, diverged runs last: " if row["n_diverged"] else ""
+    contrary = row["verdict"] not in ("equivalent", "inconclusive") and row["shift"] * row[f"{which}_difference"] < 0
+    seeds = f"{row['n']} seeds{f'; by ranks, the {which}s say otherwise' if contrary else ''}"
+    text += f", a {median}difference of {signed(row[f'{which}_difference'])} ({inside}; {ranks}{test}"
     return f"{text}, Holm-corrected {p_value(row['p'])}, {seeds})"
 
 
+def _lost(row: Mapping[Any, Any]) -> str:
+    """Which of the two diverged, and how often."""
+    counts = {row["optimizer"]: row["diverged"], row["baseline"]: row["baseline_diverged"]}
+    said = [f"{name} diverged on {count} of {row['n']} seeds" for name, count in counts.items() if count]
+    return f"{' and '.join(said)}; " if said else ""
+
+
 def _cost(task: TaskAnswer, optimizer: str) -> str:
-    """What a step takes, in the baseline's: the median over common seeds; in gradient-equivalents where times are not
-    comparable."""
+    """What a step takes, in the baseline's; in gradient-equivalents where times are not comparable."""
     made = task.comparison
     alone = made.timed and made.source(optimizer) is made.source(made.baseline)  # else at another time, beside others
     clocks = ["step_ms"] if alone else ["grad_equivalents", "steps"]
@@ -88,14 +126,23 @@ def _cost(task: TaskAnswer, optimizer: str) -> str:
         return ""
     costs = made.seeds.assign(cost=made.seeds[clocks[0]] / (1 if alone else made.seeds["steps"]))
     table = costs.pivot(index="seed", columns="optimizer", values="cost").reindex(columns=[optimizer, made.baseline])
-    ratios = (table[optimizer] / table[made.baseline].where(table[made.baseline] > 0)).dropna()
-    if ratios.empty:
+    table = table.where(table > 0).dropna()
+    mine, theirs = table.to_numpy(float).T
+    ratio = stats.ratio(mine, theirs, 1 - made.config.report.alpha)
+    if math.isnan(ratio["mean"]):
         return ""
     if not alone:
-        return f"; a step takes {ratios.median():.2f} times the gradient-equivalents"
-    if ratios.min() <= 1 <= ratios.max():
-        return "; a step takes about as long"
-    return f"; a step takes {ratios.median():.2f} times as long"
+        stacked = " (times of stacks are not compared)" if made.stacked else ""
+        return f"; a step takes {ratio['mean']:.2f} times the gradient-equivalents{stacked}"
+    level = percent(1 - made.config.report.alpha)
+    if math.isnan(ratio["low"]):
+        return f"; a step takes {ratio['mean']:.2f} times as long ({len(table)} seeds, no interval)"
+    between = f"{level} interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+    if 1 / ABOUT <= ratio["low"] <= ratio["high"] <= ABOUT:
+        return f"; a step takes about as long ({ratio['mean']:.2f} times, {between})"
+    if ratio["low"] <= 1 <= ratio["high"]:
+        return f"; whether a step takes longer cannot be told ({ratio['mean']:.2f} times, {between})"
+    return f"; a step takes {ratio['mean']:.2f} times as long ({between})"
 
 
 def verdicts(answer: Answer) -> list[str]:
@@ -113,7 +160,7 @@ def overall(answer: Answer, optimizer: str) -> str:
     found = by_verdict(answer, optimizer)
     if not found:
         return f"{optimizer} {without_verdict(answer, optimizer)}."
-    parts = "; ".join(f"{word} on {', '.join(tasks)}" for word, tasks in found.items())
+    parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in found.items())
     return f"{optimizer} against {baselines(answer)}: {parts}."
 
 
@@ -124,9 +171,12 @@ def without_verdict(answer: Answer, optimizer: str) -> str:
 
 
 def by_verdict(answer: Answer, optimizer: str) -> dict[str, list[str]]:
-    """The tasks of each verdict that there is, the good ones first."""
-    rows = [row for task in answer.tasks for row in task.primary.to_dict("records") if row["optimizer"] == optimizer]
-    found = {word: [row["task"] for row in rows if row["verdict"] == word] for word in VERDICTS}
+    """The tasks of each verdict that there is, the good ones first; marked where the comparison was not declared."""
+    named = [
+        (task.verdict(optimizer), task.comparison.task + " (not declared)" * bool(task.comparison.undeclared))
+        for task in answer.tasks
+    ]
+    found = {word: [name for own, name in named if own == word] for word in VERDICTS}
     return {word: tasks for word, tasks in found.items() if tasks}
 
 
@@ -166,6 +216,7 @@ def _of_task(task: TaskAnswer) -> Iterator[str]:
     yield from _missing(task)
     yield from _diverged(task)
     yield from _few(task)
+    yield from _looks(made)
     yield from _budgets(made)
     yield from _metric(made)
     yield from _boundary(made)
@@ -198,7 +249,7 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
         if row["seeds_diverged"]:
             count = "counts" if row["seeds_diverged"] == 1 else "count"
             of = f"{row['seeds_diverged']} of {row['seeds']} retraining runs"
-            yield f"{row['optimizer']}: {of} diverged and {count} with the task's worst values."
+            yield f"{row['optimizer']}: {of} diverged and {count} as worse than all others, at the cost of a whole run."
     trials = [f"{row['optimizer']} {row['trials_diverged']} of {row['trials']}"
               for row in task.summary.to_dict("records") if row["trials_diverged"]]  # fmt: skip
     if trials:
@@ -207,21 +258,32 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
 
 def _few(task: TaskAnswer) -> Iterator[str]:
     said = task.comparison.config.report
-    pairs = [row["n"] for row in task.primary.to_dict("records")]
-    if few := [n for n in pairs if n < stats.FEWEST_PAIRS]:
-        yield f"few seeds ({min(few)}): without {stats.FEWEST_PAIRS} seeds in common nothing is tested."
-    tested = [n for n in pairs if n >= stats.FEWEST_PAIRS]
-    if not tested:
-        return
-    n = min(tested)
-    least, test = len(tested) * 2 / 2**n, stats.TESTS[said.test]
-    if said.test != "t" and least > said.alpha:
-        yield (f"few seeds ({n}): the {test} may find nothing, since its least p-value, corrected for {len(tested)} "
-               f"contrasts, is {min(1.0, least):.2g}.")  # fmt: skip
-    elif n < ENOUGH_SEEDS:
-        found = f"{100 * stats.power(n, said.alpha):.0f} % of such comparisons"
+    pairs = [(row["n"], row["test"]) for row in task.primary.to_dict("records")]
+    if few := [n for n, _ in pairs if n < FEWEST_PAIRS]:
+        yield f"few seeds ({min(few)}): without {FEWEST_PAIRS} seeds in common nothing is tested."
+    tested = sorted(pair for pair in pairs if pair[0] >= FEWEST_PAIRS)
+    for n, test in [pair for pair in tested if pair[1] != "t"][:1]:
+        least = len(tested) * 2 / 2**n
+        if least > said.alpha:
+            yield (f"few seeds ({n}): the {stats.TESTS[test]} may find nothing, since its least p-value, corrected for "
+                   f"{len(tested)} contrasts, is {min(1.0, least):.2g}.")  # fmt: skip
+            return
+    if tested and (n := tested[0][0]) < ENOUGH_SEEDS:
+        found = f"{100 * power(n, said.alpha):.0f} % of such comparisons"
         yield (f"few seeds ({n}): a true difference of one standard deviation is found in {found}, by a t-test and "
                "before correction for their number.")  # fmt: skip
+
+
+def _looks(made: Comparison) -> Iterator[str]:
+    """At data that grew because of what it showed."""
+    resumed = [entry for source in made.sources for entry in source.env.get("resumed") or []]
+    added = [entry["added_seeds"] for entry in resumed if isinstance(entry, dict) and entry.get("added_seeds")]
+    if added:
+        alpha = made.config.report.alpha
+        seeds = ", then ".join(str(len(seeds)) if isinstance(seeds, list) else "some" for seeds in added)
+        errs = percent(min(1.0, alpha * (1 + len(added))))
+        yield (f"{seeds} seeds were added after the results of others could be looked at: what a test at "
+               f"{percent(alpha)} says at a further look is wrong in up to {errs} of comparisons.")  # fmt: skip
 
 
 def _budgets(made: Comparison) -> Iterator[str]:
@@ -266,9 +328,13 @@ def _boundary(made: Comparison) -> Iterator[str]:
 
 
 def _devices(made: Comparison) -> Iterator[str]:
-    if made.shared:
-        yield ("runs shared their device, or trained as a stack: seconds and ms per step are shares, and comparable "
-               "between optimizers only with --cohort 1 and a whole device.")  # fmt: skip
+    if made.stacked:
+        sizes = ", ".join(f"{name} {'alone' if n == 1 else f'{n} at once'}" for name, n in made.cohorts.items())
+        yield (f"retraining runs trained as stacks ({sizes}): their seconds and ms per step are shares of a stack's, "
+               "and comparable between optimizers only with --cohort 1.")  # fmt: skip
+    elif made.shared:
+        yield ("runs shared their device: seconds and ms per step are shares, and comparable between optimizers only "
+               "with a whole device each.")  # fmt: skip
     machines = {machine(source) for source in made.sources}
     if len(machines) > 1:
         yield "the runs were made on different hardware: seconds are not comparable."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from typing import Any
@@ -74,8 +75,6 @@ def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tu
         found.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
     elif searched:
         found.append((command_line("tuner.report", run.path), "the answer, with figures, as one page"))
-        more = command_line("tuner.retrain", run.path, "--seeds", 2 * seeds)
-        found.append((more, "the same hyperparameters over more seeds"))
     if "study.db" in run.files():
         dashboard = shlex.join(["optuna-dashboard", run.study_url])
         found.append((dashboard, "look into the search (pip install optuna-dashboard)"))
@@ -88,6 +87,8 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
     ``status`` is "done", "partly" (a search without a valid trial, or a retraining run that is missing or failed) or
     "nothing" (no valid trial, or no valid retraining run).
     """
+    from tuner.comparison import mode
+
     trials, seeds = run.trials(), run.seeds()
     best = run.best_optimizers()
     optimizers = []
@@ -96,8 +97,8 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
         entry = best.get(name, {"hp": None, "value": None, "trial": None, "n_trials": 0, "n_diverged": 0,
                                 "n_failed": 0, "at_boundary": []})  # fmt: skip
         entry = {"optimizer": name, **entry, "n_seeds": len(own), "seeds": _count(own["status"]), "verdict": None}
-        entry["metrics"] = {metric: _mean_sd(own, metric) for metric in metrics(config, seeds)}
-        entry["step_ms"] = _mean_sd(own, "step_ms")
+        entry["metrics"] = {metric: _described(own, metric, mode(config, metric)) for metric in metrics(config, seeds)}
+        entry["step_ms"] = _mean_sd(numbers(own, "step_ms"))
         searched = trials[trials["optimizer"] == name]
         entry["cohort"] = {"search": _largest_cohort(searched), "retrain": _largest_cohort(own)}
         optimizers.append(entry)
@@ -141,9 +142,25 @@ def _count(states: pd.Series) -> dict[str, int]:
     return {str(state): int(n) for state, n in states.value_counts().items()}
 
 
-def _mean_sd(rows: pd.DataFrame, column: str) -> dict[str, float | None] | None:
-    """Mean and sample standard deviation over seeds, diverged ones included at their worst values."""
-    values = pd.to_numeric(rows[column], errors="coerce").dropna() if column in rows else pd.Series(dtype=float)
+def numbers(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Those that there are."""
+    return pd.to_numeric(rows[column], errors="coerce").dropna() if column in rows else pd.Series(dtype=float)
+
+
+def _described(rows: pd.DataFrame, metric: str, mode: str) -> dict[str, float | None] | None:
+    """Median over seeds, in which diverged runs are worse than all others, none where it is one of them; mean and
+    sample standard deviation where no run diverged."""
+    values = numbers(rows, metric)
+    lost = rows["status"].reindex(values.index) == "diverged"
+    if values.empty:
+        return None
+    median = float(values.mask(lost, math.inf if mode == "min" else -math.inf).median())
+    found = {"mean": None, "sd": None} if lost.any() else _mean_sd(values)
+    return {**(found or {}), "median": median if math.isfinite(median) else None}
+
+
+def _mean_sd(values: pd.Series) -> dict[str, float | None] | None:
+    """The latter with n - 1."""
     if values.empty:
         return None
     return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
@@ -200,7 +217,10 @@ def _plus_minus(stat: dict[str, float | None] | None, digits: int = 4) -> str:
     if stat is None:
         return "-"
     mean, sd = stat["mean"], stat["sd"]
-    if mean is not None and sd is not None and sd < 1e-12 * abs(mean):  # rounding
+    if mean is None:
+        median = stat.get("median")
+        return "median " + ("diverged" if median is None else f"{median:.{digits}g}")
+    if sd is not None and sd < 1e-12 * abs(mean):  # rounding
         sd = 0.0
     return f"{mean:.{digits}g}" + (f" ± {sd:.2g}" if sd is not None else "")
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuner import paired
 from tuner.across_tasks import (
     algoperf_score,
     cliques,
@@ -172,7 +173,32 @@ def test_friedman_is_silent_where_it_says_nothing(rows: list[list[float]]) -> No
     assert friedman(table(rows)) is None
 
 
+def test_means_that_only_rounding_tells_apart_tie() -> None:
+    a, b = np.mean([0.1, 0.2, 0.3]), np.mean([0.3, 0.2, 0.1])
+    assert a != b
+    assert ranks(table([[a, b, 1]])).to_numpy().tolist() == [[1.5, 1.5, 3]]
+    assert friedman(table([[a, b, b], [b, b, a]])) is None  # all tied
+
+
+def test_an_optimizer_that_diverged_is_last() -> None:
+    assert ranks(table([[INF, 1, 2], [INF, INF, 1e300]])).to_numpy().tolist() == [[3, 1, 2], [2.5, 2.5, 1]]
+
+
 # Wilcoxon.
+
+
+@pytest.mark.parametrize("unit", [1, 10, 1e-6, 1e20, 1 / 3])
+def test_ties_do_not_depend_on_the_unit(unit: float) -> None:
+    """Five tenths down and one up, all ties: of the 64 signs 2 (1 + 6) are as uneven."""
+    means = table([[x * unit, y * unit] for x, y in zip(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.8], [0.2, 0.3, 0.4, 0.5, 0.6, 0.7], strict=True)])  # fmt: skip
+    assert wilcoxon_holm(means)["p"].tolist() == [14 / 64]
+    assert paired.wilcoxon(paired.differences(*(means[name].to_numpy() for name in "ab"))) == 14 / 64
+
+
+def test_tasks_of_other_magnitudes_leave_differences_alone() -> None:
+    means = table([[1e9, 1e9 - 1], [2e-9, 1e-9], [5.0, 4.0]])
+    assert wilcoxon_holm(means)["p"].tolist() == [2 / 8]
 
 
 def signed_rank_p(differences: list[int]) -> float:
@@ -213,11 +239,11 @@ def test_wilcoxon_equals_a_count_of_all_signs(differences: list[int]) -> None:
 
 
 def test_of_more_tasks_with_ties_wilcoxon_is_a_normal_approximation() -> None:
-    # Sizes 1, ..., 9 and twice 10, ..., 14, of which five are negative: R- = 1 + 2 + 3 + 4 + 5 = 15 of n = 19;
+    # Sizes 1, ..., 21 and twice 22, ..., 26, of which 15 are negative: R- = 1 + ... + 15 = 120 of n = 31;
     # variance n (n + 1) (2n + 1) / 24 less (t^3 - t) / 48 for each of five pairs.
-    d = [-1, -2, -3, -4, -5, 6, 7, 8, 9, *[x for x in range(10, 15) for _ in "12"]]
-    variance = 19 * 20 * 39 / 24 - 5 * (2**3 - 2) / 48
-    z = (15 - 19 * 20 / 4) / math.sqrt(variance)
+    d = [*range(-15, 0), *range(16, 22), *[x for x in range(22, 27) for _ in "12"]]
+    variance = 31 * 32 * 63 / 24 - 5 * (2**3 - 2) / 48
+    z = (120 - 31 * 32 / 4) / math.sqrt(variance)
     found = wilcoxon_holm(columns_that_differ_by(d))["p"]
     assert found.tolist() == pytest.approx([2 * NormalDist().cdf(z)], rel=1e-9)
 

@@ -22,6 +22,7 @@ from tuner import papers
 from tuner.answer import TaskAnswer, answer
 from tuner.document import document
 from tuner.leaderboard import leaderboard
+from tuner.sentences import VERDICTS
 from tuner.store import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
@@ -48,6 +49,7 @@ def wide(run: Run, metric: str) -> pd.DataFrame:
 
 
 def test_the_summary_is_of_the_runs(run: Run) -> None:
+    edit_seeds(run, where("sgdm", status="complete"))
     own = run.seeds()
     table = of(run).summary
 
@@ -61,10 +63,32 @@ def test_the_summary_is_of_the_runs(run: Run) -> None:
         assert row["test_acc_mean"] == pytest.approx(mine["test_acc"].mean())
         for clock in ("steps", "seconds", "grad_equivalents", "step_ms", "peak_mem_mb"):
             assert row[clock] == pytest.approx(mine[clock].mean())
-        assert (row["seeds"], row["seeds_diverged"], row["trials"]) == (6, int(row["optimizer"] == "sgdm"), 3)
+        assert (row["seeds"], row["seeds_diverged"], row["trials"]) == (6, 0, 3)
+
+
+def test_where_a_run_diverged_the_summary_is_one_of_medians(run: Run) -> None:
+    own = run.seeds()
+    table = of(run).summary
+    assert table["median"].is_monotonic_increasing
+    for row in table.to_dict("records"):
+        mine = own[own["optimizer"] == row["optimizer"]]
+        values = sorted(mine["test_loss"].where(mine["status"] == "complete", math.inf))
+        assert row["median"] == pytest.approx((values[2] + values[3]) / 2)
+        assert (row["median_low"], row["median_high"]) == pytest.approx((values[0], values[5]))  # of six
+        diverged = row["optimizer"] == "sgdm"
+        assert row["seeds_diverged"] == int(diverged)
+        assert all(math.isnan(row[key]) == diverged for key in ("mean", "sd", "low", "high", "val_loss_mean"))
+        assert not math.isnan(row["val_loss_median"])
+    assert table["steps"].tolist() == [2000] * 3
+    head, rows = leaderboard(of(run))
+    assert head[1] == "test_loss (median)"
+    (sgdm,) = [row for row in rows if row[0].text == "sgdm"]
+    assert sgdm[1].text.endswith(", diverged]")
+    assert sgdm[2].text.startswith("median +")
 
 
 def test_the_contrasts_are_of_the_pairs(run: Run) -> None:
+    edit_seeds(run, where("sgdm", status="complete"))
     table = of(run).contrasts
     for metric, mode in (("test_loss", "min"), ("val_loss", "min"), ("test_acc", "max")):
         pairs = wide(run, metric)
@@ -139,6 +163,7 @@ def without_metric(row: Row) -> Row:
 ODD: dict[str, Any] = {
     "nothing odd": lambda row: row,
     "all failed": lambda row: row | LOST,
+    "all diverged": lambda row: row | {"status": "diverged"},
     "all infinite": lambda row: row | {"status": "diverged", "test_loss": "inf", "val_loss": "inf"},
     "one seed": lambda row: row if row["seed"] == "0" else None,
     "no metric": without_metric,
@@ -166,7 +191,7 @@ def test_the_document_is_json_and_the_papers_are_whole(run: Run, odd: str) -> No
         assert "nan" not in each and "None" not in each
     markdown_rows(papers.markdown(found), 3)
     latex_rows(papers.latex(found), 3)
-    assert all(row["verdict"] in ("better", "worse", "equivalent", "inconclusive") for row in task["contrasts"])
+    assert all(row["verdict"] in VERDICTS for row in task["contrasts"])
 
 
 # Papers.
@@ -218,10 +243,11 @@ def test_metrics_of_any_name_are_escaped(run: Run) -> None:
     edit_seeds(run, lambda row: row | {"test_a|b_%": row["test_loss"]})
     found = answer([run], metric="test_a|b_%")
     markdown_rows(papers.markdown(found), 3)
-    assert r"mean test\_a\textbar{}b\_\% over 6 seeds" in papers.latex(found)
+    assert r"median test\_a\textbar{}b\_\% over 6 seeds" in papers.latex(found)
 
 
 def test_the_numbers_in_papers_are_those_of_the_runs(run: Run) -> None:
+    edit_seeds(run, where("sgdm", status="complete"))
     pairs = wide(run, "test_loss")
     means = pairs.mean().sort_values()
     rows = latex_rows(papers.latex(answer([run])), 3)

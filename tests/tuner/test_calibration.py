@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from tuner import stats
-from tuner.stats import Rules, contrast, contrasts, holm, verdict
+from tuner import paired, stats
+from tuner.paired import holm
+from tuner.stats import Rules, contrast, contrasts, verdict
 
 Array = NDArray[np.float64]
 Rates = dict[str, dict[str, float]]
@@ -29,7 +30,7 @@ FAMILY = 5
 def _without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which decide nothing, see ``test_intervals_decide_nothing``, and take most of the time."""
     for name in ("bca_interval", "t_interval"):
-        monkeypatch.setattr(stats, name, lambda d, confidence: (np.nan, np.nan))
+        monkeypatch.setattr(paired, name, lambda d, confidence: (np.nan, np.nan))
 
 
 def most(n: int, share: float = ALPHA) -> float:
@@ -178,7 +179,7 @@ def test_an_effect_of_one_standard_deviation_is_found_over_20_seeds() -> None:
     for test in stats.TESTS:
         assert found[test]["better"] >= 0.95
         assert found[test]["worse"] == 0
-    power = stats.power(n, ALPHA)
+    power = paired.power(n, ALPHA)
     assert least(m, power) <= claimed(found["t"]) <= most(m, power)
 
 

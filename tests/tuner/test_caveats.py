@@ -58,12 +58,12 @@ MISSING = "{} seeds of sgdm or adam have no partner and do not count in their co
         (without("sgdm"), ["sgdm has not been retrained."]),
         (where("sgdm", "0 1", **LOST), ["sgdm: 2 of 12 retraining runs failed and are left out.", MISSING.format(2)]),
         (without("sgdm", "0 1"), ["the retraining of sgdm is not complete.", MISSING.format(2)]),
-        (where("sgdm", "0 1", status="diverged"), ["sgdm: 2 of 12 retraining runs diverged and count with the task's "
-                                                  "worst values."]),
+        (where("sgdm", "0 1", status="diverged"), ["sgdm: 2 of 12 retraining runs diverged and count as worse than all "
+                                                  "others, at the cost of a whole run."]),
         (where("sgdm", status="odd"), ["seeds.csv: status odd is not known; these runs count as complete."]),
-        (where("adam", "3", cohort="2"), ["runs shared their device, or trained as a stack: seconds and ms per step "
-                                          "are shares, and comparable between optimizers only with --cohort 1 and a "
-                                          "whole device."]),
+        (where("adam", "3", cohort="2"), ["retraining runs trained as stacks (diag_hessian alone, adam 2 at once, sgdm "
+                                          "alone): their seconds and ms per step are shares of a stack's, and "
+                                          "comparable between optimizers only with --cohort 1."]),
     ],
 )  # fmt: skip
 def test_caveats_of_the_retraining(run: Run, change: Callable[[Row], Row | None], expected: list[str]) -> None:
@@ -71,12 +71,35 @@ def test_caveats_of_the_retraining(run: Run, change: Callable[[Row], Row | None]
     assert caveats(run) == expected
 
 
-def test_diverged_runs_without_a_value_count_as_the_worst(run: Run) -> None:
-    worst = run.seeds()["test_loss"].max()
-    edit_seeds(run, where("diag_hessian", "0 1", status="diverged", test_loss="inf"))
-    first, second = caveats(run)
-    assert first == (f"test_loss: 2 runs have no finite value and count as {worst:.4g}, the worst of all others.")
-    assert second.startswith("diag_hessian: 2 of 12 retraining runs diverged")
+def test_complete_runs_without_a_finite_value_count_as_diverged(run: Run) -> None:
+    edit_seeds(run, where("diag_hessian", "0 1", test_loss="inf"))
+    assert caveats(run) == ["test_loss: 2 runs have no finite value and count as diverged."]
+    edit_seeds(run, where("diag_hessian", "0 1", test_loss="nan", status="diverged"))
+    (found,) = caveats(run)
+    assert found.startswith("diag_hessian: 2 of 12 retraining runs diverged")
+
+
+def test_few_seeds_that_are_compared_by_ranks_since_one_diverged(run: Run) -> None:
+    edit_seeds(run, lambda row: row if int(row["seed"]) < 5 else None)
+    edit_seeds(run, where("sgdm", "1", status="diverged"))
+    assert ("few seeds (5): the Wilcoxon signed-rank test may find nothing, since its least p-value, corrected for 2 "
+            "contrasts, is 0.12.") in caveats(run)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ([], []),
+        ([[]], []),
+        ([[12, 13]], ["2 seeds were added after the results of others could be looked at: what a test at 5 % says at a "
+                      "further look is wrong in up to 10 % of comparisons."]),
+        ([[12], [], [13, 14]], ["1, then 2 seeds were added after the results of others could be looked at: what a "
+                                "test at 5 % says at a further look is wrong in up to 15 % of comparisons."]),
+    ],
+)  # fmt: skip
+def test_a_second_look(run: Run, added: list[list[int]], expected: list[str]) -> None:
+    edit_env(run, resumed=[{"added_seeds": seeds} for seeds in added])
+    assert [text for text in caveats(run) if "look" in text] == expected
 
 
 @pytest.mark.parametrize("n", [3, 5, 9])
@@ -227,8 +250,8 @@ def test_a_run_that_does_not_know_its_hardware(run: Run) -> None:
     [
         (where("sgdm", "1", **LOST), "1 seed of sgdm or adam has no partner and does not count"),
         (where("sgdm", "1", **LOST), "sgdm: 1 of 12 retraining runs failed and is left out."),
-        (where("sgdm", "1", status="diverged"), "1 of 12 retraining runs diverged and counts with"),
-        (where("sgdm", "1", status="diverged", test_loss="inf"), "1 run has no finite value and counts as"),
+        (where("sgdm", "1", status="diverged"), "1 of 12 retraining runs diverged and counts as"),
+        (where("sgdm", "1", test_loss="inf"), "1 run has no finite value and counts as"),
     ],
 )
 def test_one_is_not_many(run: Run, change: Callable[[Row], Row], expected: str) -> None:

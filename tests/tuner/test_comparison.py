@@ -56,8 +56,9 @@ def test_a_run_as_it_is(run: Run) -> None:
         "min", "min", "max", "max",
     ]  # fmt: skip
     assert (found.rules("test_loss").margin, found.rules("val_acc").margin, found.rules("test_f1").margin) == (
-        0.02, 0.01, None,
+        "2%", 0.01, None,
     )  # fmt: skip
+    assert found.undeclared == []
     assert not found.shared
     assert found.notes == []
     table = found.values("test_loss")
@@ -95,6 +96,9 @@ def test_a_declared_baseline_and_metric(run: Run) -> None:
     assert (only(run).baseline, only(run).metric) == ("sgdm", "test_acc")
     assert only(run, baseline="diag_hessian").baseline == "diag_hessian"
     assert only(run, metric="val_acc").metric == "val_acc"
+    assert only(run, metric="test_acc", baseline="sgdm").undeclared == []
+    assert only(run, metric="test_acc", baseline="adam").undeclared == ["baseline"]
+    assert only(run, metric="val_acc", baseline="adam").undeclared == ["baseline", "metric"]
     with pytest.raises(UserError, match="--baseline: unknown optimizer 'adamw'; did you mean 'adam'"):
         only(run, baseline="adamw")
 
@@ -129,17 +133,43 @@ def test_text_where_a_number_must_be_is_refused(run: Run) -> None:
 
 @pytest.mark.parametrize("text", ["inf", "-inf", "nan"])
 @pytest.mark.parametrize("status", ["diverged", "complete"])
-def test_what_is_not_finite_counts_as_the_worst_of_all_others(run: Run, text: str, status: str) -> None:
+def test_what_is_not_finite_is_worse_than_all_others(run: Run, text: str, status: str) -> None:
     edit_seeds(run, where("adam", "0 1", test_loss=text, test_acc=text, status=status))
-    own = run.seeds()
-    rest = own[~((own["optimizer"] == "adam") & (own["seed"] < 2))]
 
     found = only(run)
 
-    assert values(found, "adam")[:2] == [rest["test_loss"].astype(float).max()] * 2
-    assert values(found, "adam", "test_acc")[:2] == [rest["test_acc"].astype(float).min()] * 2
-    assert len(found.notes) == 2
+    assert values(found, "adam")[:2] == [np.inf] * 2
+    assert values(found, "adam", "test_acc")[:2] == [-np.inf] * 2
+    assert len(found.notes) == (2 if status == "complete" else 0)
     assert found.seeds["test_loss"].dtype == np.float64
+
+
+def test_a_diverged_run_is_worse_than_all_others_whatever_its_task_calls_the_worst(run: Run) -> None:
+    edit_seeds(run, where("adam", "0 1", test_loss="0.01", test_acc="0.99", status="diverged"))
+    found = only(run)
+    assert values(found, "adam")[:2] == [np.inf] * 2
+    assert values(found, "adam", "test_acc")[:2] == [-np.inf] * 2
+
+
+def test_a_diverged_run_costs_its_whole_budget(run: Run) -> None:
+    """2,000 steps, at its own pace; one whose clocks never began at that of the others of its optimizer."""
+    own = run.seeds()
+    rest = own[(own["optimizer"] == "adam") & (own["seed"] > 1)]
+    edit_seeds(run, where("adam", "0", status="diverged", steps="300", seconds="0.6", grad_equivalents="390"))
+    edit_seeds(run, where("adam", "1", status="diverged", steps="0", seconds="0", grad_equivalents="0"))
+    found = only(run).seeds
+    first, second = found[(found["optimizer"] == "adam") & (found["seed"] < 2)].to_dict("records")
+    assert (first["steps"], first["seconds"], first["grad_equivalents"]) == pytest.approx((2000, 4.0, 2600))
+    paces = sorted([0.6 / 300, *(rest["seconds"] / rest["steps"])])
+    assert (second["steps"], second["grad_equivalents"]) == pytest.approx((2000, 2000))
+    assert second["seconds"] == pytest.approx(2000 * (paces[1] + paces[2]) / 2)
+    (task,) = answer([run]).tasks
+    assert task.summary["steps"].tolist() == [2000] * 3
+
+
+def test_where_all_runs_diverged_nothing_says_what_a_whole_budget_is(run: Run) -> None:
+    edit_seeds(run, lambda row: row | {"status": "diverged", "steps": "300"})
+    assert only(run).seeds["steps"].tolist() == [300] * 15
 
 
 def test_an_optimizer_that_always_diverged_is_not_equivalent(run: Run) -> None:

@@ -58,7 +58,7 @@ def test_slopes_need_both_of_a_pair() -> None:
 
 CONTRASTS = pd.DataFrame({
     "optimizer": ["sgd", "diag_hessian"], "difference": [0.02, -0.05], "low": [-0.01, -0.08], "high": [0.05, -0.02],
-    "verdict": ["inconclusive", "better"],
+    "verdict": ["inconclusive", "better"], "margin": [0.01, 0.01],
 })  # fmt: skip
 POINTS = pd.DataFrame({
     "optimizer": ["sgd"] * 3 + ["diag_hessian"] * 2, "seed": [0, 1, 2, 0, 1],
@@ -76,7 +76,7 @@ def row(figure: Figure, index: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("better", "sign"), [("lower", 1), ("higher", -1)])
 def test_differences_show_mean_interval_and_seeds(better: Any, sign: int) -> None:
-    figure = differences(CONTRASTS, POINTS, "adam", NAMES, "val_loss", better, 0.01)
+    figure = differences(CONTRASTS, POINTS, "adam", NAMES, "val_loss", better)
     for index, contrast in zip((1, 2), CONTRASTS.itertuples(), strict=True):
         shown = row(figure, index)
         assert shown["mean"] == sign * contrast.difference
@@ -98,9 +98,32 @@ def test_differences_say_which_side_is_better(better: Any, left: str) -> None:
 
 
 def test_the_margin_is_a_band_around_zero() -> None:
-    (band,) = differences(CONTRASTS, POINTS, "adam", NAMES, "m", "lower", 0.01).axes[0].patches
-    assert band.get_extents().transformed(band.axes.transData.inverted()).intervalx == pytest.approx([-0.01, 0.01])
-    assert not differences(CONTRASTS, POINTS, "adam", NAMES, "m", "lower").axes[0].patches
+    own = CONTRASTS.assign(margin=[0.01, 0.02])
+    bands = differences(own, POINTS, "adam", NAMES, "m", "lower").axes[0].patches
+    corners = [band.get_path().vertices for band in bands]
+    assert [(min(x), max(x)) for x, _ in (each.T for each in corners)] == [(-0.01, 0.01), (-0.02, 0.02)]
+    assert [(min(y), max(y)) for _, y in (each.T for each in corners)] == [(0.5, 1.5), (-0.5, 0.5)]
+    assert "m, difference to adam (shaded: the margins)" in texts(differences(own, POINTS, "adam", NAMES, "m", "lower"))
+    for none in (CONTRASTS.assign(margin=np.nan), CONTRASTS.drop(columns="margin")):
+        assert not differences(none, POINTS, "adam", NAMES, "m", "lower").axes[0].patches
+
+
+def test_what_qualifies_a_verdict_stands_below_it() -> None:
+    words = ["worse, by less than matters (not declared)", "better"]
+    figure = differences(CONTRASTS.assign(verdict=words), POINTS, "adam", NAMES, "m", "lower")
+    at = places(figure)
+    lines = [at["worse"], at["by less than matters"], at["(not declared)"]]
+    assert [x for x, _ in lines] == [at["better"][0]] * 3
+    assert [y for _, y in lines] == sorted((y for _, y in lines), reverse=True)
+
+
+def test_pairs_of_which_one_diverged_count_and_have_no_line() -> None:
+    table = pairs({"adam": [0.5, 0.6, 0.7, np.inf], "sgd": [0.4, np.inf, 0.75, np.inf]})
+    figure = slopes(table, "sgd", "adam", "val_loss", "lower", NAMES)
+    assert "1 win, 1 tie, 2 losses; adam: 1 diverged; sgd: 2 diverged" in texts(figure)
+    assert set().union(*segments(figure).values()) == {(0.5, 0.4), (0.7, 0.75)}
+    assert "0.65" in texts(figure)  # adam's median; half of sgd's runs diverged
+    assert not {"0.6", "0.575"} & set(texts(figure)[-6:])
 
 
 ALIKE = [f"a_rather_long_optimizer_name@run-{n}" for n in range(4)]
@@ -169,9 +192,9 @@ def test_ranks_as_a_table() -> None:
 def test_odd_values(values: Sequence[float]) -> None:
     table = pairs({"adam": values, "sgd": list(reversed(values))})
     svg.inline(slopes(table, "sgd", "adam", "m", "lower", NAMES), "slopes")
-    contrasts = CONTRASTS.assign(difference=values[0], low=values[-1], high=values[0])
+    contrasts = CONTRASTS.assign(difference=values[0], low=values[-1], high=values[0], margin=1e9)
     points = POINTS.assign(difference=values[0])
-    svg.inline(differences(contrasts, points, "adam", NAMES, "m", "higher", 1e9), "differences")
+    svg.inline(differences(contrasts, points, "adam", NAMES, "m", "higher"), "differences")
     svg.inline(differences(contrasts[:0], points[:0], "adam", NAMES, "m", "lower"), "differences")
 
 
@@ -186,6 +209,6 @@ def test_odd_names_and_numbers_of_optimizers(count: int) -> None:
     table = pairs({name: [1.0, 2.0] for name in names})
     for name in names:
         svg.inline(slopes(table, name, names[0], "$m$", "lower", names), "slopes")
-    contrasts = pd.DataFrame({"optimizer": names, "difference": 0.1, "low": 0.0, "high": 0.3})
-    figure = differences(contrasts, POINTS, "x" * 40, names, "m", "lower", 0.1)
+    contrasts = pd.DataFrame({"optimizer": names, "difference": 0.1, "low": 0.0, "high": 0.3, "margin": 0.1})
+    figure = differences(contrasts, POINTS, "x" * 40, names, "m", "lower")
     svg.inline(figure, "differences")

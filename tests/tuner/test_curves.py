@@ -148,8 +148,8 @@ def test_the_final_test_of_a_diverged_run_is_its_worst_value() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("worst", [NAN, INF])
-def test_without_a_worst_value_a_curve_ends(worst: float) -> None:
+@pytest.mark.parametrize("worst", [NAN])
+def test_without_a_value_a_curve_ends(worst: float) -> None:
     table = curves(curve("a", 0, WHOLE), curve("a", 1, {0: 4.0, 100: NAN}))
     seeds = pd.DataFrame([run("a", 0), lost("a", 1, 120) | {"val_loss": worst}])
     assert of(filled(table, seeds, "val_loss"), "a", 1, "step") == [[0], [100]]
@@ -243,6 +243,26 @@ def test_diverged_runs_are_in_the_bands_to_the_end() -> None:
     assert found["low"].tolist() == [4, 3, 2, 1]
 
 
+@pytest.mark.parametrize("worst", [INF, -INF])
+def test_quartiles_that_a_diverged_run_takes_part_in_are_infinite(worst: float) -> None:
+    """Of n sorted values they lie at (n - 1) / 4 and 3 (n - 1) / 4; one that lies on a finite value is that."""
+    for complete, diverged, quartiles in (
+        (4, 1, (2.0, 3.0, 4.0)),  # 1 2 3 4 inf: places 1, 2, 3
+        (3, 1, (1.75, 2.5, INF)),  # 1 2 3 inf: places 0.75, 1.5, 2.25
+        (2, 2, (1.75, INF, INF)),
+        (1, 2, (INF, INF, INF)),
+    ):
+        sign = math.copysign(1, worst)
+        table = curves(*(curve("a", seed, {0: 0.0, 100: sign * (seed + 1.0)}) for seed in range(complete)),
+                       *(curve("a", 9 + seed, {0: 0.0}) for seed in range(diverged)))  # fmt: skip
+        seeds = [run("a", seed) for seed in range(complete)]
+        seeds += [lost("a", 9 + seed, 20) | {"val_loss": worst} for seed in range(diverged)]
+        row = bands(filled(table, pd.DataFrame(seeds), "val_loss"), "step").iloc[-1]
+        found = [sign * row[name] for name in ("low", "median", "high")]
+        assert found[:: int(sign)] == pytest.approx(quartiles)
+        assert row["n"] == complete + diverged
+
+
 # Time to target.
 
 
@@ -293,6 +313,17 @@ def test_at_the_cost_of_the_baseline_curves_are_linear_between_evaluations() -> 
     seeds = [run("a", 0), run("a", 1), run("b", 0), run("b", 1), run("b", 2)]
     found = at_cost_of(filled(table, pd.DataFrame(seeds), "val_loss"), "a", "seconds")
     assert found.to_numpy().tolist() == [["a", 0, 1], ["a", 1, 1], ["b", 0, 2.5], ["b", 1, 1]]
+
+
+def test_a_run_that_had_diverged_by_then_is_infinitely_bad() -> None:
+    # It diverged between its evaluations at 100 and 200 steps; the baseline's three seeds end after 80, 160 and 300.
+    table = curves(
+        *(curve("a", seed, {0: 4.0, end: 1.0}) for seed, end in enumerate((80, 160, 300))),
+        *(curve("b", seed, {0: 4.0, 100: 2.0}) for seed in range(3)), curve("b", 3, WHOLE),
+    )  # fmt: skip
+    seeds = [run("a", seed) for seed in range(3)] + [lost("b", seed, 150) | {"val_loss": INF} for seed in range(3)]
+    found = at_cost_of(filled(table, pd.DataFrame([*seeds, run("b", 3)]), "val_loss"), "a", "step")
+    assert found[found["optimizer"] == "b"]["value"].tolist() == pytest.approx([2.4, INF, INF])
 
 
 def test_at_the_cost_of_a_baseline_that_was_not_run_there_is_nothing() -> None:

@@ -101,12 +101,20 @@ def test_printing_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_another_baseline_and_metric(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    (declared,) = as_json(capsys, run.path)["tasks"]
     (task,) = as_json(capsys, run.path, "--baseline", "sgdm", "--metric", "test_acc")["tasks"]
 
     assert (task["baseline"], task["metric"], task["mode"]) == ("sgdm", "test_acc", "max")
     assert {entry["optimizer"]: entry["verdict"] for entry in task["optimizers"]} == {
         "diag_hessian": "better", "adam": "better", "adamw": "better", "sgdm": None,
     }  # fmt: skip
+    mark = "on test_acc (not declared: the baseline and metric were chosen afterwards): "
+    for made, said in ((declared, True), (task, False)):
+        assert made["declared"] is said
+        assert {row["declared"] for row in made["contrasts"]} == {said}
+        for entry in made["optimizers"]:
+            assert entry["declared"] is said
+            assert (mark in entry["sentence"]) == (not said and entry["verdict"] is not None)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +293,7 @@ def test_all_diverged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
     assert report.main([str(run.path)]) == 1
 
-    assert "the same value on every seed" in capsys.readouterr().out
+    assert "both diverged on every seed" in capsys.readouterr().out
 
 
 def test_one_optimizer_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,19 +313,22 @@ def test_runs_from_before_there_were_declarations(tmp_path: Path, capsys: pytest
     assert task["rules"] == {"test": "t", "alpha": 0.05, "margin": None}
 
 
-def test_a_diverged_run_without_a_value_counts_as_the_worst(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("value", ["inf", "0.001", ""])
+def test_a_diverged_run_is_the_worst_whatever_its_value(
+    tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path / "run", seeds=5)
     rows = rows_of(run.path / "seeds.csv")
-    worst = max(float(row["test_loss"]) for row in rows[1:])
-    rows[0] |= {"status": "diverged", "test_loss": "inf"}
+    rows[0] |= {"status": "diverged", "test_loss": value}
     run.write_seeds(rows, [key.removeprefix("hp.") for key in rows[0] if key.startswith("hp.")])
 
     found = as_json(capsys, run.path)
 
-    assert any("1 run has no finite value" in text for text in found["caveats"])
+    assert any("1 of 5 retraining runs diverged" in text for text in found["caveats"])
     (entry,) = [e for e in found["tasks"][0]["optimizers"] if e["optimizer"] == rows[0]["optimizer"]]
     others = [float(row["test_loss"]) for row in rows[1:] if row["optimizer"] == rows[0]["optimizer"]]
-    assert entry["mean"] == pytest.approx((worst + sum(others)) / 5)
+    assert entry["mean"] is None
+    assert entry["median"] == pytest.approx(sorted(others)[2])
 
 
 def test_lists_as_choices_and_nothing_to_search_are_reported(

@@ -93,7 +93,17 @@ def test_the_verdicts_and_the_leaderboard_are_on_the_first_screen(browser: Brows
         place = page.get_by_role("rowheader", name=name).bounding_box()
         assert place is not None
         assert place["y"] + place["height"] < DESK["height"]
-    assert page.locator("#answer .verdicts .verdict").all_inner_texts() == ["better", "inconclusive"]
+    assert page.locator("#answer .verdicts .verdict").all_inner_texts() == ["better", "worse"]
+
+
+def test_a_verdict_of_what_was_not_declared_or_is_slight_is_marked(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", effects=EFFECTS, settings=["report.margin.acc=0.5"])
+    assert report.main([str(run.path), "--metric", "test_acc", "--out", str(tmp_path / "report")]) == 0
+    page, _ = opened(browser, tmp_path / "report" / "report.html")
+    marked = page.locator("#answer .verdict.better")
+    assert marked.all_inner_texts() == ["better, by less than matters (not declared)"] * 2  # sentence, leaderboard
+    assert page.locator("#answer .verdict.slight.worse").count() == 2
+    assert "(not declared)" in page.locator("#task-1 svg").nth(3).inner_html()
 
 
 def test_the_leaderboard_sorts_by_numbers_either_way(browser: Browser, single: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import sem, t, ttest_rel
 from statsmodels.stats.multitest import multipletests
 
 from tests.tuner.edited_runs import Row, copied, edit_best, edit_config, edit_seeds, where, without
 from tests.tuner.made_runs import make_run, make_tasks
 from tuner import sentences
 from tuner.answer import answer
+from tuner.drawings import task_drawings
+from tuner.leaderboard import leaderboard
 from tuner.store import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
@@ -86,8 +89,10 @@ def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
     )
     ps = [ttest_rel(seeds[name], seeds["adam"]).pvalue for name in ("diag_hessian", "sgdm")]
     assert f"; paired t-test, Holm-corrected p = {multipletests(ps, method='holm')[1][0]:.2g}, 12 seeds); " in text
-    ratio = (ms["diag_hessian"] / ms["adam"]).median()
-    assert text.endswith(f"a step takes {ratio:.2f} times as long.")
+    logs = np.log(ms["diag_hessian"] / ms["adam"])
+    low, high = np.exp(t.interval(0.95, 11, logs.mean(), sem(logs)))
+    ratio = np.exp(logs.mean())
+    assert text.endswith(f"a step takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f}).")
     assert sentences.verdict(task, "sgdm").startswith("sgdm is worse than adam on test_loss: ")
     assert sentences.verdict(task, "adam") == f"adam is the baseline, with {means['adam']:.4g} test_loss."
 
@@ -103,7 +108,7 @@ def test_what_has_no_verdict_says_why(run: Run) -> None:
 
 
 def test_an_equivalence_names_its_margin(run: Run) -> None:
-    edit_config(run, "    loss: 0.02", "    loss: 0.2")
+    edit_config(run, "    loss: 2%", "    loss: 0.2")
 
     def near(row: Row) -> Row:
         noise = 0.001 * (-1) ** int(row["seed"]) * (row["optimizer"] == "sgdm")
@@ -121,7 +126,61 @@ def test_an_equivalence_names_its_margin(run: Run) -> None:
 def test_gradient_equivalents_stand_in_for_seconds_that_are_shared(run: Run) -> None:
     edit_seeds(run, lambda row: row | {"cohort": "4"})
     (task,) = answer([run]).tasks
-    assert sentences.verdict(task, "diag_hessian").endswith("; a step takes 1.30 times the gradient-equivalents.")
+    assert sentences.verdict(task, "diag_hessian").endswith(
+        "; a step takes 1.30 times the gradient-equivalents (times of stacks are not compared)."
+    )
+    head, rows = leaderboard(task)
+    cells = [row[head.index("ms/step (shared)")] for row in rows]
+    assert all(cell.text.endswith(" (4 at once)") and cell.value is None for cell in cells)
+
+
+def test_times_of_stacks_and_of_others_are_not_shown_as_if_alike(run: Run) -> None:
+    edit_seeds(run, where("sgdm", cohort="4"))
+    (task,) = answer([run]).tasks
+    head, rows = leaderboard(task)
+    shown = {row[0].text: row[head.index("ms/step (shared)")].text.partition(" ")[2] for row in rows}
+    assert shown == {"sgdm": "(4 at once)", "adam": "(alone)", "diag_hessian": "(alone)"}
+    assert "times as long" not in " ".join(sentences.verdicts(answer([run])))
+    assert [drawing.name for drawing in task_drawings(task, 0, list(EFFECTS))["curves"]] == [
+        "1-curves-steps", "1-curves-grad_equivalents",
+    ]  # fmt: skip
+
+
+def of_ratios(run: Run, ratios: list[float]) -> str:
+    """What is said of the time of sgdm's steps, in adam's."""
+    edit_seeds(run, lambda row: row if int(row["seed"]) < len(ratios) else None)
+    edit_seeds(run, lambda row: row | {"step_ms": str(ratios[int(row["seed"])] if row["optimizer"] == "sgdm" else 1)})
+    (task,) = answer([run]).tasks
+    return sentences.verdict(task, "sgdm").rpartition("; ")[2]
+
+
+def test_the_time_of_a_step_is_not_decided_by_extremes(run: Run) -> None:
+    ratios = [0.60, 0.65, 0.70, 0.72, 0.75, 0.78, 0.80, 0.85, 0.90, 1.33]
+    logs = np.log(ratios)
+    low, high = np.exp(t.interval(0.95, 9, logs.mean(), sem(logs)))
+    assert high < 1
+    assert of_ratios(run, ratios) == (
+        f"a step takes {np.exp(logs.mean()):.2f} times as long (95 % interval {low:.2f} to {high:.2f})."
+    )
+
+
+def test_the_time_of_a_step_may_not_be_told(run: Run) -> None:
+    # Logarithms -ln 2, 0, ln 2: mean 0, standard error ln 2 / sqrt(3), t(2) at 97.5 % 4.302653.
+    half = 4.302653 * math.log(2) / math.sqrt(3)
+    assert of_ratios(run, [0.5, 1.0, 2.0]) == (
+        f"whether a step takes longer cannot be told (1.00 times, 95 % interval {math.exp(-half):.2f} to "
+        f"{math.exp(half):.2f})."
+    )
+
+
+def test_the_time_of_a_step_is_about_as_long_where_the_whole_interval_says_so(run: Run) -> None:
+    assert of_ratios(run, [0.99, 1.0, 1.02] * 4) == (
+        "a step takes about as long (1.00 times, 95 % interval 1.00 to 1.01)."
+    )
+
+
+def test_of_two_seeds_the_time_of_a_step_has_no_interval(run: Run) -> None:
+    assert of_ratios(run, [2.0, 8.0]) == "a step takes 4.00 times as long (2 seeds, no interval)."
 
 
 def test_a_baseline_that_took_no_time_has_no_ratio(run: Run) -> None:

@@ -67,7 +67,7 @@ def test_mean_and_sample_deviation_are_taken_over_seeds(run: Run) -> None:
     fill(run, [], [])
     run.write_seeds([seed_row("one", seed, val_loss=value) for seed, value in enumerate([1.0, 2.0, 6.0])], [])
     one, two = summarize(run, config())["optimizers"]
-    assert one["metrics"]["val_loss"] == {"mean": 3.0, "sd": pytest.approx(math.sqrt(7))}
+    assert one["metrics"]["val_loss"] == {"mean": 3.0, "sd": pytest.approx(math.sqrt(7)), "median": 2.0}
     assert one["step_ms"] == {"mean": 4.0, "sd": 0.0}
     assert two["metrics"] == {"val_loss": None, "test_loss": None}
     assert two["step_ms"] is None
@@ -75,19 +75,26 @@ def test_mean_and_sample_deviation_are_taken_over_seeds(run: Run) -> None:
 
 def test_one_seed_has_no_deviation(run: Run) -> None:
     fill(run, ["complete"], ["complete"])
-    assert summarize(run, config(1))["optimizers"][0]["metrics"]["val_loss"] == {"mean": 1.0, "sd": None}
+    assert summarize(run, config(1))["optimizers"][0]["metrics"]["val_loss"] == {"mean": 1.0, "sd": None, "median": 1.0}
 
 
-def test_diverged_seeds_count_with_their_worst_value_and_failed_ones_have_none(run: Run) -> None:
+@pytest.mark.parametrize(("worst", "median"), [(9.0, 4.0), (0.1, 4.0)])
+def test_diverged_seeds_are_last_whatever_their_value_and_failed_ones_are_none(
+    run: Run, worst: float, median: float
+) -> None:
     fill(run, [], [])
     run.write_seeds(
-        [seed_row("one", 0, val_loss=1.0), seed_row("one", 1, "diverged", val_loss=9.0), seed_row("one", 2, "failed")],
+        [seed_row("one", 0, val_loss=1.0), seed_row("one", 1, "diverged", val_loss=worst), seed_row("one", 2, "failed"),
+         seed_row("one", 3, val_loss=4.0), seed_row("two", 0, "diverged", val_loss=worst)],
         [],
-    )
-    one = summarize(run, config())["optimizers"][0]
-    assert one["metrics"]["val_loss"] == {"mean": 5.0, "sd": pytest.approx(math.sqrt(32))}
-    assert one["n_seeds"] == 3
-    assert one["seeds"] == {"complete": 1, "diverged": 1, "failed": 1}
+    )  # fmt: skip
+    one, two = summarize(run, config())["optimizers"]
+    assert one["metrics"]["val_loss"] == {"mean": None, "sd": None, "median": median}
+    assert two["metrics"]["val_loss"] == {"mean": None, "sd": None, "median": None}
+    assert one["n_seeds"] == 4
+    assert one["seeds"] == {"complete": 2, "diverged": 1, "failed": 1}
+    shown = [cells(line)[1] for line in table(run, config())]
+    assert shown == ["val_loss", "median 4", "median diverged"]
 
 
 def test_an_entry_holds_what_best_json_says(run: Run) -> None:
@@ -182,7 +189,7 @@ def test_the_table_has_one_line_per_optimizer(run: Run) -> None:
     run.write_best({"optimizers": {"one": entry(n_diverged=1, at_boundary=["lr", "nu"]), "two": entry(n_failed=1)}})
     assert [cells(line) for line in table(run, config())] == [
         ["optimizer", "val_loss", "test_loss", "ms/step", "diverged", "at boundary", "best hyperparameters"],
-        ["one", "2 ± 1", "2 ± 0", "4 ± 0", "1/2 trials, 1/3 seeds", "lr, nu", "lr=0.5, nu=3"],
+        ["one", "median 2", "median 2", "4 ± 0", "1/2 trials, 1/3 seeds", "lr, nu", "lr=0.5, nu=3"],
         ["two", "1", "2", "4", "0/2 trials, 0/2 seeds (2 failed)", "-", "lr=0.5, nu=3"],
     ]
 
