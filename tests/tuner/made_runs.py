@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from tuner.config import resolve
+from tuner.identity import identity
 from tuner.schema import Config, Dimension
 from tuner.store import Run
 
 LOOKS = 11
 SHA = "5f" * 32
-CODE = {"tuner": {"version": "0.1.0", "commit": "1a" * 20, "dirty": False, "sha256": "2b" * 32},
-        "torch": {"package": "torch", "version": "2.14.0"}}  # fmt: skip
 
 
 def make_run(
@@ -56,7 +55,7 @@ def make_run(
     run.write_seeds(rows, config.hyperparameters)
     run.write_best({"task": task, "metric": config.task.metric, "optimizers": best})
     run.finish_curves()
-    run.write_env(_env(task))
+    run.write_env(_env(task) | {"code": identity(config)})
     return run
 
 
@@ -150,6 +149,6 @@ def _env(task: str) -> dict[str, Any]:
         "started": "2026-01-02T03:04:05+00:00", "command": ["--task", task],
         "versions": {"python": "3.11.7", "torch": "2.14.1"}, "device": "cpu", "parameters": 5110,
         "hardware": {"platform": "Linux", "cpu": "a processor", "cpus": 2, "memory_mb": 24000, "gpus": []},
-        "git": {"commit": "0" * 40, "dirty": False}, "code": CODE,
+        "git": {"commit": "0" * 40, "dirty": False},
         "data": {"name": task, "source": "made here", "sha256": SHA, "rows": {"train": 100, "val": 50, "test": 50}},
     }  # fmt: skip
