@@ -40,7 +40,7 @@ def test_says_what_came_out_and_what_to_do_next(main_job):
     assert "0/4 trials" in table["adam"]
     assert "4/4 trials" in table["sgd"]
     assert "none was valid" in table["sgd"]
-    assert "python -m tuner.retrain job" in out
+    assert "python -m tuner.report job" in out
     assert "search  adam  4/4" in err
     assert "retrain  adam  2/2" in err
     assert "Traceback" not in err
@@ -50,7 +50,8 @@ def test_says_what_came_out_and_what_to_do_next(main_job):
 def test_every_trial_is_recorded_and_told(main_job):
     run = main_job[0]
     trials = run.trials()
-    columns = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "error", "hp.lr"]
+    columns = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error",
+               "hp.lr"]  # fmt: skip
     assert list(trials.columns) == columns
     assert sorted(zip(trials["optimizer"], trials["trial"], strict=True)) == [
         (name, number) for name in ("adam", "sgd") for number in range(4)

@@ -64,8 +64,9 @@ class OfPhase(Content):
 
     phase: Literal["search", "retrain"]
     optimizer: Text
-    running: Count
-    left_s: Seconds | None
+    total: Count = 0
+    running: Count = 0
+    left_s: Seconds | None = None
 
 
 class Status(Content):

@@ -141,7 +141,7 @@ def test_curvature_and_gradient_of_a_step_see_the_same_dropout():
     """Of the loss c w^2, with c drawn by dropout, the gradient 2 c w is w times the curvature 2 c."""
     task = Small(lambda: Coin(power=2))
     task.criterion = lambda outputs, targets: outputs.sum()
-    make = of(Sophia, update_period=1, lr=0.0, betas=(0.0, 0.0))
+    make = of(Sophia, estimator="hutchinson", update_period=1, lr=0.0, betas=(0.0, 0.0))
     stack = Stack(task, make, [Member({"rho": rho}, 1) for rho in (0.1, 0.2, 0.3)], CONSTANT, epochs=2)
     weight = torch.arange(1.0, 9.0, dtype=torch.float64)
     drawn = set()

@@ -123,13 +123,13 @@ def compared(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_what_will_be_compared_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert compared(capsys, "--task", "mnist1d") == (
         "diag_hessian against adam, by test_loss (val_loss if the task has no test split), paired over 10 seeds: "
-        "paired t-test at level 0.05; differences within 0.02 do not matter"
+        "paired t-test at level 0.05; differences within 2% of adam's value do not matter"
     )
     three = ["--task", "rahimi_recht", "--optimizers", "ssvp", "sgd", "sgdm", "--set", "report.test=sign_flip",
              "report.alpha=0.1"]  # fmt: skip
     assert compared(capsys, *three) == (
         "ssvp, sgd against sgdm, by train_loss, paired over 10 seeds: sign-flip test at level 0.1 over 2 contrasts, "
-        "after Holm; no margin is declared"
+        "after Holm; differences within 1% of sgdm's value do not matter"
     )
     declared = ["--set", "report.baseline=diag_hessian", "report.metric=test_acc", "--seeds", "2"]
     assert compared(capsys, "--task", "mnist1d", *declared) == (
@@ -149,7 +149,7 @@ def test_the_document_has_the_comparison_the_time_and_the_data(capsys: pytest.Ca
     plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--json"))
     assert {key: value for key, value in plan["comparison"].items() if key != "sentence"} == {
         "baseline": "adam", "others": ["diag_hessian"], "metric": "test_loss", "seeds": 10, "test": "t", "alpha": 0.05,
-        "margin": 0.02,
+        "margin": "2%",
     }  # fmt: skip
     assert plan["time"].startswith("time: not known yet; a few steps are timed before Ray starts")
     assert plan["data"] == (

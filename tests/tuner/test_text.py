@@ -193,7 +193,7 @@ def test_a_run_of_before_errors_were_cleaned_still_opens(tmp_path: Path, error: 
 def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tuner.summary import present
 
-    config = run_config({"one": {"class": "pkg.Opt", "space": {"kind": {"choices": ["[red]", ":smile:", "\x1b[2J"]}}}})
+    config = run_config({"one": {"class": "pkg.Opt", "space": {"kind": {"choices": ["[red]", ":smile:"]}}}})
     run = Run.create(tmp_path / "run", config)
     run.write_env({})
     entry = {"hp": {"kind": "[red]"}, "value": 0.5, "trial": 0, "n_trials": 1, "n_diverged": 0, "at_boundary": []}
