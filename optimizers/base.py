@@ -169,6 +169,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.grad_equivalents += 1.0
         return loss.detach(), applied, curvatures
 
+    def refresh_always(self) -> None:
+        """From now on estimate, at every step, all curvature that the rule ever asks for: to see what that costs."""
+        self.update_period = 1
+
     def _refreshes(self, params: Sequence[Tensor]) -> bool:
         return self._steps % self.update_period == 0
 

@@ -60,6 +60,10 @@ class SubsampledNewton(CurvatureOptimizer):
         self.blocks = HessianBlocks()
         super().__init__(params, defaults, estimator=self.blocks, maximize=maximize, foreach=False)
 
+    def refresh_always(self) -> None:
+        for group in self.param_groups:
+            group["sampling_rate"] = float(group["sampling_rate"] > 0)
+
     def _refreshes(self, params: Sequence[Tensor]) -> bool:
         # Drawn on the host, anew from seed and step: nothing to read back from the device, nothing to save.
         draw = random.Random(f"{self._seed} {self._steps}")

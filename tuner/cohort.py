@@ -93,19 +93,22 @@ def training(
     budget: Budget,
     engine: Engine = DEFAULTS,
     saving: Saving = NEVER,
+    curvature_scale: float = 1.0,
 ) -> Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]:
     """One stack as a generator that pauses after each evaluation, of each member that goes on, and for snapshots, and
     returns the results.
 
     Args:
         members: as ``stacks`` put them together; a single one trains as ever.
+        curvature_scale: see ``tuner.flops``.
     """
     with engine.settings():
         run: Lockstep
         if len(members) == 1:
-            run = Trainer(task, make_optimizer, members[0].hp, members[0].seed, engine, budget.epochs)
+            hp, seed = members[0].hp, members[0].seed
+            run = Trainer(task, make_optimizer, hp, seed, engine, budget.epochs, curvature_scale)
         else:
-            run = Stack(task, make_optimizer, members, engine, budget.epochs)
+            run = Stack(task, make_optimizer, members, engine, budget.epochs, curvature_scale)
         return (yield from in_lockstep(run, budget, saving))
 
 
@@ -134,9 +137,15 @@ class Stack(Lockstep):
     """Members as one stacked model."""
 
     def __init__(
-        self, task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member], engine: Engine, epochs: int
+        self,
+        task: Task,
+        make_optimizer: MakeOptimizer,
+        members: Sequence[Member],
+        engine: Engine,
+        epochs: int,
+        curvature_scale: float = 1.0,
     ) -> None:
-        super().__init__(task, len(members))
+        super().__init__(task, len(members), curvature_scale)
         self.engine = engine
         self.total_steps = epochs * task.steps_per_epoch
         self.seeds = [member.seed for member in members]
@@ -170,7 +179,7 @@ class Stack(Lockstep):
             warm_up = self.engine.warmup_epochs * self.task.steps_per_epoch
             factor = self.engine.lr_factor(self.optimizer.steps, self.total_steps, warm_up)
         losses = self.optimizer.step(AtBatch(self.model, batch), factor, self.engine.clip_grad_norm)
-        self.grad_equivalents = self.optimizer.grad_equivalents
+        self.nominal_grad_equivalents = self.optimizer.grad_equivalents
         if len(self.live) < len(self.stacked):
             losses = losses[[self.stacked.index(member) for member in self.live]]
         return losses

@@ -2,6 +2,7 @@
 
 Found in files and in what is installed, without importing any of it. What can change numbers counts: the content of
 this project's sources, and of a user's module or all of its package, comments included; versions of what is installed.
+A module that is one file is looked at alone: what it imports from beside it belongs into a package with it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tuner.errors import UserError
 from tuner.folders import OWN_PACKAGES, ROOT
 from tuner.schema import Config
 from tuner.store import Run
+from tuner.text import line
 
 Code = dict[str, dict[str, Any]]
 """What is known of each part: ``sha256`` of its sources, or ``version`` of its ``package``; empty where nothing is."""
@@ -82,19 +84,20 @@ def check(config: Config, run: Run, *, allowed: bool) -> None:
     """
     check_folder(config)
     run.code, env = identity(config), run.env() if run.has_env() else {}
-    before = env.get("code")
-    if not before:
-        if run.trial_rows() or run.seed_rows():
-            print(
-                f"{run.path}: by which code it was made is not known, so not whether it is the same now",
-                file=sys.stderr,
-            )
-        return
-    different = differences(before, run.code)
+    for path in [path for path, found in run.code.items() if not found]:
+        print(f"{path}: by which code it is made cannot be known, so not whether it changes", file=sys.stderr)
+    commands = [env, *(command for command in env.get("resumed", []) if isinstance(command, dict))]
+    before = next((command["code"] for command in commands if command.get("code")), None)
+    if not env.get("code") and (run.trial_rows() or run.seed_rows()):
+        print(
+            f"{run.path}: by which code it was made is not known, so not whether it is the same now",
+            file=sys.stderr,
+        )
+    different = differences(before, run.code) if before else []
     if not different:
         return
-    for line in different:
-        print(line, file=sys.stderr)
+    for part in different:
+        print(part, file=sys.stderr)
     if not allowed:
         raise UserError(
             f"{run.path}: was made by other code, as above, so that results would not be comparable; {CHANGED_CODE} "
@@ -131,12 +134,17 @@ def locate(module: str, configs: str | None = None) -> ModuleSpec | None:
     Args:
         configs: the folder that is looked into after all others.
     """
-    found, places = None, None
+    found: ModuleSpec | None = None
+    places: list[str] | None = None
     names = module.split(".")
     for end in range(1, len(names) + 1):
         name = ".".join(names[:end])
         specs = (finder.find_spec(name, places) for finder in sys.meta_path)
-        found = next((spec for spec in specs if spec is not None), None)
+        try:
+            found = next((spec for spec in specs if spec is not None), None)
+        except KeyError:  # a folder without __init__.py in another one: Python would ask the outer one, once imported
+            places = [str(Path(place) / names[end - 1]) for place in places or ()]
+            continue
         if end == 1 and configs is not None and (found is None or found.origin is None):
             found = PathFinder.find_spec(name, [configs]) or found
         if found is None:
@@ -197,7 +205,7 @@ def _counts(part: Mapping[str, Any]) -> Any:
 
 
 def _said(part: Mapping[str, Any]) -> str:
-    return ", ".join(_words(part)) or "not found"
+    return line(", ".join(_words(part))) or "not found"
 
 
 def _words(part: Mapping[str, Any]) -> Iterator[str]:

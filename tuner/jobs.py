@@ -44,7 +44,8 @@ class Outcome:
         state: "complete"; "diverged", with the task's worst values as metrics; "failed", with an error and no
             metrics; or "stopped" by the scheduler before its budget was spent.
         metrics: ``<split>_<name>`` -> value at the end.
-        clocks: steps, grad_equivalents, seconds and peak_mem_mb; empty where the worker was lost.
+        clocks: steps, grad_equivalents (counted, and nominal_), seconds and peak_mem_mb; empty where the worker was
+            lost.
         evaluations: step, epoch, seconds, grad_equivalents and metrics of each evaluation, and what was found of the
             curvature there, where it was analysed.
         error: one line, of a failed run, and of a diverged one, what was not finite or beyond the bound.

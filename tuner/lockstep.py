@@ -67,11 +67,12 @@ class Evaluation:
 
 @dataclass
 class Clocks:
-    """Four of them: steps, gradient-equivalents, seconds of training (evaluation not counted, the device
-    synchronised) and the peak memory in MB."""
+    """Steps; gradient-equivalents, by counted FLOPs and by nominal costs; seconds of training (evaluation not counted,
+    the device synchronised); and the peak memory in MB."""
 
     steps: int = 0
     grad_equivalents: float = 0.0
+    nominal_grad_equivalents: float = 0.0
     seconds: float = 0.0
     peak_mem_mb: float = 0.0
 
@@ -186,7 +187,7 @@ class Lockstep(ABC):
     """What one run and a stack of them share: takes steps, looks at losses and metrics, keeps the clocks.
 
     Attributes:
-        steps, grad_equivalents: so far, of every member alike.
+        steps, nominal_grad_equivalents: so far, of every member alike.
         seconds: of each member; of a stack's time each gets an equal share, so that seconds add up to what was spent.
         live: the members that are still training, by their numbers from 0.
         parted: the clocks of those that are not, when they ended.
@@ -195,16 +196,26 @@ class Lockstep(ABC):
 
     optimizer: Any
 
-    def __init__(self, task: Task, members: int) -> None:
+    def __init__(self, task: Task, members: int, curvature_scale: float) -> None:
+        """
+        Args:
+            curvature_scale: what nominal costs beyond a gradient a step are multiplied with, see ``tuner.flops``.
+        """
         self.task = task
+        self.curvature_scale = curvature_scale
         self.steps = 0
-        self.grad_equivalents = 0.0
+        self.nominal_grad_equivalents = 0.0
         self.seconds = [0.0] * members
         self.live = list(range(members))
         self.parted: dict[int, Clocks] = {}
         self.why: dict[int, str] = {}
         self._peak_before = 0.0
         memory.reset_peak(task.device)
+
+    @property
+    def grad_equivalents(self) -> float:
+        """By counted FLOPs."""
+        return self.steps + self.curvature_scale * (self.nominal_grad_equivalents - self.steps)
 
     @abstractmethod
     def batches(self, epochs: int) -> Iterator[Any]:
@@ -234,7 +245,7 @@ class Lockstep(ABC):
         """What ``restore`` needs in a run made with the same arguments."""
         return {
             "steps": self.steps,
-            "grad_equivalents": self.grad_equivalents,
+            "nominal_grad_equivalents": self.nominal_grad_equivalents,
             "seconds": list(self.seconds),
             "live": list(self.live),
             "parted": {member: asdict(clocks) for member, clocks in self.parted.items()},
@@ -252,7 +263,7 @@ class Lockstep(ABC):
         """
         if len(state["seconds"]) != len(self.seconds):
             raise ValueError("the state is of another number of members")
-        self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
+        self.steps, self.nominal_grad_equivalents = state["steps"], state["nominal_grad_equivalents"]
         self.seconds, self.live = list(state["seconds"]), list(state["live"])
         self.parted = {member: Clocks(**clocks) for member, clocks in state["parted"].items()}
         self.why = dict(state["why"])
@@ -298,7 +309,13 @@ class Lockstep(ABC):
         """
         for member, reason in why.items():
             self.live.remove(member)
-            self.parted[member] = Clocks(self.steps, self.grad_equivalents, self.seconds[member], self._peak_mb())
+            self.parted[member] = Clocks(
+                self.steps,
+                self.grad_equivalents,
+                self.nominal_grad_equivalents,
+                self.seconds[member],
+                self._peak_mb(),
+            )
             if reason:
                 self.why[member] = reason
 

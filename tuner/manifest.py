@@ -27,6 +27,8 @@ def begin(folder: Path, names: Collection[str], *, old_report: bool) -> None:
         UserError: a file that is somebody else's has one of the names; nothing has been changed.
     """
     known = _read(folder)
+    if known is None and os.path.lexists(folder / NAME):
+        raise UserError(f"{folder / NAME}: is not a list of a report's figures; move it away, or choose another --out")
     own = {name for name, digest in (known or {}).items() if _is_own(folder / name, digest)}
     others = [name for name in names if name not in own and os.path.lexists(folder / name)]
     if others and not (known is None and old_report):

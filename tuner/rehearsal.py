@@ -18,6 +18,7 @@ from tuner import checkpoint, objects
 from tuner.engine import Engine
 from tuner.errors import UserError, nearest
 from tuner.estimate import Timings
+from tuner.flops import curvature_scale
 from tuner.isolation import restored
 from tuner.lockstep import worst_of
 from tuner.metrics import divergence, evaluate
@@ -28,6 +29,8 @@ from tuner.train import Hyperparameters, MakeOptimizer, Trainer
 QUICK_S = 2.0
 """An evaluation that takes longer is one of fewer rows."""
 STEPS = 2
+FEW_ROWS = 8
+"""Which are enough to see whether FLOPs can be counted."""
 NEGLIGIBLE = 1e-3
 """Of how far the weights went: what rounding may make of the same steps."""
 OF_CURVATURE = re.compile(r"hessian|hutchinson|curvature|fisher")
@@ -89,9 +92,12 @@ def rehearse_all(config: Config, task: Task, timings: Timings) -> tuple[list[str
             try:
                 with restored([]):
                     notes, why = rehearse(task, make, spec.first_point(), engine)
+                _, uncounted = curvature_scale(task.shortened(FEW_ROWS), make, spec.first_point())
             except Exception as error:
                 warnings.append(f"{name}: its first evaluation failed ({fault(error)})")
                 continue
+            if uncounted:
+                notes.append(f"gradient-equivalents are by its nominal costs, not counted ({uncounted})")
             warnings += [f"{name}: {note}" for note in notes]
             if why:
                 unsaved[name] = why

@@ -221,6 +221,7 @@ def _of_task(task: TaskAnswer) -> Iterator[str]:
     yield from _metric(made)
     yield from _boundary(made)
     yield from _devices(made)
+    yield from _costs(made)
 
 
 def _missing(task: TaskAnswer) -> Iterator[str]:
@@ -340,3 +341,15 @@ def _devices(made: Comparison) -> Iterator[str]:
         yield "the runs were made on different hardware: seconds are not comparable."
     elif any(source.env.get("resumed") for source in made.sources):
         yield "a run was made by several commands; its env.json says when, and on which machines."
+
+
+def _costs(made: Comparison) -> Iterator[str]:
+    """Of runs that were made before FLOPs were counted, beside others; where all are alike nothing is unfair."""
+    if "nominal_grad_equivalents" not in made.seeds:
+        return
+    dear = made.seeds[made.seeds["grad_equivalents"] > made.seeds["steps"]]
+    counted = made.seeds["nominal_grad_equivalents"].notna().any()
+    nominal = dear.loc[dear["nominal_grad_equivalents"].isna(), "optimizer"]
+    if counted and len(nominal):
+        names = ", ".join(dict.fromkeys(nominal))
+        yield f"gradient-equivalents of {names} are by nominal costs, those of other runs by counted FLOPs."

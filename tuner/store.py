@@ -49,7 +49,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error"]
 SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
-CLOCK_COLUMNS = ["steps", "grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code", "error"]
+CLOCK_COLUMNS = [
+    "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
+    "error",
+]  # fmt: skip
 LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
 CURVE_TYPES = {
     "task": "string", "optimizer": "string", "phase": "string", "trial": "Int64", "seed": "Int64", "step": "Int64",

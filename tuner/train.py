@@ -76,9 +76,16 @@ class Trainer(Lockstep):
     """One run."""
 
     def __init__(
-        self, task: Task, make_optimizer: MakeOptimizer, hp: Hyperparameters, seed: int, engine: Engine, epochs: int
+        self,
+        task: Task,
+        make_optimizer: MakeOptimizer,
+        hp: Hyperparameters,
+        seed: int,
+        engine: Engine,
+        epochs: int,
+        curvature_scale: float = 1.0,
     ) -> None:
-        super().__init__(task, members=1)
+        super().__init__(task, 1, curvature_scale)
         torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
         self.seed = seed
         self.runner = Runner(engine, task.build(seed).train())
@@ -126,7 +133,7 @@ class Trainer(Lockstep):
             lambda: self.task.loss(self.runner.exact if optimizer.refreshing else self.runner.trained, batch),
             max_grad_norm=self.clip_grad_norm,
         )
-        self.grad_equivalents = optimizer.grad_equivalents
+        self.nominal_grad_equivalents = optimizer.grad_equivalents
         return loss
 
     def _plain_step(self, batch: Batch) -> Tensor:
@@ -147,7 +154,7 @@ class Trainer(Lockstep):
         loss.backward()
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.runner.exact.parameters(), self.clip_grad_norm)
-        self.grad_equivalents += 1
+        self.nominal_grad_equivalents += 1
         return loss.detach()
 
     def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:

@@ -149,12 +149,13 @@ class Workbench:
         self.config = config
         import torch
 
-        from tuner import checkpoint, cohort, isolation, watched_code  # noqa: F401  (imports take seconds: charged to none)
+        from tuner import checkpoint, cohort, flops, isolation, watched_code  # noqa: F401  (imports take seconds: charged to none)
 
         torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports for seconds
         self.task = objects.make_task(config)
         objects.set_up(self.task, config)
         self.engine = objects.make_engine(config)
+        self.scales: dict[str, float] = {}
         self.spoilt = ""
         self.code = watched_code.Code(type(self.task))
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
@@ -254,17 +255,36 @@ class Workbench:
         yield from self._from(Saving(None, every_s), jobs, curves, every_evaluation)
 
     def _from(self, saving: Saving, jobs: Sequence[Job], curves: Curves, every_evaluation: bool) -> Iterator[Report]:
-        from tuner import cohort
-
-        members = [cohort.Member(job.hp, job.seed) for job in jobs]
         budget = self._budget(jobs[0])
-        with (
-            self._apart(jobs[0]),
-            closing(cohort.training(self.task, self._optimizer(jobs[0]), members, budget, self.engine, saving)) as run,
-        ):
+        with self._apart(jobs[0]), closing(self._run(jobs, budget, saving)) as run:
             results = yield from self._reports(run, jobs, curves, budget, every_evaluation)
         outcomes = map(outcome, results, curves)
         yield Report(dict(enumerate(outcomes)))  # only now is it known what they left behind
+
+    def _run(self, jobs: Sequence[Job], budget: Budget, saving: Saving) -> Training:
+        """The training itself, with the count before it, which is within the time limit."""
+        from tuner import cohort
+
+        make = self._optimizer(jobs[0])
+        members = [cohort.Member(job.hp, job.seed) for job in jobs]
+        scale = self._curvature_scale(jobs[0], make)
+        return (yield from cohort.training(self.task, make, members, budget, self.engine, saving, scale))
+
+    def _curvature_scale(self, job: Job, make: MakeOptimizer) -> float:
+        """Counted once for an optimizer and its choices and whole numbers; its other hyperparameters are those of its
+        first point, so that all workers come to the same."""
+        from tuner.flops import curvature_scale
+
+        spec = self.config.optimizers[job.optimizer]
+        real = {name for name, dim in spec.space.items() if dim.choices is None and not dim.integer}
+        discrete = {name: value for name, value in job.hp.items() if name not in real}
+        key = f"{job.optimizer} {discrete}"
+        if key not in self.scales:
+            scale, uncounted = curvature_scale(self.task, make, spec.first_point() | discrete)
+            if uncounted:  # for want of memory, say, which there may be for the next
+                return scale
+            self.scales[key] = scale
+        return self.scales[key]
 
     def _reports(
         self, run: Training, jobs: Sequence[Job], curves: Curves, budget: Budget, every_evaluation: bool

@@ -102,6 +102,26 @@ def test_a_second_look(run: Run, added: list[list[int]], expected: list[str]) ->
     assert [text for text in caveats(run) if "look" in text] == expected
 
 
+@pytest.mark.parametrize(
+    ("uncounted", "named"),
+    [
+        ({}, []),
+        ({"adam": "0 1"}, []),
+        ({"diag_hessian": "0 1"}, ["diag_hessian"]),
+        ({"diag_hessian": None}, ["diag_hessian"]),
+        (dict.fromkeys(EFFECTS), []),
+    ],
+)
+def test_nominal_costs_beside_counted_ones(run: Run, uncounted: dict[str, str | None], named: list[str]) -> None:
+    """Nothing is said of adam, which costs the same either way, nor where all are nominal, as in an old run."""
+    edit_seeds(run, lambda row: row | {"nominal_grad_equivalents": row["grad_equivalents"]})
+    for optimizer, seeds in uncounted.items():
+        edit_seeds(run, where(optimizer, seeds, nominal_grad_equivalents=""))
+    assert caveats(run) == [
+        f"gradient-equivalents of {name} are by nominal costs, those of other runs by counted FLOPs." for name in named
+    ]
+
+
 @pytest.mark.parametrize("n", [3, 5, 9])
 def test_few_seeds_say_what_they_can_find(run: Run, n: int) -> None:
     edit_config(run, "seeds:\n" + "".join(f"  - {seed}\n" for seed in range(12)),

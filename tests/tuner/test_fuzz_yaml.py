@@ -209,6 +209,7 @@ SEED = {
     "status": "complete",
     **LOSSES,
     "grad_equivalents": "1.0",
+    "nominal_grad_equivalents": "1.0",
     "step_ms": "1.0",
     "peak_mem_mb": "1.0",
     **CLOCKS,

@@ -202,3 +202,11 @@ def test_a_module_is_located_as_it_would_be_imported(mine: Path) -> None:
     for name in ("optimizers.sophia", "tuner", "yaml"):
         spec = locate(name)
         assert spec is not None and spec.origin == __import__(name, fromlist=["x"]).__file__
+
+
+def test_a_class_in_folders_without_init_is_found_and_known(tmp_path: Path) -> None:
+    (tmp_path / "ns" / "sub").mkdir(parents=True)
+    module = tmp_path / "ns" / "sub" / "m.py"
+    module.write_text("class MySGD: ...\n")
+    found = locate("ns.sub.m", str(tmp_path))
+    assert found is not None and found.origin == str(module)

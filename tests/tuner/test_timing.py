@@ -53,7 +53,7 @@ def trainer(clock: Clock, period: int | None, plain: Any, refresh: float = 0.0, 
     class Fake:
         def __init__(self, task: Any, *_: Any, **__: Any) -> None:
             self.task = task
-            self.grad_equivalents = 0.0
+            self.nominal_grad_equivalents = 0.0
             self.optimizer = SimpleNamespace() if period is None else SimpleNamespace(update_period=period)
             self.steps = 0
             made.append(self)
@@ -66,7 +66,7 @@ def trainer(clock: Clock, period: int | None, plain: Any, refresh: float = 0.0, 
             refreshes = period is not None and self.steps % period == 0
             seconds = refresh if refreshes else plain(batch) if callable(plain) else plain
             clock.now += seconds + (warm_up if self.steps == 0 else 0)
-            self.grad_equivalents += 3 if refreshes else 1
+            self.nominal_grad_equivalents += 3 if refreshes else 1
             self.steps += 1
             return torch.zeros(())
 
