@@ -94,6 +94,7 @@ def test_the_example_of_an_optimizer_of_ones_own_runs(tmp_path):
     assert trials.loc[("damped_newton", 0), "value"] < 2.2  # it trains: guessing uniformly costs 2.3
 
 
+@pytest.mark.slow
 def test_the_example_of_a_task_of_ones_own_runs(tmp_path):
     entries = run_example("add_a_task.md", tmp_path, "my_tasks.py", "tasks/diabetes.yaml")
     assert set(entries) == {"diag_hessian", "adam"}

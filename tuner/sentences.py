@@ -345,7 +345,7 @@ def _devices(made: Comparison) -> Iterator[str]:
 
 def _costs(made: Comparison) -> Iterator[str]:
     """Of runs that were made before FLOPs were counted, beside others; where all are alike nothing is unfair."""
-    if "nominal_grad_equivalents" not in made.seeds:
+    if not {"steps", "grad_equivalents", "nominal_grad_equivalents"} <= set(made.seeds):
         return
     dear = made.seeds[made.seeds["grad_equivalents"] > made.seeds["steps"]]
     counted = made.seeds["nominal_grad_equivalents"].notna().any()

@@ -84,18 +84,23 @@ def test_a_report_that_was_cut_off_does_not_stand_in_the_way(folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["", "[", "[]", "{}", '{"files": []}', '{"files": 5}', "[" * 5000,
-     json.dumps({"files": {"../mine.svg": None, "/etc/x.png": None, "": None, "a\0.svg": None, "mine.txt": None,
-                           "sub": None, "sub.svg": None, "none.svg": 5, "mine.svg": 5, "mine.png": ["a"]}})],
+    ("content", "refused"),
+    [*((text, True) for text in ("", "[", "[]", "{}", '{"files": []}', '{"files": 5}', "[" * 5000)),
+     (json.dumps({"files": {"../mine.svg": None, "/etc/x.png": None, "": None, "a\0.svg": None, "mine.txt": None,
+                            "sub": None, "sub.svg": None, "none.svg": 5, "mine.svg": 5, "mine.png": ["a"]}}), False)],
 )  # fmt: skip
-def test_a_manifest_that_was_tampered_with_costs_no_file(folder: Path, content: str) -> None:
+def test_a_manifest_that_was_tampered_with_costs_no_file(folder: Path, content: str, refused: bool) -> None:
     (folder / "sub.svg").mkdir(parents=True)
     names = [folder.parent / "mine.svg", *(folder / name for name in ("mine.txt", "sub", "mine.svg", "mine.png"))]
     for path in names:
         path.write_text("mine")
     (folder / manifest.NAME).write_text(content)
-    drawn(folder, NAMES)
+    if refused:  # a person's own, perhaps
+        with pytest.raises(UserError, match=r"manifest\.json: is not a list of a report's figures"):
+            drawn(folder, NAMES)
+        assert (folder / manifest.NAME).read_text() == content
+    else:
+        drawn(folder, NAMES)
     assert all(path.read_text() == "mine" for path in names) and (folder / "sub.svg").is_dir()
 
 
