@@ -44,6 +44,9 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(argv)
         if unknown:
             raise UserError(f"unknown argument {unknown[0]!r}")
+        for action in self._actions:
+            if action.nargs is None and getattr(args, action.dest, None) == []:  # argparse drops it from --flag=--
+                raise UserError(f"argument {action.option_strings[0]}: '--' is no value")
         return args
 
 
@@ -107,7 +110,7 @@ def check_utf8(argv: Sequence[str]) -> None:
             continue
         encoding = sys.getfilesystemencoding()
         locale = "" if encoding == "utf-8" else f", or Python takes it for {encoding}: set PYTHONUTF8=1"
-        raise UserError(f"{what} {os.fsencode(name)!r}: is not UTF-8{locale}")
+        raise UserError(f"{what} {name!r}: is not UTF-8{locale}")
 
 
 def command_line(module: str, *words: object) -> str:

@@ -149,7 +149,7 @@ def test_an_argument_that_is_not_utf8_is_refused(command: Callable[[list[str]], 
     argv = (
         [os.fsdecode(b"b\xffd")] if command is retrain.main else ["--task", "mnist1d", "--out", os.fsdecode(b"b\xffd")]
     )
-    with pytest.raises(UserError, match=r"argument b'b\\xffd': is not UTF-8$"):
+    with pytest.raises(UserError, match=r"argument 'b\\udcffd': is not UTF-8$"):
         command(argv)
     assert everything(folder) == {}
 
@@ -158,7 +158,7 @@ def test_a_working_directory_that_is_not_utf8_is_refused(folder: Path, monkeypat
     odd = folder / os.fsdecode(b"\xff")
     odd.mkdir()
     monkeypatch.chdir(odd)
-    with pytest.raises(UserError, match=r"working directory b'.*\\xff': is not UTF-8$"):
+    with pytest.raises(UserError, match=r"working directory '.*\\udcff': is not UTF-8$"):
         check_utf8([])
     monkeypatch.chdir(folder)
     check_utf8(["ä", "--out", ""])

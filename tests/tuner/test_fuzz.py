@@ -270,6 +270,8 @@ def test_many_odd_command_lines(argv: list[str]) -> None:
     "argv",
     [
         ["--data-dir", "a" * 300],
+        ["--data-dir=--"],
+        ["--set", "configs=a\ud800"],
         ["--configs", "a" * 300],
         ["--resume", "a" * 300],
         ["--out", "a" * 300],
