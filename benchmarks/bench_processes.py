@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import SEED, Trial
-from tuner.store import Run
-from tuner.tables import HP
+from tuner.store.run import Run
+from tuner.store.tables import HP
 
 ROOT = Path(__file__).resolve().parent.parent
 REST_S = 1.0  # after each process, for what Ray leaves behind to end

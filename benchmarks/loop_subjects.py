@@ -15,11 +15,11 @@ import torch
 from benchmarks import plain_loops
 from benchmarks.plain_loops import Batch, Loop, Recipe, fit
 from tasks.base import SPLITS, Task
-from tuner import config, objects
-from tuner.engine import Engine
-from tuner.lockstep import Budget
-from tuner.schema import Config
-from tuner.train import MakeOptimizer, Trainer, training
+from tuner.config import classes, layers
+from tuner.config.schema import Config
+from tuner.training.engine import Engine
+from tuner.training.loop import Budget
+from tuner.training.single import MakeOptimizer, Trainer, training
 
 SEED = 0
 CHECKED_STEPS = 2
@@ -197,7 +197,7 @@ def configured(name: str, optimizer: str, device: str, data_dir: Path | None, se
         flags["task.dataset"] = embedded
     elif embedded:
         flags["task.data_dir"] = str(data_dir)
-    return config.resolve(flags, settings)
+    return layers.resolve(flags, settings)
 
 
 def prepare(name: str, optimizer: str, device: str, data_dir: Path | None) -> Subject:
@@ -206,13 +206,13 @@ def prepare(name: str, optimizer: str, device: str, data_dir: Path | None) -> Su
     whole = cut = configured(name, optimizer, device, data_dir)
     if case.steps:
         cut = configured(name, optimizer, device, data_dir, _cut(whole, case.steps[device] * whole.train.batch_size))
-    task = objects.make_task(cut)
-    objects.set_up(task, cut)
+    task = classes.make_task(cut)
+    classes.set_up(task, cut)
     rows = {split: len(task.splits[split][0]) for split in SPLITS}
     timed = full = Run(rows, whole.retrain_epochs, whole.train.evaluations)
     data = task.data_summary["name"]
     if case.steps:
-        loaded = objects.make_task(whole).load(data_dir)
+        loaded = classes.make_task(whole).load(data_dir)
         data, timed = loaded.name, Run(rows, epochs=1, evaluations=1)
         full = replace(full, rows={split: len(loaded.splits[split][0]) for split in SPLITS})
     train, spec = whole.train, whole.optimizers[optimizer]
@@ -225,7 +225,7 @@ def prepare(name: str, optimizer: str, device: str, data_dir: Path | None) -> Su
         final_lr=train.final_lr if train.schedule == "cosine" else None,
         clip=train.clip_grad_norm,
     )
-    engine, make = objects.make_engine(cut), objects.optimizer_maker(optimizer, spec)
+    engine, make = classes.make_engine(cut), classes.optimizer_maker(optimizer, spec)
     return Subject(name, task, engine, make, hp, case.loop(task), recipe, timed, full, data)
 
 

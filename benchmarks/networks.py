@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tasks.mnist1d import MNIST1D
 from tasks.transformer import LanguageModel
-from tuner.environment import describe
-from tuner.resources import this_machine
+from tuner.machine.environment import describe
+from tuner.machine.resources import this_machine
 
 SEED = 0
 

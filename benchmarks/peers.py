@@ -141,7 +141,7 @@ def make_task(name: str) -> Task:
 
 
 def evaluation_seconds(task: Task) -> float:
-    """Of one evaluation of the training and validation rows, as ``tuner.train`` has them."""
+    """Of one evaluation of the training and validation rows, as ``tuner.training.single`` has them."""
     model = task.build(SEED)
     started = time.perf_counter()
     for split in ("train", "val"):
@@ -150,7 +150,7 @@ def evaluation_seconds(task: Task) -> float:
 
 
 def train_plainly(task: Task, optimizer: str, hp: Point, epochs: int) -> Trial:
-    """One trial as an ordinary PyTorch loop, evaluating the training and validation rows as ``tuner.train`` does."""
+    """One trial as an ordinary PyTorch loop, evaluating the rows as ``tuner.training.single`` does."""
     import torch
 
     torch.manual_seed(SEED)  # of an optimizer's probes

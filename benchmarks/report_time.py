@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tests.tuner.made_runs import make_run
+from tests.support.made_runs import make_run
 
 EFFECTS = {"diag_hessian": -0.03, "adam": 0.0, "sgdm": 0.02, "sophia": 0.0, "sadh": 0.05, "adamw": 0.0}
 TASKS = ("mnist1d", "cifar_cnn", "resnet18")

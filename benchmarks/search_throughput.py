@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks import gpu_cohorts, many_trials, service_overhead, throughput_rows
 from benchmarks.bench_processes import Bench, BenchmarkError, Claim, say
 from benchmarks.peers import EVALUATIONS
-from tuner.environment import describe
-from tuner.resources import this_machine
+from tuner.machine.environment import describe
+from tuner.machine.resources import this_machine
 
 PARTS = ("rahimi_recht", "mnist1d", "networks", "long", "many")
 Section = tuple[list[str], list[Claim]]

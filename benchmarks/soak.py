@@ -26,8 +26,8 @@ from benchmarks import soak_trials
 from benchmarks.bench_processes import ON_TWO_CORES, ROOT, Bench, BenchmarkError, Claim, resident_mb, say
 from benchmarks.search_throughput import setting
 from benchmarks.soak_trials import FAULTS, OPTIMIZER, SOUND, Row
-from tuner.cli import DONE, PARTLY
-from tuner.store import Run
+from tuner.console.parsing import DONE, PARTLY
+from tuner.store.run import Run
 
 TASK, SEED = "rahimi_recht", 1000
 LIMIT_S = 8  # of a trial, to find those that hang

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench_processes import Claim
-from tuner.store import Run
+from tuner.store.run import Run
 
 OPTIMIZER = "faulty_adam"
 DEFAULT_LR = 1e-3  # never spoilt: the steps timed before the run are with it
@@ -206,17 +206,18 @@ def states(rows: list[Row]) -> Iterator[str]:
 
 def values(run: Run, rows: list[Row]) -> Iterator[str]:
     """Trained in this process, by the same loop: what was retried or resumed is as if nothing had happened."""
-    from tuner import objects, train
+    from tuner.config import classes
+    from tuner.training import single
 
     config = run.config()
-    task, engine = objects.make_task(config), objects.make_engine(config)
-    objects.set_up(task, config)
-    budget = train.Budget(config.train.epochs, config.train.evaluations)
+    task, engine = classes.make_task(config), classes.make_engine(config)
+    classes.set_up(task, config)
+    budget = single.Budget(config.train.epochs, config.train.evaluations)
     worst = task.worst[config.task.metric.split("_", 1)[1]]
     for row in rows:
         expected: float | None = {"diverged": worst, "failed": None}.get(row.state)
         if row.state == "complete":
-            result = train.train(task, plain_adam, {"lr": row.lr}, config.search.seed, budget, engine=engine)
+            result = single.train(task, plain_adam, {"lr": row.lr}, config.search.seed, budget, engine=engine)
             expected = result.metrics[config.task.metric]
             if row.cohort > 1 and row.value is not None and abs(row.value - expected) <= SAME * abs(expected):
                 continue

@@ -23,14 +23,14 @@ import torch
 from benchmarks import space_rows
 from benchmarks.space_rows import Row
 from tasks.base import Task
-from tuner.cohort import Member, stacks, train
-from tuner.config import resolve
-from tuner.folders import available
-from tuner.lockstep import Budget
-from tuner.metrics import evaluate
-from tuner.objects import make_engine, make_task, optimizer_maker, set_up
-from tuner.schema import Config, Dimension
-from tuner.train import Hyperparameters
+from tuner.config.classes import make_engine, make_task, optimizer_maker, set_up
+from tuner.config.layers import resolve
+from tuner.config.registry import available
+from tuner.config.schema import Config, Dimension
+from tuner.training.loop import Budget
+from tuner.training.metrics import evaluate
+from tuner.training.single import Hyperparameters
+from tuner.training.stack import Member, stacks, train
 
 SEEDS = {"wide": 11, "shipped": 12}
 """Of the two draws; the trials themselves have the search seed, as in a search."""

@@ -24,10 +24,10 @@ from benchmarks.loop_subjects import CASES, CHECKED_STEPS, SEED, BenchmarkError,
 from benchmarks.networks import setting
 from benchmarks.plain_loops import OPTIMIZERS
 from tasks.base import Task
-from tuner import objects
-from tuner.engine import Engine
+from tuner.config import classes
 from tuner.errors import UserError
-from tuner.train import MakeOptimizer, Trainer
+from tuner.training.engine import Engine
+from tuner.training.single import MakeOptimizer, Trainer
 
 LIMITS = {"bare": 0.95, "whole": 0.9}  # least throughput, of the hand-written loop's
 FEWEST_ROUNDS = 3
@@ -105,9 +105,9 @@ def epochs_table(name: str, device: str, data_dir: Path | None, settings: tuple[
         settings: further ``key=value`` of the task's configuration.
     """
     config = configured(name, "adam", device, data_dir, settings)
-    task = objects.make_task(config)
-    objects.set_up(task, config)
-    make, hp = objects.optimizer_maker("adam", config.optimizers["adam"]), config.optimizers["adam"].first_point()
+    task = classes.make_task(config)
+    classes.set_up(task, config)
+    make, hp = classes.optimizer_maker("adam", config.optimizers["adam"]), config.optimizers["adam"].first_point()
     images, width = len(task.splits["train"][0]), config.task.args["width"]
     lines = [
         f"{name} of width {width} on {task.data_summary['name']}, {images:,} training images, batch {task.batch_size}:",

@@ -105,7 +105,7 @@ def description(path: str) -> str:
 
 
 def preset(task_name: str, name: str, content: dict[str, Any]) -> str:
-    from tuner.config import resolve
+    from tuner.config.layers import resolve
 
     config = resolve({"task.name": task_name, "preset": name})
     train = config.train

@@ -20,10 +20,10 @@ from PIL import Image as Picture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a notebook starts in its own folder
 
-from tuner.answer import TaskAnswer
-from tuner.figure_parts import STYLE
-from tuner.leaderboard import leaderboard
-from tuner.sentences import number
+from tuner.comparison.results import TaskAnswer
+from tuner.figures.canvas import STYLE
+from tuner.reporting.leaderboard import leaderboard
+from tuner.reporting.sentences import number
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # of Optuna's progress bars, of which there are none
 

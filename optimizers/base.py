@@ -12,8 +12,8 @@ from torch import Tensor
 
 from optimizers import apply
 from optimizers.apply import Hyperparameters, State
-from optimizers.curvature import find_estimator
-from optimizers.estimator import Estimator, Refresh
+from optimizers.curvature.estimators import find_estimator
+from optimizers.curvature.interface import Estimator, Refresh
 
 Closure = Callable[[], "Tensor | tuple[Tensor, Any]"]
 
@@ -36,7 +36,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     Args:
         params: parameters or parameter groups, as for any ``torch.optim.Optimizer``.
         defaults: the rule's hyperparameters with their default values.
-        estimator: a name in ``optimizers.curvature.ESTIMATORS``, ``{"name": ..., **arguments}``, or an ``Estimator``.
+        estimator: a name in ``curvature.estimators.ESTIMATORS``, ``{"name": ..., **arguments}``, or an ``Estimator``.
         update_period: steps from one curvature estimate to the next, at least 1.
         maximize: ascend instead of descend; estimators then see the negated loss.
         foreach: run the rule on lists of tensors; ``None``: where it pays.

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from tests.support import commands
 from tests.support.commands import ROOT, finish
-from tuner.store import Run
+from tuner.store.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.clusters import CLUSTERS, PAGE, ROOT, check_ray, dry_run_in, tuner_command
-from tuner.folders import available
+from tests.support.clusters import CLUSTERS, PAGE, ROOT, check_ray, dry_run_in, tuner_command
+from tuner.config.registry import available
 from tuner.search import make_parser
 
 [RAY_VERSION] = re.findall(r"^ray==(\S+)$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)

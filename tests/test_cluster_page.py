@@ -6,7 +6,7 @@ import re
 import shlex
 from importlib import import_module
 
-from tests.clusters import CLUSTERS, PAGE, ROOT, check_ray, tuner_commands
+from tests.support.clusters import CLUSTERS, PAGE, ROOT, check_ray, tuner_commands
 
 
 def page_lines() -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
-from tests.clusters import CLUSTERS, check_ray, dry_run_in, tuner_command
+from tests.support.clusters import CLUSTERS, check_ray, dry_run_in, tuner_command
 from tuner.search import make_parser
 
 JOB = "77"

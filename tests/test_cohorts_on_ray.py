@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from tests.support.commands import run
-from tuner import objects
-from tuner.lockstep import Budget
-from tuner.store import Run
-from tuner.train import train
+from tuner.config import classes
+from tuner.store.run import Run
+from tuner.training.loop import Budget
+from tuner.training.single import train
 
 IRIS = ["--task", "tabular_mlp", "--out", ".", "--name", "job", "--gpus-per-trial", "0"]
 TINY = ["train.epochs=24", "train.evaluations=2", "retrain.epochs=12"]
@@ -87,10 +87,10 @@ def test_trials_of_a_cohort_are_those_trained_alone(job: tuple[Run, int, str, st
     made = job[0]
     config, trials = made.config(), made.trials()
     states: Counter[tuple[str, str]] = Counter()
-    task = objects.make_task(config)
-    objects.set_up(task, config)
+    task = classes.make_task(config)
+    classes.set_up(task, config)
     for row in trials[trials["optimizer"] != "deadly"].to_dict("records"):
-        make = objects.optimizer_maker(row["optimizer"], config.optimizers[row["optimizer"]])
+        make = classes.optimizer_maker(row["optimizer"], config.optimizers[row["optimizer"]])
         budget = Budget(config.train.epochs, config.train.evaluations)
         expected = train(task, make, {"lr": row["hp.lr"]}, row["seed"], budget)
         assert row["state"] == expected.status

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.support.commands import ROOT, environment, run
-from tuner.folders import available
+from tuner.config.registry import available
 
 DOCS = ROOT / "docs"
 

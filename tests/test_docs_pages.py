@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tuner.made_runs import make_run
-from tuner.answer import Answer, answer
-from tuner.config import resolve
-from tuner.document import document
-from tuner.leaderboard import leaderboard
+from tests.support.made_runs import make_run
+from tuner.comparison.results import Answer, answer
+from tuner.config.layers import resolve
+from tuner.reporting.as_json import document
+from tuner.reporting.leaderboard import leaderboard
 from tuner.search import FLAG_KEYS
-from tuner.store import Run
+from tuner.store.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import EVERY_USERS, ROOT, Done, environment
-from tuner.resources import this_machine
-from tuner.store import Run
+from tuner.machine.resources import this_machine
+from tuner.store.run import Run
 
 JOB = ["--task", "rahimi_recht", "--optimizers", "adam", "--preset", "smoke", "--trials", "2", "--seeds", "2"]
 BARE = {name: os.environ[name] for name in EVERY_USERS if name in os.environ}

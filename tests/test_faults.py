@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import commands
 from tests.support.commands import environment, finish
-from tuner.store import Run
+from tuner.store.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +136,7 @@ FULL_DISK = """
     import errno, pathlib, sys
 
     from tuner import search
-    from tuner.cli import run_command
+    from tuner.console.parsing import run_command
 
     opened = pathlib.Path.open
 

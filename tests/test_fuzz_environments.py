@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from tests.support.commands import ROOT
-from tests.tuner.made_runs import make_run
+from tests.support.made_runs import make_run
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from tests.support.commands import start
-from tuner.store import Run
+from tuner.store.run import Run
 
 KILLS = 20
 TIMES = ["seconds", "step_ms", "peak_mem_mb"]

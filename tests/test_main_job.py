@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.support.commands import run, start
-from tuner.store import Run
+from tuner.store.run import Run
 
 TINY = ["--task", "mnist1d", "--out", ".", "--set", "train.epochs=1", "train.evaluations=2", "retrain.epochs=2"]
 EXPLODING = [

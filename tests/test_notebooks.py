@@ -18,8 +18,8 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from tests.support.commands import run
-from tests.tuner.made_runs import make_run
-from tuner.store import Run
+from tests.support.made_runs import make_run
+from tuner.store.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"

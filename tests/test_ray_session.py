@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import ROOT, environment, finish, living, start
-from tuner.store import Run
+from tuner.store.run import Run
 
 JOB = ["--task", "mnist1d", "--optimizers", "adam", "--seeds", "1", "--out", ".", "--name", "job"]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.support.commands import Done, run
-from tuner.store import Run
+from tuner.store.run import Run
 
 HONEST = ["adam", "rmsprop", "ssvp"]
 SPOILERS = {

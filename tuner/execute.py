@@ -17,21 +17,22 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from rich.console import Console
 
-from tuner import environment, identity
-from tuner.cli import DONE, NOTHING, PARTLY, command_line
-from tuner.cohort_size import CohortSizes
+from tuner.config.schema import Config
+from tuner.console.parsing import DONE, NOTHING, PARTLY, command_line
 from tuner.errors import UserError
-from tuner.estimate import Estimate, estimate, sentences, warning
-from tuner.guardian import guarded
 from tuner.jobs import current_rows, missing_seeds
-from tuner.preflight import Found, Preflight
-from tuner.resources import settle, this_machine
-from tuner.schema import Config
-from tuner.signals import INTERRUPTED, interruption
-from tuner.store import Run
+from tuner.machine import code as identity
+from tuner.machine import environment
+from tuner.machine.resources import settle, this_machine
+from tuner.machine.signals import INTERRUPTED, interruption
+from tuner.planning.cohorts import CohortSizes
+from tuner.planning.estimate import Estimate, estimate, sentences, warning
+from tuner.planning.guardian import guarded
+from tuner.store.run import Run
+from tuner.workers.preflight import Found, Preflight
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
+    from tuner.planning.plan import Plan
 
 LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Ray's setting to listen on this machine's own address only."""
@@ -41,7 +42,7 @@ EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
 
 @dataclass(frozen=True)
 class Output:
-    """How a command speaks: see ``tuner.cli.add_output_flags``."""
+    """How a command speaks: see ``tuner.console.parsing.add_output_flags``."""
 
     as_json: bool
     quiet: bool
@@ -93,7 +94,7 @@ def go_on(config: Config, run: Run, output: Output, *, search: bool, changed_cod
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    from tuner.summary import present
+    from tuner.console.end_of_run import present
 
     with run.locked():
         work, seeds = left(config, run, search)
@@ -136,7 +137,8 @@ def check(config: Config, output: Output) -> Found | None:
     ):
         if config.resources.address is None:
             os.environ.setdefault(*LOOPBACK)  # Ray reads it when it is imported
-        from tuner import plan, ray_tune  # noqa: F401  (meanwhile: these imports take as long)
+        from tuner.planning import plan  # noqa: F401  (meanwhile: these imports take as long)
+        from tuner.workers import tune  # noqa: F401
 
         return preflight.wait()
 
@@ -210,7 +212,7 @@ def console(output: Output) -> Console:
 
 def carry_out(config: Config, run: Run, work: Work, found: Found | None, output: Output) -> int:
     """Start Ray, do what is left, print what came out; the exit code."""
-    from tuner import heartbeat
+    from tuner.planning import heartbeat
 
     heartbeat.say(run, "starting", [])
     try:
@@ -224,8 +226,8 @@ def carry_out(config: Config, run: Run, work: Work, found: Found | None, output:
 
 def with_ray(config: Config, run: Run, work: Work, found: Found | None, output: Output) -> tuple[Plan, Config, End]:
     """What is left, done; how it ended, and the configuration with the resources that there turned out to be."""
-    from tuner import ray_tune, session
-    from tuner.plan import retrain_plan, search_plan
+    from tuner.planning.plan import retrain_plan, search_plan
+    from tuner.workers import session, tune
 
     say = console(output)
     speak = partial(say.print, markup=False)
@@ -238,7 +240,7 @@ def with_ray(config: Config, run: Run, work: Work, found: Found | None, output: 
         config = settle(config, *nodes, owner="the cluster's largest node" if address else "this machine")
         if address:
             with waiting(say, "loading the data, timing a few steps in the cluster ..."):
-                found = ray_tune.look_there(config)
+                found = tune.look_there(config)
             check_data(run, found)
             announced = announce(config, work, found, output)
         note_environment(config, run, *announced)
@@ -250,7 +252,7 @@ def with_ray(config: Config, run: Run, work: Work, found: Found | None, output: 
 
 def tell(plan: Plan, config: Config, run: Run, end: End, output: Output) -> int:
     """Print what came out; the exit code."""
-    from tuner.summary import present
+    from tuner.console.end_of_run import present
 
     say = console(output)
     for name in plan.hopeless():
@@ -305,10 +307,10 @@ class End:
 
 def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
     """The plan's jobs, and what is said of them meanwhile."""
-    from tuner import ray_tune, session
-    from tuner.desk import Desk, Halted, on_disk
-    from tuner.heartbeat import Heartbeat
-    from tuner.progress import make_view
+    from tuner.console.progress import make_view
+    from tuner.planning.dispatch import Desk, Halted, on_disk
+    from tuner.planning.heartbeat import Heartbeat
+    from tuner.workers import session, tune
 
     address = config.resources.address
     view = make_view(plan.progress, config.task.metric, output.quiet)
@@ -339,7 +341,7 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
     with guard, view, Desk(plan, look).signals() as desk:
         try:
             with session.watched(address, interruption.came, stuck):
-                ray_tune.run(desk, config, scratch)
+                tune.run(desk, config, scratch)
         except Halted as halted:
             end = End("halted", str(halted))
         except KeyboardInterrupt:
@@ -358,7 +360,7 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
 
 def close(plan: Plan, end: End) -> End:
     """Leave the run's files as a reader expects them; where that cannot be done, the work has been halted, too."""
-    from tuner.desk import Halted, on_disk
+    from tuner.planning.dispatch import Halted, on_disk
 
     gc.disable()  # a finalizer of Tune's speaks to Ray, which may be lost, in whatever thread it is called
     try:

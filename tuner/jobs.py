@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tuner import text
-from tuner.schema import Config
-from tuner.tables import Row, hp_columns
+from tuner.config.schema import Config
+from tuner.store.tables import Row, hp_columns
 
 Phase = Literal["search", "retrain"]
 State = Literal["complete", "diverged", "failed", "stopped"]

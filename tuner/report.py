@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.cli import DONE, NOTHING, Parser, run_command
+from tuner.console.parsing import DONE, NOTHING, Parser, run_command
 from tuner.errors import UserError
 
 if TYPE_CHECKING:
-    from tuner.answer import Answer
+    from tuner.comparison.results import Answer
 
 
 def make_parser() -> Parser:
@@ -33,8 +33,8 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
-    from tuner.answer import answer
-    from tuner.store import Run
+    from tuner.comparison.results import answer
+    from tuner.store.run import Run
 
     runs = [Run.open(path) for path in args.runs]
     found = answer(runs, args.baseline, args.metric)
@@ -47,13 +47,13 @@ def main(argv: list[str]) -> int:
 
 
 def _print(found: Answer, how: str) -> None:
-    from tuner import papers
-    from tuner.document import document
+    from tuner.reporting import as_tables
+    from tuner.reporting.as_json import document
 
     if how == "json":
         print(json.dumps(document(found), indent=2, allow_nan=False))
     else:
-        print(papers.markdown(found) if how == "markdown" else papers.latex(found))
+        print(as_tables.markdown(found) if how == "markdown" else as_tables.latex(found))
 
 
 def folder(run: Path, out: Path | None, *, own: bool) -> Path:
@@ -62,7 +62,7 @@ def folder(run: Path, out: Path | None, *, own: bool) -> Path:
     Raises:
         UserError: nothing can be written there.
     """
-    from tuner.store import new_folder
+    from tuner.store.run import new_folder
 
     path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
     there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
@@ -78,10 +78,10 @@ def write(found: Answer, path: Path, *, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from tuner import drawings, manifest
-    from tuner.report_page import page
-    from tuner.sentences import verdicts
-    from tuner.tables import write_whole
+    from tuner.reporting import drawings, manifest
+    from tuner.reporting.page import page
+    from tuner.reporting.sentences import verdicts
+    from tuner.store.tables import write_whole
 
     wanted = drawings.report_drawings(found)
     figures = path / "figures"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tuner.cli import (
+from tuner.console.parsing import (
     CHANGED_CODE,
     Parser,
     add_output_flags,
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
     check_utf8(argv)
     from tuner import execute
-    from tuner.config import keep_seeds, revise
-    from tuner.store import Run
+    from tuner.config.layers import keep_seeds, revise
+    from tuner.store.run import Run
 
     run = Run.open(args.run)
     config = run.config()

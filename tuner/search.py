@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import (
+from tuner.config.registry import available
+from tuner.console.parsing import (
     CHANGED_CODE,
     Parser,
     add_output_flags,
@@ -23,11 +24,10 @@ from tuner.cli import (
     run_command,
 )
 from tuner.errors import UserError
-from tuner.folders import available
 
 if TYPE_CHECKING:
-    from tuner.schema import Config
-    from tuner.store import Run
+    from tuner.config.schema import Config
+    from tuner.store.run import Run
 
 FLAG_KEYS = {
     "task": "task.name", "optimizers": "search.optimizers", "trials": "search.trials", "seeds": "retrain.seeds",
@@ -86,16 +86,17 @@ def main(argv: list[str]) -> int:
     check_utf8(argv)
     run = None
     if args.resume is not None:
-        from tuner.store import Run
+        from tuner.store.run import Run
 
         run = Run.open(args.resume)
     config = prepare(args, run)
     path = run.path if run else new_path(config)
     if args.dry_run:
-        from tuner import dry_run, identity
+        from tuner.console import dry_run
+        from tuner.machine import code
 
         if run is not None:
-            identity.check(config, run, allowed=args.allow_changed_code)
+            code.check(config, run, allowed=args.allow_changed_code)
         dry_run.show(config, path, as_json=args.json)
         return 0
 
@@ -113,10 +114,10 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
     Raises:
         UserError: bad input.
     """
-    from tuner.config import extend, keep_seeds, resolve
-    from tuner.objects import check_dataset
-    from tuner.resources import settle, this_machine
-    from tuner.trackers import check
+    from tuner.config.classes import check_dataset
+    from tuner.config.layers import extend, keep_seeds, resolve
+    from tuner.machine.resources import settle, this_machine
+    from tuner.trackers.trackers import check
 
     if run is None and args.task is None:
         raise UserError("--task is missing: the training problem (or --resume RUN, to go on with an earlier run)")
@@ -162,7 +163,7 @@ def new_path(config: Config) -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    from tuner.store import check_creatable, numbered
+    from tuner.store.run import check_creatable, numbered
 
     path = Path(config.out) / (config.name or f"{config.task.name}-{datetime.now():%Y%m%d-%H%M%S}")
     if config.name is None:

@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from optimizers import CurvatureOptimizer, DiagHessian
-from optimizers.curvature import ESTIMATORS, Hutchinson
-from optimizers.estimator import Estimator
+from optimizers.curvature.estimators import ESTIMATORS, Hutchinson
+from optimizers.curvature.interface import Estimator
 
 
 class Plain(CurvatureOptimizer):

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from optimizers import SSVP, AdaHessian, Sophia, SubsampledNewton
-from optimizers.estimator import Estimator
-from tests.optimizers.networks import Keep
-from tests.optimizers.settings import SETTINGS
+from optimizers.curvature.interface import Estimator
+from tests.support.networks import Keep
+from tests.support.settings import SETTINGS
 
 RULES = SETTINGS | {SubsampledNewton: {"lr": 0.05, "damping": 0.5, "sampling_rate": 1.0, "weight_decay": 0.1}}
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from optimizers import SADH, SSDH, SSVP, AdaHessian, DiagHessian, Sophia
-from tests.optimizers.networks import Keep
+from tests.support.networks import Keep
 
 
 def classifier(seed=0):

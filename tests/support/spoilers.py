@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tasks.tabular_mlp
-import tuner.lockstep
+import tuner.training.loop
 
 Act = Callable[[], object]
 
@@ -102,7 +102,7 @@ PATCHED: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "tasks.tabular_mlp.TabularMLP.criterion": (
         tasks.tabular_mlp.TabularMLP, "criterion", _halved(tasks.tabular_mlp.TabularMLP.criterion),
     ),
-    "tuner.lockstep.worst_of": (tuner.lockstep, "worst_of", lambda *args: {"val_loss": 0.0}),
+    "tuner.training.loop.worst_of": (tuner.training.loop, "worst_of", lambda *args: {"val_loss": 0.0}),
 }  # fmt: skip
 """What cannot, by its name."""
 

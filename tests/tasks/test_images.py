@@ -14,8 +14,8 @@ from optimizers import DiagHessian
 from tasks import images
 from tasks.image_data import Images
 from tasks.images import ImageClassification
-from tuner.lockstep import Budget
-from tuner.train import train
+from tuner.training.loop import Budget
+from tuner.training.single import train
 
 CLASSES = 3
 

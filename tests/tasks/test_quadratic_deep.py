@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tasks.quadratic_deep import QuadraticDeep, hessian, random_rotation
-from tuner.engine import Engine, Runner
-from tuner.lockstep import Budget
-from tuner.train import train
+from tuner.training.engine import Engine, Runner
+from tuner.training.loop import Budget
+from tuner.training.single import train
 
 
 def make_task(batch_size=128):

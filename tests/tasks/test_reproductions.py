@@ -14,8 +14,8 @@ import optimizers
 from tasks.quadratic_deep import QuadraticDeep
 from tasks.rahimi_recht import RahimiRecht
 from tasks.tabular_mlp import TabularMLP
-from tuner.lockstep import Budget
-from tuner.train import train
+from tuner.training.loop import Budget
+from tuner.training.single import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COND29 = REPOSITORY.parent / "shared" / "data" / "rahimi_recht" / "cond29.npz"

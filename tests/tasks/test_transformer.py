@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 import optimizers
-from optimizers.gauss_newton import GGNMC, GGNExact
+from optimizers.curvature.gauss_newton import GGNMC, GGNExact
 from tasks.transformer import LanguageModel, Transformer, sinusoids
-from tests.optimizers.networks import Once, Problem, estimate, gauss_newton, relative_error
-from tuner.config import resolve
-from tuner.lockstep import Budget
-from tuner.objects import make_task
-from tuner.train import train
+from tests.support.networks import Once, Problem, estimate, gauss_newton, relative_error
+from tuner.config.classes import make_task
+from tuner.config.layers import resolve
+from tuner.training.loop import Budget
+from tuner.training.single import train
 
 SMALL = {"width": 8, "heads": 2, "hidden": 6, "layers": 2, "dropout": 0.2, "length": 5}
 TEXT = "to be or not to be that is the question\n" * 3 + "whether tis nobler in the mind to suffer\n" * 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tuner.resources import Machine
+from tuner.machine.resources import Machine
 
 
 @pytest.fixture
@@ -15,5 +15,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setattr("tuner.resources.this_machine", lambda: Machine(4, 0))
+    monkeypatch.setattr("tuner.machine.resources.this_machine", lambda: Machine(4, 0))
     return work

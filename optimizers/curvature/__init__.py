@@ -1,0 +1,1 @@
+"""Estimators of the loss's curvature, and what they share."""

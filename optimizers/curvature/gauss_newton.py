@@ -1,0 +1,159 @@
+"""Estimators of the diagonal of the generalised Gauss-Newton matrix (GGN), sum_n J_n^T H_n J_n.
+
+J_n is the Jacobian of sample n's outputs and H_n the Hessian of the loss with respect to them. It equals the Hessian
+where the network is piecewise linear in its parameters, is never negative, and takes no double backward: the forward
+pass of the gradient serves, and every sample costs one more backward pass.
+
+Source: Schraudolph, "Fast curvature matrix-vector products", 2002; Martens, "New insights and perspectives on the
+natural gradient method", 2020; layer by layer as in Dangel, Kunstner, Hennig, "BackPACK", 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from optimizers.curvature.interface import BACKWARD_COST, Estimator, Refresh, random_signs
+from optimizers.curvature.layer_records import Recorder
+from optimizers.curvature.output_hessian import OutputHessian
+from optimizers.curvature.per_sample import LOOK_PASSES, PerSample
+
+COLUMN_ENTRIES = 2**22
+"""Entries of the layers' output gradients that one batched backward pass may hold."""
+
+
+class GNB(Estimator):
+    """Gauss-Newton-Bartlett: the squared batch gradient at labels drawn from the predictions; unbiased for the GGN.
+
+    One vector r with covariance blockdiag(H_n) is propagated back: ``(sum_n J_n^T r_n)^2``. For a mean cross-entropy
+    over B samples that is B times the squared gradient at the sampled labels. Holds for parameters of any layer, and
+    with batch normalisation too. Costs one backward pass per sample.
+
+    Source: Liu et al., "Sophia", 2023 (Algorithm 2).
+
+    Args:
+        samples: number of draws to average, at least 1.
+    """
+
+    def __init__(self, samples: int = 1) -> None:
+        self.samples = _at_least_one(samples)
+
+    def __call__(self, refresh: Refresh) -> list[Tensor]:
+        head = OutputHessian(refresh)
+        total = [torch.zeros_like(p) for p in refresh.params]
+        for _ in range(self.samples):
+            drawn = head.labels(refresh.generator)
+            grads = torch.autograd.grad(head.outputs, refresh.params, drawn, retain_graph=True, materialize_grads=True)
+            for t, g in zip(total, grads, strict=True):
+                t.addcmul_(g, g, value=1.0 / self.samples)
+        return total
+
+    def cost(self, refresh: Refresh) -> float:
+        return BACKWARD_COST * self.samples
+
+
+class _Layerwise(Estimator):
+    """Propagates vectors back through the outputs and sums the squares of each sample's own gradients."""
+
+    def watch(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
+        return Recorder(params)
+
+    def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
+        """Batches of vectors to propagate, each ``(count, *outputs.shape)``; their squares are added up."""
+        raise NotImplementedError
+
+    def passes(self, refresh: Refresh) -> int:
+        """How many vectors there are."""
+        raise NotImplementedError
+
+    def cost(self, refresh: Refresh) -> float:
+        looks = LOOK_PASSES if refresh.record.routed else 0
+        return BACKWARD_COST * (self.passes(refresh) + looks)
+
+    def __call__(self, refresh: Refresh) -> list[Tensor]:
+        head = OutputHessian(refresh)
+        per_sample = PerSample(refresh, type(self).__name__)
+        at_once = max(1, COLUMN_ENTRIES // max(1, per_sample.entries))
+        batches = self.vectors(head, refresh.generator, at_once)
+        total = per_sample.squares(next(batches))
+        for vectors in batches:
+            total = [t + s for t, s in zip(total, per_sample.squares(vectors), strict=True)]
+        return total
+
+
+class GGNMC(_Layerwise):
+    """Squares of each sample's own random gradient, layer by layer; unbiased for the GGN.
+
+    As ``GNB``, but ``sum_n (J_n^T r_n)^2``: without the products of different samples its variance is a batch size
+    smaller. For a linear layer with inputs a and output gradients b the sum of squares is ``(b^2)^T (a^2)``, so that
+    no sample's gradient is stored. Costs one backward pass per draw.
+
+    A draw r_n is a factor of H_n times random signs, or the loss's slope at a label drawn from the predictions. Both
+    have covariance H_n. A rare label makes a large square: signs err less for the last layer, and where predictions are
+    uneven; where all labels are about as likely, labels can err less for the layers before.
+
+    Knows Linear (and MultiheadAttention's in self-attention), Conv2d, Embedding, LayerNorm and BatchNorm. Another
+    layer's parameter, or one that is used twice or whose rows are not as many for each sample (a mask leaves padding
+    out, experts get the rows that were routed to them), gets ``GNB``'s estimate from the same vectors; a warning says
+    so once. Where a network picks rows by what the batch holds this is looked at anew at each refresh, for two more
+    backward passes.
+    In training mode BatchNorm couples the samples of a batch: what a sample's loss owes to the other samples' inputs
+    is left out, so for layers before a BatchNorm this is an approximation of the GGN.
+
+    Args:
+        samples: number of draws to average, at least 1.
+        draws: "signs" or "labels".
+    """
+
+    def __init__(self, samples: int = 1, draws: str = "signs") -> None:
+        if draws not in ("signs", "labels"):
+            raise ValueError(f"draws must be 'signs' or 'labels', got {draws!r}")
+        self.samples = _at_least_one(samples)
+        self.draws = draws
+
+    def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
+        draw = head.signs if self.draws == "signs" else head.labels
+        for _ in range(self.samples):
+            drawn = draw(generator)[None]
+            yield drawn if self.samples == 1 else drawn / self.samples**0.5
+
+    def passes(self, refresh: Refresh) -> int:
+        return self.samples
+
+
+class GGNExact(_Layerwise):
+    """The GGN's diagonal itself, layer by layer, from the columns of a factor of H_n; for C classes C backward passes.
+
+    For the softmax cross-entropy the columns are ``sqrt(w p_c) (e_c - p)``. Outputs with several predictions per
+    sample (a language model's) take that many passes for each prediction.
+
+    Layers and the approximation that BatchNorm in training mode makes are ``GGNMC``'s. Another layer's parameter gets
+    ``GNB``'s estimate from the columns under random signs per sample; a warning says so once.
+    """
+
+    def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
+        for start in range(0, head.factors, at_once):
+            columns = head.columns(start, min(start + at_once, head.factors))
+            # A sign per sample is lost in each sample's squares, and makes the batch's square GNB's estimate.
+            one_per_sample = columns[(..., *[slice(1)] * (columns.ndim - 2))]
+            yield columns * random_signs([one_per_sample], generator)[0]
+
+    @contextmanager
+    def watch(self, params: Sequence[Tensor]) -> Iterator[Recorder]:
+        # Fused attention kernels have no batched backward pass.
+        with sdpa_kernel(SDPBackend.MATH), Recorder(params) as record:
+            yield record
+
+    def passes(self, refresh: Refresh) -> int:
+        return refresh.outputs[0].numel()
+
+
+def _at_least_one(samples: int) -> int:
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    return samples

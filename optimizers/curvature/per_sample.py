@@ -1,0 +1,161 @@
+"""Which parameters of a network can be treated layer by layer, and sums of their per-sample squares."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from optimizers.curvature.interface import Refresh
+from optimizers.curvature.layer_records import Recorder, Use, by_sample
+from optimizers.curvature.output_hessian import tolerance
+
+ROUNDING = 1e-5
+"""What may differ by rounding, relative to the largest that a gradient could be: it may vanish by cancellation."""
+
+LOOK_PASSES = 2
+"""Backward passes that a look takes."""
+
+
+class PerSample:
+    """Sums of per-sample squares of gradients; a parameter that no layer explains gets the batch's square instead.
+
+    The first refresh propagates two vectors back, one the other with a random factor per sample. A layer is understood
+    where its own gradient is autograd's, and where every row's gradient has its own sample's factor; that also tells
+    whether rows are ordered by sample or by position. What was found, per number of rows of a sample, is kept in
+    ``refresh.memory``, and looked at anew at each refresh where rows are picked by what the batch holds.
+
+    Attributes:
+        entries: entries of the layers' outputs: what one vector's propagation holds.
+    """
+
+    def __init__(self, refresh: Refresh, name: str) -> None:
+        self.outputs: Tensor = refresh.outputs
+        self.params = refresh.params
+        self.samples = len(self.outputs)
+        uses = {i: refresh.record.uses[id(param)] for i, param in zip(refresh.indices, refresh.params, strict=True)}
+        orders = self._orders(uses, refresh, name)
+
+        self.uses: dict[int, tuple[Use, bool]] = {}
+        self.others: dict[int, Tensor] = {}
+        for place, (i, param) in enumerate(zip(refresh.indices, refresh.params, strict=True)):
+            if i in orders:
+                (use,) = uses[i]
+                self.uses[place] = use, orders[i]
+                use.arrange(self.samples, orders[i])
+            else:
+                self.others[place] = param
+        self.edges = {use.edge: use.entries for use, _ in self.uses.values()}
+        self.entries = sum(self.edges.values())
+
+    def squares(self, vectors: Tensor) -> list[Tensor]:
+        """Propagate vectors on the outputs, ``(vectors, *outputs.shape)``: a sum of squares per parameter."""
+        found = self._backward([*self.edges, *self.others.values()], vectors)
+        grads = dict(zip([*self.edges, *self.others], found, strict=True))
+        rows: dict[GradientEdge, Tensor] = {}
+        squares = []
+        for place, param in enumerate(self.params):
+            use, batch_first = self.uses.get(place, (None, False))
+            grad = grads[place if use is None else use.edge]
+            if grad is None:
+                squares.append(torch.zeros_like(param))
+            elif use is None:
+                squares.append(grad.square().sum(0))
+            else:
+                if use.edge not in rows:
+                    rows[use.edge] = by_sample(use.rows(grad), self.samples, batch_first, dim=1)
+                squares.append(use.squares(rows[use.edge]))
+        return squares
+
+    def _backward(self, inputs: Sequence[Tensor | GradientEdge], vectors: Tensor) -> list[Tensor | None]:
+        if len(vectors) > 1:
+            return torch.autograd.grad(
+                self.outputs, inputs, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
+            )
+        grads = torch.autograd.grad(self.outputs, inputs, vectors[0], retain_graph=True, allow_unused=True)
+        return [None if grad is None else grad[None] for grad in grads]
+
+    def _orders(self, uses: dict[int, list[Use]], refresh: Refresh, name: str) -> dict[int, bool]:
+        """Per parameter whose rows are understood, whether they are ordered by sample."""
+        known: dict[int, dict[float, bool]] = refresh.memory.setdefault("orders of rows", {})
+        unknown: dict[int, None] = refresh.memory.setdefault("rows not understood", {})
+        orders: dict[int, bool] = {}
+        found: dict[int, bool | None] = {}
+        new: dict[int, Use] = {}
+        for i in uses.keys() - unknown.keys():
+            if len(uses[i]) != 1:
+                found[i] = None
+            elif not refresh.record.routed and uses[i][0].positions(self.samples) in known.get(i, {}):
+                orders[i] = known[i][uses[i][0].positions(self.samples)]
+            else:
+                new[i] = uses[i][0]
+        if new:
+            found |= self._look(new, refresh.record)
+
+        for i, order in found.items():
+            if order is None:
+                continue
+            orders[i] = order
+            if self.samples > 1:  # one sample alone says nothing of the order
+                known.setdefault(i, {})[new[i].positions(self.samples)] = order
+        lost = {i: p for i, p in zip(refresh.indices, refresh.params, strict=True) if found.get(i, True) is None}
+        if lost and not unknown:
+            _say(name, list(lost.values()))
+        unknown.update(dict.fromkeys(lost))
+        return orders
+
+    def _look(self, uses: dict[int, Use], record: Recorder) -> dict[int, bool | None]:
+        """Per parameter: whether its rows are ordered by sample; ``None`` if it is not understood.
+
+        A parameter that no vector reaches is left out, to be looked at again. Waits for the device.
+        """
+        stream = torch.Generator().manual_seed(0)
+        probe = torch.randn(self.outputs.shape, generator=stream).to(self.outputs)
+        factors = torch.randn(self.samples, generator=stream).to(self.outputs)
+        inputs = [x for use in uses.values() for x in (use.param, use.edge)]
+        plain = iter(self._backward(inputs, probe[None]))
+        scaled = iter(self._backward(inputs, (probe * factors.view(-1, *[1] * (probe.ndim - 1)))[None]))
+        found: dict[int, bool | None] = {}
+        for i, use in uses.items():
+            (_, rows), (grad, scaled_rows) = (next(plain), next(plain)), (next(scaled), next(scaled))
+            if grad is not None and rows is not None and bool(rows.any()) and bool(rows.isfinite().all()):
+                found[i] = self._order(use, grad[0], use.rows(rows)[0], use.rows(scaled_rows)[0], factors, record)
+        return found
+
+    def _order(
+        self, use: Use, grad: Tensor, rows: Tensor, scaled_rows: Tensor, factors: Tensor, record: Recorder
+    ) -> bool | None:
+        """
+        Args:
+            grad: the parameter's gradient, from the samples with factors.
+            rows: the gradient of the layer's output, (rows, width), from the samples without factors.
+            scaled_rows: with factors.
+        """
+        if len(rows) % self.samples or (record.coupled and record.routed):
+            return None
+        use.arrange(self.samples, batch_first=True)
+        own = use.total(by_sample(scaled_rows, self.samples, batch_first=True))
+        rounding = max(ROUNDING, torch.finfo(grad.dtype).eps)
+        if (own - grad).norm() > tolerance(grad) * grad.norm() + rounding * scaled_rows.norm() * use.size():
+            return None
+        amiss = {order: self._amiss(rows, scaled_rows, factors, order) for order in (True, False)}
+        order = amiss[True] <= amiss[False]
+        return order if record.coupled or amiss[order] <= ROUNDING else None
+
+    def _amiss(self, rows: Tensor, scaled_rows: Tensor, factors: Tensor, batch_first: bool) -> float:
+        """What share of the rows' mass does not have its sample's factor."""
+        plain, scaled = (by_sample(r.double(), self.samples, batch_first) for r in (rows, scaled_rows))
+        return float((scaled - factors.double().view(-1, 1, 1) * plain).square().sum() / scaled.square().sum())
+
+
+def _say(name: str, params: list[Tensor]) -> None:
+    shapes = ", ".join(str(tuple(param.shape)) for param in params)
+    warnings.warn(
+        f"{name} knows no layer for {len(params)} parameters, of shapes {shapes}, or finds its samples mixed "
+        "(are they the first dimension of the outputs, and has each as many rows?): gnb's estimate is used for them, "
+        "and for others found so later",
+        stacklevel=2,
+    )

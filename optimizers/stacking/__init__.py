@@ -1,0 +1,1 @@
+"""Many optimizers of one kind as one, over a stack of networks."""

@@ -1,0 +1,322 @@
+"""One update rule over a stack of members: every tensor has the members as its first dimension.
+
+The members' optimizers are ordinary ones; what they share becomes one rule, under ``vmap``, with the hyperparameters in
+which they differ as tensors of one number per member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from optimizers.apply import State
+from optimizers.base import CLIP_EPS, CURVATURE_KEY, PROBE_SALT, Closure, CurvatureOptimizer
+from optimizers.curvature.estimators import Hutchinson
+from optimizers.curvature.interface import Draw, Refresh, Streams, twice_differentiable
+from optimizers.stacking import replay
+from optimizers.stacking.first_order import PURE
+from optimizers.stacking.rule import Layout, hyperparameters, merge, stack_numbers, stacks, traced
+
+Finish = Callable[[Tensor, list[Tensor], list[Tensor]], list[Tensor | None]]
+"""What is wanted of losses, (members,) with their graph, of the stacked parameters and of further tensors."""
+
+
+class Problem(Protocol):
+    """What a stack minimises at one step."""
+
+    def replay(self, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool) -> list[Tensor | None]:
+        """What ``finish`` returns, which must depend on its arguments alone: it is traced once per name.
+
+        Args:
+            exact: whether the network runs in full precision.
+        """
+
+    def losses(self) -> Tensor:
+        """The losses, (members,), in full precision and with their graph, which can be differentiated twice."""
+
+    def closure(self, place: int) -> Closure:
+        """That of one member alone, over the parameters that the members' optimizers were made with."""
+
+
+class StackedOptimizer:
+    """The optimizers of members that train in lockstep, as one.
+
+    Args:
+        members: one optimizer each, of the same ``kind``, made with one and the same list of parameters.
+        params: the stack's, (members, ...) each, changed in place.
+        scheduled: whether ``step`` will be given factors of the learning rate.
+    """
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer], params: list[Tensor], *, scheduled: bool) -> None:
+        self.members = list(members)
+        self._take(params)
+        self.steps = 0
+        self.grad_equivalents = 0.0
+        self.states: list[State] = [{} for _ in params]
+        self._previous: list[Tensor | None] = [None] * len(params)
+        self._used: list[int] = []
+        self._cost = 0.0
+        self._now: dict[str, Tensor] = {}
+        first = members[0]
+        self.rule = first.update if isinstance(first, CurvatureOptimizer) else PURE[type(first)]
+        self._curved = first if isinstance(first, CurvatureOptimizer) else None
+        self._constants, self._numbers = stack_numbers(
+            [hyperparameters(member) for member in members], params[0], ("lr",) if scheduled else ()
+        )
+        seeds = [member._seed for member in members if isinstance(member, CurvatureOptimizer)]
+        self._streams = _streams(seeds, params[0].device) if self._curved else None
+
+    @property
+    def update_period(self) -> int:
+        """Steps from one refresh to the next, at which steps are alike."""
+        return self._curved.update_period if self._curved else 1
+
+    @torch.no_grad()
+    def step(self, problem: Problem, lr_factor: float = 1.0, max_grad_norm: float | None = None) -> Tensor:
+        """One step of every member; the losses before it, (members,), detached."""
+        optimizer = self._curved
+        self._now = self._numbers
+        if "lr" in self._numbers and lr_factor != 1.0:
+            self._now = self._numbers | {"lr": self._numbers["lr"] * lr_factor}
+        refresh = self.steps % self.update_period == 0
+        if optimizer is None or not refresh:
+            losses, grads = _plain(problem)
+            self.grad_equivalents += 1.0
+            applied = _clipped(grads, max_grad_norm)
+            curvatures: list[Tensor | None] = [None] * len(grads)
+        elif stacks(optimizer.estimator):
+            losses, grads, applied, curvatures = self._refresh(optimizer, problem, max_grad_norm)
+        else:
+            losses, applied, curvatures = self._refresh_each(problem, max_grad_norm)
+            grads = applied
+        self._apply(applied, curvatures)
+        if optimizer is not None and optimizer.estimator.previous_gradients:
+            self._previous = grads
+        self.steps += 1
+        return losses
+
+    def lend(self, place: int) -> torch.optim.Optimizer:
+        """A member's own optimizer, with the state that it would have by now."""
+        member = self.members[place]
+        params = [param for group in member.param_groups for param in group["params"]]
+        for param, state in zip(params, self.states, strict=True):
+            if state:
+                member.state[param] = {name: value[place] for name, value in state.items()}
+        return member
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` needs in a stack of the same members; the tensors are the stack's own."""
+        generators = self._streams.generators if self._streams else []
+        curved = [member for member in self.members if isinstance(member, CurvatureOptimizer)]
+        return {
+            "steps": self.steps,
+            "grad_equivalents": self.grad_equivalents,
+            "states": self.states,
+            "previous": self._previous,
+            "used": self._used,
+            "cost": self._cost,
+            "generators": [generator.get_state() for generator in generators],
+            "members": [member.state_dict()[CURVATURE_KEY] for member in curved],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        device = self.params[0].device
+        self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
+        self.states = [{name: value.to(device) for name, value in own.items()} for own in state["states"]]
+        self._previous = [None if grad is None else grad.to(device) for grad in state["previous"]]
+        self._used, self._cost = list(state["used"]), state["cost"]
+        generators = self._streams.generators if self._streams else []
+        for generator, saved in zip(generators, state["generators"], strict=True):
+            generator.set_state(saved.cpu())
+        curved = [member for member in self.members if isinstance(member, CurvatureOptimizer)]
+        for member, own in zip(curved, state["members"], strict=True):
+            member.load_state_dict(member.state_dict() | {CURVATURE_KEY: own})
+
+    def _take(self, params: list[Tensor]) -> None:
+        self.params = params
+        self._data = [param.detach() for param in params]
+        self._rules: dict[Layout, tuple[replay.Traced, list[tuple[str, ...]]]] = {}
+
+    def keep(self, places: Tensor, params: list[Tensor]) -> None:
+        """Go on with some of the members, whose stacked parameters these are."""
+        self._take(params)
+        chosen = places.tolist()
+        self.members = [self.members[place] for place in chosen]
+        self.states = [{name: value[places] for name, value in state.items()} for state in self.states]
+        self._previous = [None if grad is None else grad[places] for grad in self._previous]
+        self._numbers = {name: value[places] for name, value in self._numbers.items()}
+        if self._streams:
+            self._streams.places = self._streams.places[places]
+
+    def _refresh(
+        self, optimizer: CurvatureOptimizer, problem: Problem, max_grad_norm: float | None
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
+        """Losses, gradients as they are and as the rule is to see them, curvatures."""
+        estimator = optimizer.estimator
+        if type(estimator) is Hutchinson and self._used:
+            losses, grads, estimates = self._replayed(estimator, problem)
+            applied = _clipped(grads, max_grad_norm)
+        else:
+            losses, grads = _with_graph(problem, self.params) if estimator.differentiates else _plain(problem)
+            applied = _clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
+            self._used = [i for i, grad in enumerate(grads) if grad is not None]
+            with torch.enable_grad():
+                assert self._streams is not None
+                previous, directions = [self._previous[i] for i in self._used], lambda: self._directions(applied)
+                refresh = _as_seen(losses, self.params, grads, self._streams, previous, directions)
+                estimates = list(estimator(refresh))
+            self._cost = estimator.cost(refresh)
+        curvatures: list[Tensor | None] = [None] * len(grads)
+        for i, estimate in zip(self._used, estimates, strict=True):
+            curvatures[i] = None if estimate is None else estimate.detach()
+        self.grad_equivalents += self._cost
+        self.grad_equivalents += 1.0
+        return losses.detach(), [None if g is None else g.detach() for g in grads], applied, curvatures
+
+    def _replayed(
+        self, estimator: Hutchinson, problem: Problem
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+        """Losses, gradients and estimates from probes that are drawn before."""
+        used, streams = self._used, self._streams
+        assert streams is not None
+        own = [self.params[i] for i in used]
+        probes = [probe for _ in range(estimator.samples) for probe in streams.draw(estimator.draw, own)]
+
+        def finish(losses: Tensor, params: list[Tensor], probes: list[Tensor]) -> list[Tensor | None]:
+            grads = _gradients(losses, params, create_graph=True)
+            return [losses.detach(), *grads, *estimator(_as_seen(losses, params, grads, Given(probes)))]
+
+        losses, *rest = problem.replay(("hutchinson", estimator.samples, tuple(used)), finish, probes, exact=True)
+        assert losses is not None
+        return losses, rest[: len(self.params)], rest[len(self.params) :]
+
+    def _refresh_each(
+        self, problem: Problem, max_grad_norm: float | None
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+        """An estimator that knows nothing of stacks: each member for itself."""
+        found = []
+        for place in range(len(self.members)):
+            member = self.lend(place)
+            assert isinstance(member, CurvatureOptimizer)
+            member._steps, member.grad_equivalents = self.steps, self.grad_equivalents
+            found.append(member.differentiate(problem.closure(place), max_grad_norm=max_grad_norm))
+        self.grad_equivalents = member.grad_equivalents
+        losses, grads, curvatures = zip(*found, strict=True)
+        return (
+            torch.stack(losses),
+            [_stack_given(tensors) for tensors in zip(*grads, strict=True)],
+            [_stack_given(tensors) for tensors in zip(*curvatures, strict=True)],
+        )
+
+    def _directions(self, grads: list[Tensor | None]) -> list[Tensor]:
+        assert self._curved is not None
+        direction, constants = self._curved.direction, self._constants
+
+        def of_member(grad: Tensor, state: State, numbers: dict[str, Tensor]) -> Tensor:
+            return direction(grad, state, merge(constants, numbers))
+
+        given = [(grad, state) for grad, state in zip(grads, self.states, strict=True) if grad is not None]
+        return [torch.vmap(of_member)(grad, state, self._now) for grad, state in given]
+
+    def _apply(self, grads: list[Tensor | None], curvatures: list[Tensor | None]) -> None:
+        places = [i for i, grad in enumerate(grads) if grad is not None and grad.numel()]
+        if not places:
+            return
+        layout = tuple((i, curvatures[i] is not None, tuple(self.states[i])) for i in places)
+        inputs: list[Tensor] = []
+        for i in places:
+            inputs += [t for t in (self._data[i], grads[i], curvatures[i]) if t is not None]
+            inputs += self.states[i].values()
+        inputs += self._now.values()
+        if layout not in self._rules:
+            self._rules[layout] = traced(self.rule, layout, tuple(self._now), self._constants, replay.kind(inputs))
+        rule, names = self._rules[layout]
+        new = iter(rule(*inputs))
+        torch._foreach_copy_([self._data[i] for i in places], [next(new) for _ in places])
+        for i, own in zip(places, names, strict=True):
+            self.states[i] = {name: next(new) for name in own}
+
+
+def _as_seen(
+    losses: Tensor,
+    params: list[Tensor],
+    grads: list[Tensor | None],
+    streams: Streams,
+    previous: Sequence[Tensor | None] = (),
+    directions: Callable[[], list[Tensor]] = list,
+) -> Refresh:
+    """A stack's step as an estimator sees it."""
+    used = [i for i, grad in enumerate(grads) if grad is not None]
+    return Refresh(
+        loss=losses.sum(),
+        outputs=None,
+        params=[params[i] for i in used],
+        indices=used,
+        grads=[grad for grad in grads if grad is not None],
+        previous_grads=previous,
+        directions=directions,
+        generator=streams,
+        record=None,
+        memory={},
+    )
+
+
+class Given(Streams):
+    """Draws that were made before."""
+
+    def __init__(self, drawn: list[Tensor]) -> None:
+        self.drawn = iter(drawn)
+
+    def draw(self, draw: Draw, like: Sequence[Tensor]) -> list[Tensor]:
+        return [next(self.drawn) for _ in like]
+
+
+def _gradients(losses: Tensor, params: list[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
+    """Of each member's loss; ``None`` for a parameter that is not used."""
+    needed = [p for p in params if p.requires_grad]
+    ones = torch.ones(losses.shape, dtype=losses.dtype, device=losses.device)
+    found = iter(torch.autograd.grad(losses, needed, ones, create_graph=create_graph, allow_unused=True))
+    return [next(found) if p.requires_grad else None for p in params]
+
+
+def _plain(problem: Problem) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses and their gradients."""
+
+    def finish(losses: Tensor, params: list[Tensor], _: list[Tensor]) -> list[Tensor | None]:
+        return [losses.detach(), *_gradients(losses, params)]
+
+    losses, *grads = problem.replay("gradients", finish, [], exact=False)
+    assert losses is not None
+    return losses, grads
+
+
+def _with_graph(problem: Problem, params: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses and their gradients, which can be differentiated again."""
+    with torch.enable_grad(), twice_differentiable():
+        losses = problem.losses()
+        return losses, _gradients(losses, params, create_graph=True)
+
+
+def _streams(seeds: Sequence[int], device: torch.device) -> Streams:
+    """Probes' generators as ``CurvatureOptimizer`` makes them."""
+    own = list(dict.fromkeys(seeds))
+    generators = [torch.Generator(device).manual_seed(seed ^ PROBE_SALT) for seed in own]
+    return Streams(generators, torch.tensor([own.index(seed) for seed in seeds], device=device))
+
+
+def _clipped(grads: list[Tensor | None], max_grad_norm: float | None) -> list[Tensor | None]:
+    """Each member's gradient scaled down to that norm over all parameters."""
+    if max_grad_norm is None or not any(grad is not None for grad in grads):
+        return grads
+    norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads if g is not None]
+    scale = (max_grad_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + CLIP_EPS)).clamp(max=1.0)
+    return [None if g is None else g * scale.view(-1, *[1] * (g.ndim - 1)) for g in grads]
+
+
+def _stack_given(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    given = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(given) if len(given) == len(tensors) else None

@@ -1,0 +1,298 @@
+"""What limits an answer: each caveat can appear and does not otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from tests.support.edited_runs import (
+    LOST,
+    Row,
+    copied,
+    edit_config,
+    edit_env,
+    edit_seeds,
+    edit_trials,
+    where,
+    without,
+)
+from tests.support.made_runs import make_run, make_tasks
+from tuner.comparison.results import Answer, answer
+from tuner.reporting import sentences
+from tuner.store.run import Run
+
+EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
+
+
+@pytest.fixture(scope="module")
+def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Nothing limits its answer."""
+    folder = tmp_path_factory.mktemp("runs")
+    run = make_run(folder / "clean", effects=EFFECTS, seeds=12, trials=20, settings=["retrain.epochs=10"])
+    edit_trials(run, lambda row: row | {"state": "complete"})
+    return run
+
+
+@pytest.fixture
+def run(clean_run: Run, tmp_path: Path) -> Run:
+    return copied(clean_run, tmp_path / "clean")
+
+
+def caveats(*runs: Run) -> list[str]:
+    return [text.removeprefix("mnist1d: ") for text in sentences.caveats(answer(list(runs)))]
+
+
+def test_a_run_that_nothing_limits_has_no_caveat(clean_run: Run) -> None:
+    assert caveats(clean_run) == []
+
+
+MISSING = "{} seeds of sgdm or adam have no partner and do not count in their contrast."
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (without("sgdm"), ["sgdm has not been retrained."]),
+        (where("sgdm", "0 1", **LOST), ["sgdm: 2 of 12 retraining runs failed and are left out.", MISSING.format(2)]),
+        (without("sgdm", "0 1"), ["the retraining of sgdm is not complete.", MISSING.format(2)]),
+        (where("sgdm", "0 1", status="diverged"), ["sgdm: 2 of 12 retraining runs diverged and count as worse than all "
+                                                  "others, at the cost of a whole run."]),
+        (where("sgdm", status="odd"), ["seeds.csv: status odd is not known; these runs count as complete."]),
+        (where("adam", "3", cohort="2"), ["retraining runs trained as stacks (diag_hessian alone, adam 2 at once, sgdm "
+                                          "alone): their seconds and ms per step are shares of a stack's, and "
+                                          "comparable between optimizers only with --cohort 1."]),
+    ],
+)  # fmt: skip
+def test_caveats_of_the_retraining(run: Run, change: Callable[[Row], Row | None], expected: list[str]) -> None:
+    edit_seeds(run, change)
+    assert caveats(run) == expected
+
+
+def test_complete_runs_without_a_finite_value_count_as_diverged(run: Run) -> None:
+    edit_seeds(run, where("diag_hessian", "0 1", test_loss="inf"))
+    assert caveats(run) == ["test_loss: 2 runs have no finite value and count as diverged."]
+    edit_seeds(run, where("diag_hessian", "0 1", test_loss="nan", status="diverged"))
+    (found,) = caveats(run)
+    assert found.startswith("diag_hessian: 2 of 12 retraining runs diverged")
+
+
+def test_few_seeds_that_are_compared_by_ranks_since_one_diverged(run: Run) -> None:
+    edit_seeds(run, lambda row: row if int(row["seed"]) < 5 else None)
+    edit_seeds(run, where("sgdm", "1", status="diverged"))
+    assert ("few seeds (5): the Wilcoxon signed-rank test may find nothing, since its least p-value, corrected for 2 "
+            "contrasts, is 0.12.") in caveats(run)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ([], []),
+        ([[]], []),
+        ([[12, 13]], ["2 seeds were added after the results of others could be looked at: what a test at 5 % says at a "
+                      "further look is wrong in up to 10 % of comparisons."]),
+        ([[12], [], [13, 14]], ["1, then 2 seeds were added after the results of others could be looked at: what a "
+                                "test at 5 % says at a further look is wrong in up to 15 % of comparisons."]),
+    ],
+)  # fmt: skip
+def test_a_second_look(run: Run, added: list[list[int]], expected: list[str]) -> None:
+    edit_env(run, resumed=[{"added_seeds": seeds} for seeds in added])
+    assert [text for text in caveats(run) if "look" in text] == expected
+
+
+@pytest.mark.parametrize(
+    ("uncounted", "named"),
+    [
+        ({}, []),
+        ({"adam": "0 1"}, []),
+        ({"diag_hessian": "0 1"}, ["diag_hessian"]),
+        ({"diag_hessian": None}, ["diag_hessian"]),
+        (dict.fromkeys(EFFECTS), []),
+    ],
+)
+def test_nominal_costs_beside_counted_ones(run: Run, uncounted: dict[str, str | None], named: list[str]) -> None:
+    """Nothing is said of adam, which costs the same either way, nor where all are nominal, as in an old run."""
+    edit_seeds(run, lambda row: row | {"nominal_grad_equivalents": row["grad_equivalents"]})
+    for optimizer, seeds in uncounted.items():
+        edit_seeds(run, where(optimizer, seeds, nominal_grad_equivalents=""))
+    assert caveats(run) == [
+        f"gradient-equivalents of {name} are by nominal costs, those of other runs by counted FLOPs." for name in named
+    ]
+
+
+@pytest.mark.parametrize("n", [3, 5, 9])
+def test_few_seeds_say_what_they_can_find(run: Run, n: int) -> None:
+    edit_config(run, "seeds:\n" + "".join(f"  - {seed}\n" for seed in range(12)),
+                "seeds:\n" + "".join(f"  - {seed}\n" for seed in range(n)))  # fmt: skip
+    edit_seeds(run, lambda row: row if int(row["seed"]) < n else None)
+    found = 100 * TTestPower().power(1.0, n, 0.05)
+    assert caveats(run) == [
+        f"few seeds ({n}): a true difference of one standard deviation is found in {found:.0f} % of such comparisons, "
+        "by a t-test and before correction for their number."
+    ]
+
+
+def test_few_seeds_are_said_beside_a_contrast_that_has_none(run: Run) -> None:
+    edit_seeds(run, lambda row: row if int(row["seed"]) < (2 if row["optimizer"] == "sgdm" else 5) else None)
+    assert any(text.startswith("few seeds (5)") for text in caveats(run))
+
+
+@pytest.mark.parametrize("test", ["wilcoxon", "sign_flip"])
+def test_few_seeds_of_a_test_that_cannot_find_anything(run: Run, test: str) -> None:
+    edit_config(run, "  test: t\n", f"  test: {test}\n")
+    edit_seeds(run, lambda row: row if int(row["seed"]) < 5 else None)  # 2 / 2^5 is above 0.05
+    (few,) = [text for text in caveats(run) if text.startswith("few seeds (5)")]
+    assert "found in 40 %" not in few
+
+
+def trials_of_sgdm(numbers: range, **change: str) -> Callable[[Row], Row]:
+    return lambda row: row | change if row["optimizer"] == "sgdm" and int(row["trial"]) in numbers else row
+
+
+def test_diverged_trials(run: Run) -> None:
+    edit_trials(run, trials_of_sgdm(range(3), state="diverged"))
+    assert caveats(run) == ["trials of the search that diverged: sgdm 3 of 20."]
+
+
+def test_a_search_that_was_cut_off(run: Run) -> None:
+    edit_trials(run, lambda row: None if row["optimizer"] == "sgdm" and row["trial"] == "19" else row)
+    assert caveats(run)[:2] == [
+        "the search of sgdm is not complete.",
+        "the numbers of trials are not equal (diag_hessian 20, adam 20, sgdm 19).",
+    ]
+
+
+def test_best_values_at_the_boundary(run: Run) -> None:
+    best = run.best()
+    space = run.config().optimizers["sgdm"].space
+    best["optimizers"]["sgdm"]["hp"]["lr"] = space["lr"].high
+    run.write_best({key: value for key, value in best.items() if key != "schema_version"})
+    assert caveats(run) == ["sgdm: lr at the boundary of what was searched; a wider range may do better."]
+
+
+def test_few_trials(run: Run) -> None:
+    edit_config(run, "  trials: 20\n", "  trials: 19\n")
+    edit_trials(run, lambda row: None if row["trial"] == "19" else row)
+    assert caveats(run) == [
+        "fewer than 20 trials per search: the optimizers are not well tuned, and the importances of hyperparameters "
+        "are guesses."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  scheduler: fifo\n", "  scheduler: asha\n", "ASHA stopped trials early, which favours optimizers that start "
+                                                       "fast."),
+        ("  epochs: 10\n  analyze", "  epochs: 20\n  analyze", "hyperparameters were chosen by trials of 10 epochs"),
+        ("  metric: null\n", "  metric: val_loss\n", "val_loss is what the hyperparameters were chosen by; a test "
+                                                     "split would say more."),
+        ("  cpus_per_trial: 1.0\n", "  cpus_per_trial: 0.5\n", "runs shared their device"),
+        ("  gpus_per_trial: null\n", "  gpus_per_trial: 0.25\n", "runs shared their device"),
+    ],
+)  # fmt: skip
+def test_caveats_of_the_configuration(run: Run, old: str, new: str, expected: str) -> None:
+    edit_config(run, old, new)
+    (found,) = caveats(run)
+    assert found.startswith(expected)
+
+
+def test_a_run_that_went_on(run: Run) -> None:
+    edit_env(run, resumed=[{"started": "2026-01-03T00:00:00+00:00"}])
+    (found,) = caveats(run)
+    assert "env.json" in found
+
+
+def pair(run: Run) -> tuple[Run, Run]:
+    """The run, and another whose optimizers have its numbers."""
+    return run, copied(run, run.path.with_name("second"))
+
+
+def test_two_runs_made_alike_have_no_caveat(run: Run) -> None:
+    assert caveats(*pair(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  trials: 20\n", "  trials: 10\n", "the runs were searched with different trials, samplers, seeds or "
+                                             "schedulers: budgets are not equal."),
+        ("  sampler: tpe\n", "  sampler: random\n", "the runs were searched with different trials, samplers, seeds or "
+                                                    "schedulers: budgets are not equal."),
+        ("  alpha: 0.05\n", "  alpha: 0.1\n", "the runs declare different comparisons; that of the first is used."),
+    ],
+)  # fmt: skip
+def test_caveats_of_two_runs(run: Run, old: str, new: str, expected: str) -> None:
+    first, second = pair(run)
+    edit_config(second, old, new)
+    assert caveats(first, second) == [expected]
+
+
+def test_two_runs_on_different_machines(run: Run) -> None:
+    first, second = pair(run)
+    edit_env(second, hardware=run.env()["hardware"] | {"cpu": "another one"})
+    assert caveats(first, second) == ["the runs were made on different hardware: seconds are not comparable."]
+
+
+def test_two_runs_by_different_code(run: Run) -> None:
+    first, second = pair(run)
+    torch = run.env()["code"]["torch"]
+    edit_env(second, code=run.env()["code"] | {"torch": torch | {"version": "0.1"}})
+    assert caveats(first, second) == [
+        f"the runs were made by different code: torch: torch {torch['version']} in one run, torch 0.1 in another."
+    ]
+    edit_env(second, code={})
+    unknown = "by which code some of the runs were made is not known, so not whether it was the same."
+    assert caveats(first, second) == [unknown] and caveats(second) == []
+
+
+def test_rows_by_other_code_than_the_runs(run: Run) -> None:
+    edit_seeds(run, where("sgdm", "0 1", code="123e45678901"))
+    edit_trials(run, lambda row: row | {"code": "0" * 12} if row["trial"] == "19" else row)
+    assert caveats(run) == [
+        "trials made by other code than their run was begun with: diag_hessian 1, adam 1, sgdm 1; env.json has both.",
+        "retraining runs made by other code than their run was begun with: sgdm 2; env.json has both.",
+    ]
+
+
+def test_a_run_that_does_not_know_its_hardware(run: Run) -> None:
+    edit_env(run, hardware=None)
+    assert caveats(run) == []
+
+
+# One and many.
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (where("sgdm", "1", **LOST), "1 seed of sgdm or adam has no partner and does not count"),
+        (where("sgdm", "1", **LOST), "sgdm: 1 of 12 retraining runs failed and is left out."),
+        (where("sgdm", "1", status="diverged"), "1 of 12 retraining runs diverged and counts as"),
+        (where("sgdm", "1", test_loss="inf"), "1 run has no finite value and counts as"),
+    ],
+)
+def test_one_is_not_many(run: Run, change: Callable[[Row], Row], expected: str) -> None:
+    edit_seeds(run, change)
+    assert any(expected in text for text in caveats(run)), caveats(run)
+
+
+# Over tasks.
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return make_tasks(tmp_path_factory.mktemp("tasks"), 8)
+
+
+def few_tasks(found: Answer) -> list[str]:
+    return [text for text in sentences.caveats(found) if "with all optimizers" in text]
+
+
+def test_few_tasks_are_a_caveat_and_enough_are_none(tasks: list[Run]) -> None:
+    assert few_tasks(answer(tasks)) == []
+    assert few_tasks(answer(tasks[:1])) == []
+    (text,) = few_tasks(answer(tasks[:7]))
+    assert text.startswith("7 tasks with all optimizers are too few")

@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner.config.schema import Config
+from tuner.errors import UserError
+from tuner.jobs import Job
+from tuner.store.run import Run, check_creatable
+from tuner.store.tables import write_whole
+
+Row = dict[str, Any]
+
+CONFIG = Config.model_validate({
+    "preset": "default", "out": "runs", "name": None,
+    "task": {"name": "blobs", "class": "pkg.Blobs", "args": {}, "metric": "val_loss", "mode": "min", "target": None,
+             "dataset": "d", "datasets": ["d"], "data_dir": None, "check": None},
+    "optimizers": {"adam": {"class": "pkg.Adam", "space": {"lr": {"low": 0.0, "high": 1.0}}}},
+    "train": {"epochs": 1, "batch_size": 8, "evaluations": 2},
+    "search": {"optimizers": ["adam"], "trials": 3, "seed": 1000, "sampler": "tpe", "scheduler": "fifo"},
+    "retrain": {"seeds": 2, "epochs": None},
+    "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 1, "address": None},
+})  # fmt: skip
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+printable = st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")
+texts = st.text(printable, min_size=1, max_size=6) | st.sampled_from(
+    ["nan", "NA", "null", "None", "inf", "1", "1e-3", "True", " ", "a,b", '"', '"a"', "a\nb", "\n", "'", "#", "日本"]
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Run]:
+    return lambda: Run.create(tmp_path_factory.mktemp("runs") / "run", CONFIG)
+
+
+def trial(number: int, **changes: Any) -> Row:
+    return {"task": "blobs", "optimizer": "adam", "trial": number, "state": "complete", "value": 0.5, "seed": 1000,
+            "steps": 10, "seconds": 0.25, "cohort": 1} | changes  # fmt: skip
+
+
+def evaluation(step: int, **changes: Any) -> Row:
+    return {"task": "blobs", "optimizer": "adam", "phase": "search", "trial": 0, "seed": 1000, "step": step,
+            "epoch": step / 4, "seconds": 0.1 * step, "grad_equivalents": 2.0 * step, "split": "val", "metric": "loss",
+            "value": 1 / (1 + step)} | changes  # fmt: skip
+
+
+def header(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()[0].split(",")
+
+
+def bits(values: list[float]) -> list[bytes]:
+    return [struct.pack("d", value) for value in values]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# trials.csv
+
+
+def test_trials_have_the_columns_of_the_design(run: Run) -> None:
+    run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr", "beta"])
+    design = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error",
+              "hp.lr", "hp.beta"]  # fmt: skip
+    assert header(run.path / "trials.csv") == design
+    assert list(run.trials().columns) == design
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=4))
+def test_numbers_of_trials_come_back_to_the_bit(new_run: Callable[[], Run], rows: list[tuple[float, ...]]) -> None:
+    run = new_run()
+    for number, (value, seconds, lr) in enumerate(rows):
+        run.append_trials([trial(number, value=value, seconds=seconds, **{"hp.lr": lr})], ["lr"])
+    table = run.trials()
+    read = zip(table["value"], table["seconds"], table["hp.lr"], strict=True)
+    assert [bits(list(row)) for row in read] == [bits(list(row)) for row in rows]
+    assert table["trial"].tolist() == list(range(len(rows)))
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4)
+    | st.lists(st.booleans(), min_size=1, max_size=4)
+    | st.lists(texts, max_size=5).map(lambda values: ["a word", *values])
+)
+def test_hyperparameters_of_any_type_come_back(new_run: Callable[[], Run], values: list[Any]) -> None:
+    run = new_run()
+    for number, value in enumerate(values):
+        run.append_trials([trial(number, **{"hp.kind": value})], ["kind"])
+    assert list(map(repr, run.trials()["hp.kind"].tolist())) == list(map(repr, values))
+
+
+def test_a_hyperparameter_that_an_optimizer_has_not_is_empty(run: Run) -> None:
+    run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr", "beta"])
+    run.append_trials([trial(1, **{"hp.beta": "x"})], ["lr", "beta"])
+    table = run.trials()
+    assert table["hp.lr"].isna().tolist() == [False, True]
+    assert table["hp.beta"].isna().tolist() == [True, False]
+    assert (run.path / "trials.csv").read_text().splitlines()[1:] == [
+        "blobs,adam,0,complete,0.5,1000,10,0.25,1,,,0.1,",
+        "blobs,adam,1,complete,0.5,1000,10,0.25,1,,,,x",
+    ]
+
+
+def test_a_failed_trial_has_no_value(run: Run) -> None:
+    run.append_trials([trial(0, state="failed", value=None, error="lost, twice")], [])
+    assert math.isnan(run.trials()["value"][0])
+    assert run.trials()["error"][0] == run.trial_rows()[0]["error"] == "lost, twice"
+
+
+def test_trials_are_appended_and_never_rewritten(run: Run) -> None:
+    path = run.path / "trials.csv"
+    run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr"])
+    before = path.read_bytes()
+    run.append_trials([trial(1, **{"hp.lr": 0.2})], ["lr"])
+    assert path.read_bytes().startswith(before)
+    assert len(path.read_text().splitlines()) == 3
+
+
+# seeds.csv
+
+
+def seed_row(seed: int, **metrics: Any) -> Row:
+    clocks = {"steps": 10, "grad_equivalents": 20.0, "seconds": 0.5, "step_ms": 50.0, "peak_mem_mb": 3.5}
+    return {"task": "blobs", "optimizer": "adam", "seed": seed, "status": "complete"} | clocks | metrics
+
+
+def test_seeds_have_the_columns_of_the_design(run: Run) -> None:
+    metrics = {"test_loss": 0.3, "val_f1": 0.1, "train_loss": 0.1, "test_acc": 0.9, "val_loss": 0.2, "val_acc": 0.8}
+    run.write_seeds([seed_row(0, **metrics, **{"hp.lr": 0.1})], ["lr"])
+    assert header(run.path / "seeds.csv") == [
+        "task", "optimizer", "seed", "status", "train_loss", "val_loss", "test_loss", "test_acc", "val_acc", "val_f1",
+        "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
+        "error", "hp.lr",
+    ]  # fmt: skip
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.dictionaries(st.integers(0, 2**63 - 1), st.tuples(numbers, numbers, numbers), min_size=1, max_size=4))
+def test_seeds_come_back_to_the_bit(new_run: Callable[[], Run], rows: dict[int, tuple[float, ...]]) -> None:
+    run = new_run()
+    run.write_seeds([seed_row(s, val_loss=a, step_ms=b, **{"hp.lr": c}) for s, (a, b, c) in rows.items()], ["lr"])
+    table = run.seeds()
+    assert table["seed"].tolist() == list(rows)
+    read = zip(table["val_loss"], table["step_ms"], table["hp.lr"], strict=True)
+    assert [bits(list(row)) for row in read] == [bits(list(row)) for row in rows.values()]
+
+
+def test_writing_seeds_replaces_them(run: Run) -> None:
+    run.write_seeds([seed_row(0), seed_row(1)], [])
+    run.write_seeds([seed_row(2)], [])
+    assert run.seeds()["seed"].tolist() == [2]
+
+
+# Curves.
+
+
+CURVE_COLUMNS = ["task", "optimizer", "phase", "trial", "seed", "step", "epoch", "seconds", "grad_equivalents", "split",
+                 "metric", "value"]  # fmt: skip
+
+
+def records(table: pd.DataFrame) -> list[Row]:
+    return table.to_dict("records")
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(st.lists(st.tuples(numbers, numbers, texts), min_size=1, max_size=4))
+def test_curves_are_the_same_before_and_after_the_end(new_run: Callable[[], Run], values: list[Any]) -> None:
+    rows = [evaluation(i, seconds=a, value=b, optimizer="o" + name) for i, (a, b, name) in enumerate(values)]
+    run = new_run()
+    for row in rows:
+        run.append_curves([row])
+    while_running = run.curves()
+    run.finish_curves()
+    for table in (while_running, run.curves()):
+        assert list(table.columns) == CURVE_COLUMNS
+        assert records(table) == rows
+        assert [bits([row["value"], row["seconds"]]) for row in records(table)] == [bits([b, a]) for a, b, _ in values]
+    assert not list(run.logs.iterdir())
+
+
+def test_finished_curves_are_one_parquet_file_of_the_design(run: Run) -> None:
+    run.append_curves([evaluation(0)])
+    run.finish_curves()
+    table = pd.read_parquet(run.path / "curves.parquet")
+    assert list(table.columns) == CURVE_COLUMNS
+    assert sorted(contents(run.path)) == ["config.yaml", "curves.parquet"]
+
+
+def test_curves_appended_after_the_end_follow_the_others(run: Run) -> None:
+    run.append_curves([evaluation(0), evaluation(1)])
+    run.finish_curves()
+    run.append_curves([evaluation(2)])
+    assert run.curves()["step"].tolist() == [0, 1, 2]
+    run.finish_curves()
+    assert run.curves()["step"].tolist() == [0, 1, 2]
+    assert sorted(contents(run.path)) == ["config.yaml", "curves.parquet"]
+
+
+def test_finishing_without_new_curves_changes_nothing(run: Run) -> None:
+    run.append_curves([evaluation(0)])
+    run.finish_curves()
+    before = contents(run.path)
+    run.finish_curves()
+    assert contents(run.path) == before
+
+
+def test_a_run_cut_off_while_finishing_has_each_evaluation_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(path: Path, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    run.append_curves([evaluation(0), evaluation(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run.finish_curves()
+    assert len(list(run.path.rglob("curves.*"))) == 2
+    assert records(run.curves()) == [evaluation(0), evaluation(1)]
+    run.append_curves([evaluation(2)])
+    run.finish_curves()
+    assert records(run.curves()) == [evaluation(0), evaluation(1), evaluation(2)]
+
+
+# JSON and YAML.
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.dictionaries(st.text(max_size=5).filter(lambda key: key != "schema_version"), json_values, max_size=4))
+def test_best_and_env_come_back_with_their_schema_version(new_run: Callable[[], Run], content: Row) -> None:
+    run, best = new_run(), {**content, "optimizers": {}}
+    run.write_best(best)
+    run.write_env(content)
+    assert run.best() == {"schema_version": 1, **best}
+    assert run.env() == {"schema_version": 1, **content}
+    assert json.loads((run.path / "best.json").read_text()) == run.best()
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_file_of_another_schema_version_is_refused(run: Run, version: object) -> None:
+    (run.path / "best.json").write_text(json.dumps({"schema_version": version, "optimizers": {}}))
+    with pytest.raises(UserError, match=r"best\.json: schema_version .*, expected 1"):
+        run.best()
+
+
+def test_a_file_without_schema_version_is_refused(run: Run) -> None:
+    (run.path / "env.json").write_text("{}")
+    with pytest.raises(UserError, match=r"env\.json: schema_version"):
+        run.env()
+
+
+def test_the_configuration_comes_back(run: Run) -> None:
+    run.write_config(CONFIG)
+    assert run.config() == CONFIG
+    assert Run.open(run.path).config() == CONFIG
+
+
+def test_json_never_holds_nan(run: Run) -> None:
+    run.write_best({"optimizers": {}, "value": 1.0})
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_best({"optimizers": {}, "value": math.nan})
+    assert run.best()["value"] == 1.0
+
+
+# A file is written whole or not at all.
+
+WRITERS: dict[str, tuple[str, Callable[[Run], object]]] = {
+    "config": ("config.yaml", lambda run: run.write_config(CONFIG.model_copy(update={"out": "elsewhere"}))),
+    "env": ("env.json", lambda run: run.write_env({"new": 1})),
+    "best": ("best.json", lambda run: run.write_best({"new": 1})),
+    "seeds": ("seeds.csv", lambda run: run.write_seeds([seed_row(1), seed_row(2)], [])),
+    "curves": ("curves.parquet", lambda run: run.finish_curves()),
+    "log": ("logs/a.log", lambda run: run.write_log("a", "new")),
+}
+
+
+def full_run(run: Run) -> Run:
+    run.write_config(CONFIG)
+    run.write_env({"old": 1})
+    run.write_best({"old": 1})
+    run.write_seeds([seed_row(0)], [])
+    run.append_curves([evaluation(0)])
+    run.finish_curves()
+    run.append_curves([evaluation(1)])
+    run.write_log("a", "old")
+    return run
+
+
+def failing(*args: object, **options: object) -> None:
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_rename_that_fails_leaves_the_old_content(run: Run, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
+    name, write = WRITERS[writer]
+    before = contents(full_run(run).path)
+    monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="disk full"):
+        write(run)
+    after = contents(run.path)
+    assert {key: after[key] for key in before} == before
+    monkeypatch.undo()
+    write(run)
+    assert contents(run.path)[name] != before[name]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_write_that_fails_leaves_the_old_content(run: Run, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
+    before = contents(full_run(run).path)
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="disk full"):
+        WRITERS[writer][1](run)
+    after = contents(run.path)
+    assert {key: after[key] for key in before} == before
+
+
+def test_leftovers_of_a_write_that_failed_are_no_content(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="disk full"):
+            run.write_best({})
+    with pytest.raises(UserError, match=r"best\.json: no such file"):
+        run.best()
+    assert run.files() == ["config.yaml", "logs/"]
+
+
+def test_text_is_written_as_it_is(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a", "ä\r\n\n")
+    assert (tmp_path / "a").read_bytes() == b"\xc3\xa4\r\n\n"
+
+
+# Runs that are empty, none, or there already.
+
+
+def test_an_empty_run_has_empty_tables(run: Run) -> None:
+    for table in (run.trials(), run.seeds(), run.curves()):
+        assert len(table) == 0
+    assert {"optimizer", "state", "value"} <= set(run.trials().columns)
+    assert {"optimizer", "seed", "status", "test_loss", "step_ms"} <= set(run.seeds().columns)
+    assert list(run.curves().columns) == CURVE_COLUMNS
+
+
+@pytest.mark.parametrize("read", [Run.best, Run.env])
+def test_a_file_that_is_not_there_yet_is_named(run: Run, read: Callable[[Run], object]) -> None:
+    with pytest.raises(UserError, match=r"\.json: no such file"):
+        read(run)
+
+
+def test_a_new_run_lists_its_files(run: Run) -> None:
+    assert run.files() == ["config.yaml", "logs/"]
+    assert full_run(run).files() == ["best.json", "config.yaml", "curves.parquet", "env.json", "logs/", "seeds.csv"]
+
+
+@pytest.mark.parametrize("name", ["none", "file", "folder"])
+def test_only_a_run_directory_is_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"{name}: not a run directory"):
+        Run.open(tmp_path / name)
+
+
+def test_a_run_is_made_once_with_its_parents(tmp_path: Path) -> None:
+    path = tmp_path / "a/b/run"
+    Run.create(path, CONFIG)
+    with pytest.raises(UserError, match="run: exists already"):
+        Run.create(path, CONFIG)
+
+
+def test_a_run_has_its_configuration_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(UserError, match="cannot be made"):
+            Run.create(path, CONFIG)
+    assert not path.exists()
+    assert Run.create(path, CONFIG).config() == Run.open(path).config() == CONFIG
+
+
+def test_only_a_run_of_which_nothing_came_is_discarded(tmp_path: Path) -> None:
+    for number, begin in enumerate((lambda run: run.write_env({}), lambda run: run.append_trials([trial(0)], []))):
+        run = Run.create(tmp_path / str(number), CONFIG)
+        begin(run)
+        run.discard_if_new()
+        assert run.config() == CONFIG
+    run = Run.create(tmp_path / "run", CONFIG)
+    run.write_status({"state": "starting"})
+    for _ in range(2):
+        run.discard_if_new()
+        assert not run.path.exists()
+
+
+def test_what_was_asked_for_comes_back_by_optimizer_but_for_a_line_cut_off(run: Run) -> None:
+    assert run.asked("adam") == {}
+    hp: list[dict[str, Any]] = [{"lr": 0.1, "kind": "é"}, {"lr": 1e-300, "n": 3, "flag": True}]
+    run.append_asked([Job("search", "adam", 0, 1000, hp[0]), Job("search", "sgd", 0, 1000, {})])
+    run.append_asked([Job("search", "adam", 1, 1000, hp[1])])
+    assert run.asked("adam") == {0: hp[0], 1: hp[1]} and run.asked("sgd") == {0: {}}
+    path = run.logs / "asked.jsonl"
+    path.write_bytes(path.read_bytes()[:-2])
+    assert run.asked("adam") == {0: hp[0]}
+    run.append_asked([Job("search", "adam", 1, 1000, {"lr": 0.5})])
+    assert run.asked("adam") == {0: hp[0], 1: {"lr": 0.5}}
+
+
+def occupied(folder: Path) -> dict[str, Path]:
+    (folder / "file").write_text("kept")
+    (folder / "folder").mkdir()
+    (folder / "link").symlink_to("nowhere")
+    return {
+        "a file": folder / "file",
+        "an empty folder": folder / "folder",
+        "a broken link": folder / "link",
+        "below a file": folder / "file/run",
+        "far below a file": folder / "file/a/b/run",
+        "below a broken link": folder / "link/run",
+    }
+
+
+@pytest.mark.parametrize(
+    "where", ["a file", "an empty folder", "a broken link", "below a file", "far below a file", "below a broken link"]
+)
+@pytest.mark.parametrize("make", [check_creatable, lambda path: Run.create(path, CONFIG)])
+def test_no_run_is_made_where_something_is(tmp_path: Path, where: str, make: Callable[[Path], object]) -> None:
+    path = occupied(tmp_path)[where]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"output folder {path}: "):
+        make(path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_checking_makes_nothing(tmp_path: Path) -> None:
+    check_creatable(tmp_path / "a/b/run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_with_line_ends_is_one_record(run: Run) -> None:
+    run.append_trials([trial(0, **{"hp.kind": "a\nb"})], ["kind"])
+    with (run.path / "trials.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["hp.kind"] for row in csv.DictReader(file)] == ["a\nb"]

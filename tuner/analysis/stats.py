@@ -1,0 +1,245 @@
+"""Is it better than the baseline? Contrasts of one task's optimizers, paired by seed. No torch, no ray.
+
+All functions are pure functions of tables. Differences are optimizer minus baseline, in the metric's own unit; which
+sign is good the ``mode`` says. The value of a run that diverged is infinite: worse than any, and as bad as that of any
+other that did. What cannot be said of so few, or such, numbers is NaN, and the verdict then is ``inconclusive``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from tuner.analysis import paired
+from tuner.analysis.paired import FEWEST_PAIRS, NAN, Array, differences, holm
+
+Mode = Literal["min", "max"]
+Test = Literal["t", "wilcoxon", "sign_flip"]
+Verdict = Literal[
+    "better", "better, by less than matters", "equivalent", "inconclusive", "worse, by less than matters", "worse"
+]
+Margin = float | str
+"""A difference in the metric's unit, or, as text, a share of the baseline's value: ``1%``."""
+
+TESTS: dict[str, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test", "sign_flip": "sign-flip test"}
+BY_RANKS: Test = "wilcoxon"
+"""What decides where a run diverged, whatever was declared: nothing but its rank is known of such a run."""
+FEWEST_FOR_BCA = 20
+"""Pairs. Said to be of 95 %, it covers 83 % of means of 5 normal differences, 90 % of 10, 92 % of 20."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a comparison declares before it is made.
+
+    Attributes:
+        test: the primary test, whose Holm-corrected p-value decides.
+        alpha: the level of tests, of the family of a task's contrasts; intervals are of 1 - alpha.
+        margin: differences within it do not matter; without it nothing is called equivalent.
+    """
+
+    test: Test = "t"
+    alpha: float = 0.05
+    margin: Margin | None = None
+
+
+def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> pd.DataFrame:
+    """Each optimizer of one task against the baseline.
+
+    Args:
+        values: columns optimizer, seed, value; a row per run. A run without a value (NaN) is missing; that of a
+            diverged run is infinite.
+        baseline: one of the optimizers.
+
+    Returns:
+        A row per other optimizer, in order of appearance: ``contrast``'s numbers, and ``p_*_holm``, corrected by
+        Holm (1979) over the rows; ``test``, the one that decides, and ``p``, its p-value, corrected over the rows,
+        each with its own; ``verdict`` and, where there is one, its ``reason``.
+    """
+    runs = values.dropna(subset="value").drop_duplicates(["optimizer", "seed"], keep="last")
+    table = runs.pivot(index="seed", columns="optimizer", values="value").sort_index()
+    rows = []
+    for name in dict.fromkeys(values["optimizer"]):
+        if name == baseline:
+            continue
+        pair = table.reindex(columns=[name, baseline])
+        both = pair.dropna()
+        unpaired = int(pair.notna().any(axis=1).sum()) - len(both)
+        head = {"optimizer": name, "baseline": baseline, "n": len(both), "n_unpaired": unpaired}
+        rows.append(head | contrast(both[name].to_numpy(float), both[baseline].to_numpy(float), mode, rules))
+    found = pd.DataFrame(rows, columns=None if rows else ["optimizer", "baseline", "n", "n_unpaired", "verdict"])
+    if found.empty:
+        return found
+    for test in TESTS:
+        found[f"p_{test}_holm"] = holm(found[f"p_{test}"].to_numpy(float))
+    found["test"] = np.where(found["n_diverged"] > 0, BY_RANKS, rules.test)
+    found["p"] = holm(np.array([row[f"p_{row['test']}"] for row in found.to_dict("records")]))
+    judged = [verdict(row, mode, rules) for row in found.to_dict("records")]
+    found["verdict"], found["reason"] = [v for v, _ in judged], [reason for _, reason in judged]
+    return found
+
+
+def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
+    """What ``x`` and ``y``, (n,), paired, differ by.
+
+    Where a run diverged there are no means, and nothing that is made of them: a contrast is one of medians and ranks.
+
+    Returns:
+        n_diverged, the pairs of which one or both diverged; diverged and baseline_diverged, the runs;
+        mean, baseline_mean; mean_difference, sd_difference (n - 1); t_low and t_high, bca_low and bca_high, intervals
+        of that mean; median, baseline_median; median_difference, the median of the differences, infinite ones last;
+        median_low and median_high, its interval; p_t, p_wilcoxon, p_sign_flip, two-sided; d_z, the mean over the
+        standard deviation of the differences (Cohen 1988); p_better, the share of seeds on which x is better, ties by
+        half; wins, ties, losses; margin, in the metric's unit, and margin_declared; p_tost, of the two one-sided
+        t-tests against it (Schuirmann 1987); shift, the sign of what the primary test has seen.
+    """
+    scale = _unit(np.concatenate([x, y]))
+    x, y = x / scale, y / scale
+    d = differences(x, y)
+    lost = np.isinf(x) | np.isinf(y)
+    kept = slice(0 if lost.any() else None)  # what is made of means is of all pairs, or of none
+    lengths = _means(x[kept], y[kept], d[kept], 1 - rules.alpha) | _medians(x, y, d, 1 - rules.alpha)
+    lengths = {key: value * scale for key, value in lengths.items()}
+    margin = absolute(rules.margin, lengths["baseline_median" if lost.any() else "baseline_mean"])
+    better = d < 0 if mode == "min" else d > 0
+    wins, ties = int(better.sum()), int((d == 0).sum())
+    ranked = lost.any() or rules.test == "wilcoxon"
+    return {
+        "n_diverged": int(lost.sum()),
+        "diverged": int(np.isinf(x).sum()),
+        "baseline_diverged": int(np.isinf(y).sum()),
+        **lengths,
+        "p_t": paired.t_test(d[kept]),
+        "p_wilcoxon": paired.wilcoxon(d),
+        "p_sign_flip": paired.sign_flip(d[kept]),
+        "d_z": lengths["mean_difference"] / lengths["sd_difference"] if paired.varies(d[kept]) else NAN,
+        "p_better": (wins + ties / 2) / len(d) if len(d) else NAN,
+        "wins": wins,
+        "ties": ties,
+        "losses": len(d) - wins - ties,
+        "margin": margin,
+        "margin_declared": "" if rules.margin is None else str(rules.margin),
+        "p_tost": paired.tost(d[kept], margin / scale),
+        "shift": float(np.sign((paired.signed_ranks(d) if ranked else d).sum())),
+    }
+
+
+def _means(x: Array, y: Array, d: Array, confidence: float) -> dict[str, float]:
+    low, high = paired.t_interval(d, confidence)
+    bca = paired.bca_interval(d, confidence) if len(d) >= FEWEST_FOR_BCA else (NAN, NAN)
+    return {
+        "mean": _mean(x),
+        "baseline_mean": _mean(y),
+        "mean_difference": _mean(d),
+        "sd_difference": float(d.std(ddof=1)) if len(d) > 1 else NAN,
+        "t_low": low,
+        "t_high": high,
+        "bca_low": bca[0],
+        "bca_high": bca[1],
+    }
+
+
+def _medians(x: Array, y: Array, d: Array, confidence: float) -> dict[str, float]:
+    low, high = paired.median_interval(d, confidence)
+    return {
+        "median": median(x),
+        "baseline_median": median(y),
+        "median_difference": median(d),
+        "median_low": low,
+        "median_high": high,
+    }
+
+
+def absolute(margin: Margin | None, reference: float) -> float:
+    """In the metric's unit: of a share, that of the size of ``reference``; NaN where there is none."""
+    if margin is None:
+        return NAN
+    if not isinstance(margin, str):
+        return float(margin)
+    return share(margin) * abs(reference) if np.isfinite(reference) else NAN
+
+
+def share(percentage: str) -> float:
+    """0.01 for ``1%``."""
+    return float(percentage.removesuffix("%")) / 100
+
+
+def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verdict, str]:
+    """One word for a row of ``contrasts``, and why where it is not the tests that say so.
+
+    A difference that is significant decides, and says whether it is within the margin; then equivalence; a test that
+    has not found a difference has not shown that there is none.
+    """
+    if reason := silence(row):
+        return "inconclusive", reason
+    if row["p"] <= rules.alpha and row["shift"]:
+        slight = abs(row["mean_difference"]) <= row["margin"]
+        if (row["shift"] < 0) == (mode == "min"):
+            return ("better, by less than matters" if slight else "better"), ""
+        return ("worse, by less than matters" if slight else "worse"), ""
+    return ("equivalent" if row["p_tost"] <= rules.alpha else "inconclusive"), ""
+
+
+def silence(row: Mapping[Hashable, Any]) -> str:
+    """Why nothing can be said; empty where something can."""
+    if row["n"] < FEWEST_PAIRS:
+        if row["n"] == 0 and not row.get("n_unpaired", 1):
+            return "neither has a value"
+        seeds = {0: "no seed", 1: "one seed"}.get(row["n"], f"{row['n']} seeds")
+        return f"{seeds} in common; at least {FEWEST_PAIRS} are needed"
+    if row["ties"] == row["n"]:
+        lost = row.get("n_diverged", 0)
+        return "both diverged on every seed" if lost == row["n"] else "the same value on every seed"
+    if np.isnan(row["p"]):
+        return "the same difference on every seed, so there is no spread to compare it with"
+    return ""
+
+
+def ratio(x: Array, y: Array, confidence: float) -> dict[str, float]:
+    """The geometric mean of x / y, (n,), paired and positive, and its interval: Student's, of the logarithms."""
+    logs = np.log(x / y)
+    ends = paired.t_interval(logs, confidence)
+    return {key: float(np.exp(value)) for key, value in zip(("mean", "low", "high"), (_mean(logs), *ends), strict=True)}
+
+
+def _mean(x: Array) -> float:
+    return float(x.mean()) if len(x) else NAN
+
+
+def median(x: Array) -> float:
+    """With infinite values at the ends; NaN of none, and half way between the two infinities."""
+    if not len(x):
+        return NAN
+    ordered = np.sort(x).tolist()
+    below, above = ordered[(len(x) - 1) // 2], ordered[len(x) // 2]
+    return float(below if below == above else below / 2 + above / 2)
+
+
+def _unit(x: Array) -> float:
+    """A power of ten in which values of a magnitude whose squares are no numbers are written; usually 1."""
+    largest = np.abs(x[np.isfinite(x)]).max(initial=0.0)
+    return 1.0 if largest == 0 or 1e-100 < largest < 1e100 else 10.0 ** int(np.log10(largest))
+
+
+def describe(x: Array, confidence: float) -> dict[str, float]:
+    """n, mean, sd (n - 1), and the t interval (low, high) of the mean, of the values that there are; none of these
+    where one is infinite; median, with infinite values last, and its interval (median_low, median_high)."""
+    x = x[~np.isnan(x)]
+    scale = _unit(x)
+    whole = x / scale if np.isfinite(x).all() else x[:0]
+    low, high = paired.t_interval(whole, confidence)
+    median_low, median_high = paired.median_interval(x, confidence)
+    return {
+        "n": len(x),
+        "mean": _mean(whole) * scale,
+        "sd": float(whole.std(ddof=1) * scale) if len(whole) > 1 else NAN,
+        "low": low * scale,
+        "high": high * scale,
+        "median": median(x),
+        "median_low": median_low,
+        "median_high": median_high,
+    }

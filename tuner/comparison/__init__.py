@@ -1,0 +1,1 @@
+"""Runs of one task become one comparison, and its results."""

@@ -1,0 +1,272 @@
+"""What comparisons come to: summary.csv, contrasts.csv, and what reports are made of. No torch, no ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tuner.analysis import across_tasks, curves, stats
+from tuner.comparison.comparison import Comparison
+from tuner.comparison.load import read
+from tuner.store.run import Run
+from tuner.store.tables import hp_columns, write_whole
+
+CLOCKS: dict[str, curves.Clock] = {"steps": "step", "grad_equivalents": "grad_equivalents", "seconds": "seconds"}
+"""The clocks of seeds.csv -> of curves.parquet."""
+COSTS = ("grad_equivalents", "seconds")
+TAU_MAX = 4.0
+"""Of the profile, and of AlgoPerf's score."""
+IQM_COLUMNS = ["optimizer", "iqm", "low", "high", "difference", "difference_low", "difference_high"]
+FEW_TASKS = 8
+"""Statements over fewer are about these tasks only (Demsar 2006 wants more than ten)."""
+
+
+@dataclass(frozen=True)
+class TaskAnswer:
+    """What the comparison of a task's optimizers comes to."""
+
+    comparison: Comparison
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """A row per optimizer, the best ``typical`` value first."""
+        made = self.comparison
+        table = pd.DataFrame([self._row(name) for name in made.optimizers])
+        less = made.mode(made.metric) == "min"
+        return table.sort_values(self.typical, ascending=less, kind="stable", ignore_index=True)
+
+    @cached_property
+    def typical(self) -> str:
+        """What stands for an optimizer's runs, "mean" or, where runs of any diverged, "median"."""
+        return "median" if np.isinf(_numbers(self.comparison.seeds, self.comparison.metric)).any() else "mean"
+
+    def _row(self, name: str) -> dict[str, Any]:
+        made = self.comparison
+        own = made.seeds[made.seeds["optimizer"] == name]
+        confidence = 1 - made.config.report.alpha
+        row: dict[str, Any] = {"task": made.task, "optimizer": name, "baseline": made.baseline}
+        row |= {"seeds": len(own), "seeds_diverged": int((own["status"] == "diverged").sum())}
+        row |= {"seeds_failed": int((own["status"] == "failed").sum()), "metric": made.metric}
+        row |= stats.describe(_numbers(own, made.metric), confidence)
+        for metric in made.metrics[1:]:
+            found = stats.describe(_numbers(own, metric), confidence)
+            row |= {f"{metric}_{key}": found[key] for key in ("mean", "sd", "low", "high", "median")}
+        for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
+            row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(own, clock)).all() else np.nan
+        trials = made.trials[made.trials["optimizer"] == name]
+        states = trials["state"].value_counts()
+        row |= {"cohort": made.cohorts[name], "shared": made.shared}
+        row |= {"trials": len(trials), "trials_diverged": int(states.get("diverged", 0))}
+        row |= {"trials_failed": int(states.get("failed", 0)), "tuned": len(made.spaces[name])}
+        row |= {"at_boundary": " ".join(made.at_boundary(name))}
+        return row | hp_columns(made.hp(name))
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        """A row per metric, clock and optimizer other than the baseline: ``stats.contrasts`` at equal steps, and, of
+        the metric of the curves, when the baseline's run had ended by gradient-equivalents and by seconds."""
+        made = self.comparison
+        tables = [self._contrasts(made.values(metric), metric, "steps") for metric in made.metrics]
+        for clock in COSTS:
+            if clock == "seconds" and not made.timed:
+                continue
+            there = curves.at_cost_of(self.filled, made.baseline, CLOCKS[clock])
+            tables.append(self._contrasts(there, made.config.task.metric, clock))
+        return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+    def _contrasts(self, values: pd.DataFrame, metric: str, clock: str) -> pd.DataFrame:
+        made = self.comparison
+        table = stats.contrasts(values, made.baseline, made.mode(metric), made.rules(metric))
+        primary = metric == made.metric and clock == "steps"
+        head: Any = {"task": made.task, "metric": metric, "mode": made.mode(metric), "clock": clock, "primary": primary,
+                     "declared": not made.undeclared}  # fmt: skip
+        return table.assign(**head)[[*head, *table.columns]]
+
+    @cached_property
+    def primary(self) -> pd.DataFrame:
+        """The contrasts that decide."""
+        return self.contrasts[self.contrasts["primary"].astype(bool)]
+
+    def verdict(self, optimizer: str) -> str | None:
+        """The one word; none of the baseline."""
+        row = self.contrast(optimizer)
+        return row["verdict"] if row else None
+
+    def contrast(self, optimizer: str) -> dict[Any, Any] | None:
+        """The row that decides on an optimizer; none of the baseline, and where it was not retrained."""
+        rows = self.primary[self.primary["optimizer"] == optimizer].to_dict("records")
+        return rows[0] if rows else None
+
+    def standing(self, optimizer: str) -> str:
+        """Its verdict, marked where the comparison was not declared, or "baseline"; a dash where it has none."""
+        found = self.verdict(optimizer)
+        if found is None:
+            return "baseline" if optimizer == self.comparison.baseline else "-"
+        return f"{found} (not declared)" if self.comparison.undeclared else found
+
+    @cached_property
+    def filled(self) -> pd.DataFrame:
+        """The curves of the task's own metric: see ``curves.filled``."""
+        return curves.filled(self.comparison.curves, self.comparison.seeds, self.comparison.config.task.metric)
+
+    @property
+    def target(self) -> float | None:
+        """The value that counts as solved: the task's, else what three quarters of the baseline's runs end with, but
+        for diverged ones; none where most diverged."""
+        made = self.comparison
+        if made.config.task.target is not None:
+            return made.config.task.target
+        own = made.seeds[made.seeds["optimizer"] == made.baseline]
+        ends = _numbers(own[own["status"] == "complete"], made.config.task.metric)
+        ends = ends[~np.isnan(ends)]
+        if not len(ends) or 2 * len(ends) < len(own):
+            return None
+        return float(np.quantile(ends, 0.75 if made.config.task.mode == "min" else 0.25))
+
+    def times(self, clock: curves.Clock) -> pd.Series:
+        """The median time over seeds, by a clock of the curves, at which each optimizer reaches the target."""
+        made = self.comparison
+        if self.target is None or self.filled.empty:
+            return pd.Series(np.nan, index=made.optimizers)
+        reached = curves.time_to_target(self.filled, self.target, made.config.task.mode, clock)
+        return reached.groupby("optimizer")["time"].median().reindex(made.optimizers)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of all tasks."""
+
+    tasks: list[TaskAnswer]
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        return pd.concat([task.summary for task in self.tasks], ignore_index=True)
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        return pd.concat([task.contrasts for task in self.tasks], ignore_index=True)
+
+    @property
+    def optimizers(self) -> list[str]:
+        return list(dict.fromkeys(name for task in self.tasks for name in task.comparison.optimizers))
+
+    def write_tables(self, folder: Path) -> None:
+        """summary.csv and contrasts.csv."""
+        for name, table in (("summary", self.summary), ("contrasts", self.contrasts)):
+            write_whole(folder / f"{name}.csv", table.drop(columns="shift", errors="ignore").to_csv(index=False))
+
+    @cached_property
+    def across(self) -> Across | None:
+        """``None`` of a single task, or where optimizers are not compared on two."""
+        return Across(self.tasks) if len(self.tasks) > 1 else None
+
+
+@dataclass(frozen=True)
+class Across:
+    """What several tasks say together."""
+
+    tasks: list[TaskAnswer]
+
+    def times(self, clock: str) -> pd.DataFrame:
+        """Median time to the target, infinite where it was not reached: index task, of those that have a target and all
+        optimizers; columns optimizer."""
+        found = {task.comparison.task: task.times(CLOCKS[clock]) for task in self.tasks
+                 if task.target is not None and task.comparison.task in self.ranks.index}  # fmt: skip
+        return pd.DataFrame(found, index=pd.Index(self.optimizers)).T
+
+    @property
+    def optimizers(self) -> list[str]:
+        return Answer(self.tasks).optimizers
+
+    @property
+    def baseline(self) -> str:
+        """The first task's."""
+        return self.tasks[0].comparison.baseline
+
+    @property
+    def alpha(self) -> float:
+        return self.tasks[0].comparison.config.report.alpha
+
+    @property
+    def clock(self) -> str:
+        """That of the profile: seconds where they are comparable."""
+        return "seconds" if all(task.comparison.timed for task in self.tasks) else "grad_equivalents"
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """AlgoPerf scores: index optimizer, a column per clock that is comparable."""
+        clocks = [clock for clock in CLOCKS if clock != "seconds" or self.clock == "seconds"]
+        return pd.DataFrame({clock: across_tasks.algoperf_score(self.times(clock), TAU_MAX) for clock in clocks})
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Mean of the deciding metric, on tasks where runs diverged its median, lower is better: index task, columns
+        optimizer."""
+        found = {}
+        for task in self.tasks:
+            made = task.comparison
+            sign = 1.0 if made.mode(made.metric) == "min" else -1.0
+            found[made.task] = sign * task.summary.set_index("optimizer")[task.typical]
+        return pd.DataFrame(found).T.reindex(columns=self.optimizers)
+
+    @cached_property
+    def ranks(self) -> pd.DataFrame:
+        return across_tasks.ranks(self.means)
+
+    @cached_property
+    def friedman(self) -> tuple[float, float] | None:
+        return across_tasks.friedman(self.means)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        return across_tasks.wilcoxon_holm(self.means)
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """Runs of all tasks, lower is better: task, optimizer, seed, status, value."""
+        tables = []
+        for task in self.tasks:
+            made = task.comparison
+            table = made.values(made.metric).dropna(subset="value")
+            sign = 1.0 if made.mode(made.metric) == "min" else -1.0
+            tables.append(table.assign(task=made.task, value=sign * table["value"]))
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
+    def interquartile_means(self) -> pd.DataFrame:
+        """Of scores: see ``across_tasks.interquartile_means``."""
+        scores = across_tasks.normalised(self.values)
+        if self.baseline not in set(scores["optimizer"]):
+            return pd.DataFrame(columns=IQM_COLUMNS)
+        return across_tasks.interquartile_means(scores, self.baseline, confidence=1 - self.alpha)
+
+    @cached_property
+    def cliques(self) -> list[list[str]]:
+        return across_tasks.cliques(self.ranks.mean(), self.pairs, self.alpha)
+
+    @cached_property
+    def profile(self) -> pd.DataFrame:
+        """Of the times by ``clock``: index tau from 1 to ``TAU_MAX``."""
+        return across_tasks.performance_profile(self.times(self.clock), np.linspace(1.0, TAU_MAX, 301).tolist())
+
+
+def _numbers(table: pd.DataFrame, column: str) -> stats.Array:
+    """A column; NaN where it is not there."""
+    if column not in table:
+        return np.full(len(table) or 1, np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+
+
+def answer(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> Answer:
+    """What the runs come to.
+
+    Raises:
+        UserError: see ``reading.read``.
+    """
+    return Answer([TaskAnswer(each) for each in read(runs, baseline, metric)])

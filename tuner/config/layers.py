@@ -1,0 +1,426 @@
+"""YAML layers and command-line overrides, resolved into one validated object. No torch, no ray.
+
+defaults < optimizer < task < preset < --configs < --set < flags
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from tuner.config.bounded_yaml import bounded
+from tuner.config.registry import available, check_configs, roots, yaml_file
+from tuner.config.schema import Config, Dimension, OptimizerConfig
+from tuner.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from tuner.store.run import Run
+
+FREE_FORM = ("args", "space")
+MAY_CHANGE = (
+    "search.trials", "retrain.seeds", "retrain.analyze_curvature", "task.data_dir", "resources", "faults", "tracker",
+)  # fmt: skip
+"""Keys in which a run that goes on may differ from its beginning."""
+LONGEST_SHOWN = 200
+EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?[eE]([+-]?\d{1,3})")
+"""Numbers that YAML 1.1 takes for text where they lack the point or the exponent's sign."""
+
+# The YAML loader and OmegaConf raise these, and more kinds than they document, for odd scalars, keys and nesting.
+LOADER_ERRORS = (
+    OSError, yaml.YAMLError, OmegaConfBaseException,
+    ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+
+Layer = tuple[str, dict[str, Any]]
+"""A layer's content with the name that an error gives it."""
+
+
+def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Path | None = None) -> Config:
+    """The validated configuration of a run.
+
+    Args:
+        flags: dotted key -> value, for the flags that were given; ``task.name`` must be among them.
+        settings: the ``key=value`` of each ``--set``.
+        configs: the user's own folder of ``--configs``.
+
+    Raises:
+        UserError: an unknown name or key, or a value that is not valid, in one sentence.
+    """
+    if configs is not None:
+        check_configs(configs)
+    task = str(flags["task.name"])
+    known = available("optimizers", configs)
+    require(task, "task", available("tasks", configs))
+    command_line = [("--set", _settings(settings, known)), ("the command line", _nested(flags))]
+
+    names = _mapping(_merge(_layers(task, [], configs, command_line)), "search").get("optimizers")
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    for name in names:
+        require(name, "optimizer", known)
+
+    _check_settings(command_line[0][1], task, names, configs)
+    layers = _layers(task, names, configs, command_line)
+    content = _merge(layers)
+    optimizers = content.get("optimizers", {})
+    if isinstance(optimizers, dict):  # a file may adjust optimizers that this run does not use
+        for name in optimizers:
+            require(str(name), "optimizer", known)
+        content["optimizers"] = {name: _searched(name, optimizers[name], layers) for name in names}
+    if "configs" in content:
+        raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
+    _check_effect(command_line[0][1], content)
+    _check_margins(content)
+    config = _validated(content | {"configs": configs and str(configs.absolute())}, layers)
+    for name, optimizer in config.optimizers.items():
+        _check_defaults(name, optimizer)
+    return config
+
+
+def from_yaml(text: str) -> Config:
+    """The configuration in a ``config.yaml``.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        return _validated(yaml.safe_load(bounded(text)), [])
+    except LOADER_ERRORS as error:
+        raise UserError(f"not valid YAML: {error}") from None
+
+
+def revise(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with other values at some dotted keys, validated anew.
+
+    Raises:
+        UserError: a value is not valid.
+    """
+    layers = [("the run", config.model_dump(by_alias=True)), ("the command line", _nested(changes))]
+    return _validated(_merge(layers), layers)
+
+
+def keep_seeds(config: Config, run: Run) -> Config:
+    """The configuration with the seeds that a run has retrained before those that it asks for."""
+    kept = dict.fromkeys(int(row["seed"]) for row in run.seed_rows())
+    return revise(config, {"retrain.seeds": list(dict.fromkeys([*kept, *config.retrain.seeds]))})
+
+
+def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = ()) -> Config:
+    """The configuration of a run that goes on: more trials or seeds, other resources.
+
+    Args:
+        config: the run's.
+        flags, settings: as in ``resolve``, those that were given.
+
+    Raises:
+        UserError: a value is not valid, or contradicts what the run has done so far.
+    """
+    run = config.model_dump(by_alias=True)
+    typed = _settings(settings, config.optimizers)
+    layers = [("the run", run), ("--set", typed), ("the command line", _nested(flags))]
+    asked = _validated(_merge(layers), layers)
+    different = list(_differences(run, asked.model_dump(by_alias=True)))
+    if different:
+        raise UserError(f"the run was made with another configuration: {'; '.join(different)}")
+    if asked.search.trials < config.search.trials:
+        raise UserError(
+            f"search.trials: {asked.search.trials} asked, but the run has {config.search.trials}; "
+            "a run can be extended, not cut"
+        )
+    return asked
+
+
+def _differences(run: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """What differs, but for keys that say how much, where and how a run is carried out."""
+    for key in dict.fromkeys([*run, *asked]):
+        here, ours, theirs = f"{path}{key}", run.get(key), asked.get(key)
+        if here in MAY_CHANGE or ours == theirs:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{here}.")
+        else:
+            yield f"{here} is {ours!r} in the run, {theirs!r} asked"
+
+
+def require(name: str, kind: str, valid: list[str]) -> None:
+    """Refuse a name that is not among the valid ones."""
+    if name not in valid:
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, valid)}")
+
+
+# The layers.
+
+
+def _layers(task: str, optimizers: list[str], configs: Path | None, command_line: list[Layer]) -> list[Layer]:
+    """All layers in their order. Which preset it is, the layers themselves say."""
+    preset = str(_merge([*_files(task, [], configs, None), *command_line]).get("preset"))
+    return [*_files(task, optimizers, configs, preset), *command_line]
+
+
+def _files(task: str, optimizers: list[str], configs: Path | None, preset: str | None) -> list[Layer]:
+    layers: list[Layer] = []
+    presets = ["default"]
+    for root in roots(configs):
+        layers += _read(root, "defaults")
+        for name in optimizers:
+            found = _read(root / "optimizers", name)
+            layers += [(origin, {"optimizers": {name: content}}) for origin, content in found]
+        for origin, content in _read(root / "tasks", task):
+            own = content.pop("presets", None) or {}
+            if not isinstance(own, dict) or not all(isinstance(p, dict) for p in own.values()):
+                raise UserError(f"{origin}: presets must be a mapping of names to settings")
+            presets += map(str, own)
+            layers.append((origin, content))
+            if preset in own:
+                layers.append((f"{origin}, preset {preset}", own[preset]))
+    if preset is not None:
+        require(preset, f"preset of {task}", list(dict.fromkeys(presets)))
+    return layers
+
+
+def _read(folder: Path, name: str) -> list[Layer]:
+    """The file as a list of one layer; of none, where there is no such file."""
+    path = yaml_file(folder, name)
+    if path is None:
+        return []
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(StringIO(bounded(path.read_text(encoding="utf-8")))))
+    except LOADER_ERRORS as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a mapping of keys to values")
+    return [(str(path), {str(key): value for key, value in content.items()})]
+
+
+def _settings(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, Any]:
+    """The layer of ``--set``.
+
+    Args:
+        optimizers: their names, which may have dots.
+    """
+    layer, dotted = OmegaConf.create(), sorted((name for name in optimizers if "." in name), key=len)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {setting}: expected key=value, say train.epochs=3")
+        _check_literal(key, value)
+        at = key
+        for name in dotted:  # the longest that fits has the last word
+            if f"{key}.".startswith(f"optimizers.{name}."):
+                at = f"optimizers[{name}]{key.removeprefix(f'optimizers.{name}')}"
+        try:
+            layer.merge_with_dotlist([f"{at}={bounded(value)}"])
+        except LOADER_ERRORS as error:
+            raise UserError(f"--set {setting}: {error}") from None
+    return _container(layer)
+
+
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    layer = OmegaConf.create()
+    for key, value in flags.items():
+        _check_literal(key, value)
+        try:
+            OmegaConf.update(layer, key, value)
+        except LOADER_ERRORS as error:
+            raise UserError(f"{key}: {error}") from None
+    return _container(layer)
+
+
+def _check_literal(key: str, value: Any) -> None:
+    """Refuse what OmegaConf takes for its own: a missing value, or an interpolation."""
+    if isinstance(value, str) and (value.strip() == "???" or "${" in value):
+        raise UserError(f"{key}: {value!r} is not a value")
+
+
+def _merge(layers: list[Layer]) -> dict[str, Any]:
+    try:
+        return _container(OmegaConf.merge(*(content for _, content in layers)))
+    except LOADER_ERRORS as error:
+        raise UserError(f"the configuration cannot be merged: {error}") from None
+
+
+def _container(node: Any) -> dict[str, Any]:
+    assert isinstance(node, DictConfig)
+    content = OmegaConf.to_container(node)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+# What is searched.
+
+
+def _searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
+    """The optimizer's part without the hyperparameters that a later layer than that of their interval takes out of the
+    search: by a fixed value in ``args``, by ``null``, or by an empty ``space``."""
+    space = _mapping(optimizer, "space")
+    own = [_mapping(layer, "optimizers", name) for _, layer in layers]
+
+    def last(part: str, key: str) -> int:
+        return max((place for place, layer in enumerate(own) if key in _mapping(layer, part)), default=-1)
+
+    emptied = max((place for place, layer in enumerate(own) if layer.get("space") == {}), default=-1)
+    gone = [key for key, dim in space.items() if dim is None or max(emptied, last("args", key)) > last("space", key)]
+    if not gone:
+        return optimizer
+    points = optimizer.get("defaults", [])
+    if isinstance(points, list) and all(isinstance(point, dict) for point in points):
+        points = [{key: value for key, value in point.items() if key not in gone} for point in points]
+        points = [point for place, point in enumerate(points) if point and point not in points[:place]]
+    return optimizer | {"space": {key: dim for key, dim in space.items() if key not in gone}, "defaults": points}
+
+
+# What is refused.
+
+
+def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], configs: Path | None) -> None:
+    """Refuse a ``--set`` that would do nothing, or of an argument or hyperparameter that no YAML file declares: surely
+    a typing error."""
+    chosen = _mapping(settings, "optimizers")
+    for name in chosen:
+        require(name, "optimizer", available("optimizers", configs))
+        if name not in optimizers:
+            searched = ", ".join(optimizers)
+            raise UserError(f"--set optimizers.{name}: has no effect, since {name} is not searched (but {searched})")
+    declared = _merge(_files(task, list(chosen), configs, None))
+    for name in chosen:
+        known = _mapping(declared, "optimizers", name)
+        valid = [key for part in FREE_FORM for key in _mapping(known, part)]
+        for part in FREE_FORM:
+            for key in _mapping(chosen, name, part):
+                if known and key not in valid:
+                    raise UserError(f"optimizers.{name}.{part}: unknown hyperparameter {key!r}{nearest(key, valid)}")
+        for key, dim in _mapping(chosen, name, "space").items():
+            if dim is not None and key in _mapping(chosen, name, "args"):
+                raise UserError(f"optimizers.{name}: {key!r} is both fixed (args) and searched (space)")
+    valid = list(_mapping(declared, "task", "args"))
+    for key in _mapping(settings, "task", "args"):
+        if key not in valid:
+            raise UserError(f"task.args: unknown key {key!r}{nearest(key, valid)}")
+
+
+def _check_effect(settings: dict[str, Any], content: Any, path: str = "") -> None:
+    """
+    Raises:
+        UserError: an empty mapping was set where there is more, which merging leaves as it is.
+    """
+    for key, value in settings.items():
+        there = _mapping(content, key)
+        if isinstance(value, dict) and value:
+            _check_effect(value, there, f"{path}{key}.")
+        elif value == {} and there:
+            raise UserError(f"--set {path}{key}={{}}: has no effect; set the keys below it: {', '.join(there)}")
+
+
+def _check_defaults(name: str, optimizer: OptimizerConfig) -> None:
+    """
+    Raises:
+        UserError: a published default is not of its space.
+    """
+    for point in optimizer.defaults:
+        for key, value in point.items():
+            if optimizer.space[key].contains(value):
+                continue
+            where, number = f"optimizers.{name}.defaults: {key}", EXPONENT.fullmatch(str(value))
+            if isinstance(value, str) and number:
+                wanted = f"{number[1]}{number[2] or '.0'}e{int(number[3]):+d}"
+                raise UserError(f"{where}: {value!r} is a text, as YAML 1.1 reads it; write {wanted}, without quotes")
+            raise UserError(
+                f"{where}: {_shown(value)} is not in its space, {optimizer.space[key]}; widen the space, or leave the "
+                f"published defaults out: --set optimizers.{name}.defaults=[]"
+            )
+
+
+def _check_margins(content: dict[str, Any]) -> None:
+    """Refuse one that would have no effect, as config.yaml of older runs may have it."""
+    for key in _mapping(content, "report", "margin"):
+        split, _, name = str(key).partition("_")
+        if name and split in ("train", "val", "test"):
+            raise UserError(
+                f"report.margin.{key}: has no effect, a margin is of a metric on every split; use report.margin.{name}"
+            )
+
+
+def _mapping(content: Any, *keys: str) -> dict[str, Any]:
+    """What stands at the path, if it is a mapping; the schema refuses anything else."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _validated(content: Any, layers: list[Layer]) -> Config:
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_sentence(error.errors()[0], layers)) from None
+
+
+def _sentence(error: Any, layers: list[Layer]) -> str:
+    """One line for one of pydantic's errors: where it is, what is wrong, what was expected."""
+    keys = [str(key) for key in error["loc"]]
+    path = ".".join(keys)
+    origin = next((name for name, layer in reversed(layers) if _holds(layer, keys)), None)
+    where, shown = f" (from {origin})" if origin else "", _shown(error["input"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{where}{_owned(keys, layers) or nearest(keys[-1], _fields(keys[:-1]))}"
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    if error["type"] == "model_type":
+        return f"{path or 'the configuration'}: must be a mapping of keys to values, got {shown}{where}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{path}: {message}{where}" if path else message
+    return f"{path}: {message[0].lower()}{message[1:]}, got {shown}{where}"
+
+
+def _owned(keys: list[str], layers: list[Layer]) -> str:
+    """Where a hyperparameter belongs that was looked for elsewhere; empty for what is none."""
+    if keys[0] == "optimizers":
+        return ""
+    places = [
+        f"optimizers.{name}.{part}.{keys[-1]}"
+        for name in dict.fromkeys(name for _, layer in layers for name in _mapping(layer, "optimizers"))
+        for part in FREE_FORM
+        if any(keys[-1] in _mapping(layer, "optimizers", name, part) for _, layer in layers)
+    ]
+    return f"; it is a hyperparameter: {' or '.join(places[:3])}" if places else ""
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."
+
+
+def _holds(layer: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(layer, dict):
+            return isinstance(layer, list)
+        if key not in layer:
+            return False
+        layer = layer[key]
+    return True
+
+
+def _fields(keys: list[str]) -> list[str]:
+    """The keys that the schema has at this path."""
+    model: type[BaseModel] = Config
+    path = iter(keys)
+    for key in path:
+        if key == "optimizers" and model is Config:
+            next(path, None)  # the optimizer's name
+            model = OptimizerConfig
+        elif key == "space":
+            next(path, None)  # the hyperparameter's name
+            model = Dimension
+        else:
+            model = model.model_fields[key].annotation  # type: ignore[assignment]
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,139 @@
+"""``--dry-run``: what a command would do, from the configuration alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuner.config.schema import Config, TaskConfig
+from tuner.console.parsing import hp_text
+from tuner.planning.estimate import words
+from tuner.store.run import Run
+
+TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test", "sign_flip": "sign-flip test"}
+FEWEST_PAIRS = 3
+"""As ``tuner.analysis.stats`` has them, which needs pandas."""
+
+
+def show(config: Config, path: Path, *, as_json: bool) -> None:
+    """Print the resolved configuration, the search space, the number of runs, the comparison and the resources."""
+    plan = describe(config, path)
+    if as_json:
+        print(json.dumps(plan, indent=2))
+        return
+    print("# resolved configuration (config.yaml)")
+    print(config.to_yaml())
+    print("# search space")
+    for optimizer, spec in config.optimizers.items():
+        for name, dim in spec.space.items():
+            print(f"{optimizer:14} {name:14} {dim}")
+        for point in spec.enqueued()[: config.trials(optimizer)]:
+            print(f"{optimizer:14} tried first: {hp_text(point)}")
+        if not spec.space:
+            print(f"{optimizer:14} nothing to search: one trial")
+    runs, resources = plan["runs"], plan["resources"]
+    print("\n# runs")
+    print(f"{runs['trials']} trials: {_trials(config)}, {config.train.epochs} epochs each")
+    print(f"{runs['retrain']} retraining runs: {len(config.optimizers)} optimizers x {len(config.retrain.seeds)} "
+          f"seeds, {config.retrain_epochs} epochs each")  # fmt: skip
+    print(f"{runs['total']} training runs in all")
+    print(f"\n# comparison\n{plan['comparison']['sentence']}")
+    print(f"\n# time and data\n{plan['time']}\n{plan['data']}")
+    print("\n# resources")
+    where = f"of the Ray cluster at {resources['address']}" if resources["address"] else "of this machine"
+    concurrent = resources["max_concurrent"] or "as many as fit"
+    gpus = (
+        "as many as it has, at most 1," if resources["gpus_per_trial"] is None else f"{resources['gpus_per_trial']:g}"
+    )
+    print(f"{resources['cpus_per_trial']:g} CPUs and {gpus} GPUs per run, {concurrent} at once, {where}")
+    print(f"\nnothing was started; the run directory would be {path}")
+
+
+def describe(config: Config, path: Path) -> dict[str, Any]:
+    """The same as a document."""
+    trials = sum(map(config.trials, config.optimizers))
+    retrain = len(config.optimizers) * len(config.retrain.seeds)
+    content = yaml.safe_load(config.to_yaml())
+    return {
+        "schema_version": 1,
+        "run": str(path),
+        "config": content,
+        "space": {name: optimizer["space"] for name, optimizer in content["optimizers"].items()},
+        "runs": {"trials": trials, "retrain": retrain, "total": trials + retrain},
+        "comparison": comparison(config),
+        "time": time(path),
+        "data": data(config),
+        "resources": content["resources"],
+    }
+
+
+def _trials(config: Config) -> str:
+    searched = sum(bool(spec.space) for spec in config.optimizers.values())
+    others = len(config.optimizers) - searched
+    parts = [f"{searched} optimizers x {config.search.trials}"] if searched else []
+    return " + ".join([*parts, *([f"{others} x 1 without anything to search"] if others else [])])
+
+
+def comparison(config: Config) -> dict[str, Any]:
+    """What will be compared with what, on what, and by which rules."""
+    said = config.report
+    split, _, base = config.task.metric.partition("_")
+    metric = said.metric or (f"test_{base}" if split == "val" else config.task.metric)
+    plan = {
+        "baseline": config.baseline,
+        "others": [name for name in config.optimizers if name != config.baseline],
+        "metric": metric,
+        "seeds": len(config.retrain.seeds),
+        "test": said.test,
+        "alpha": said.alpha,
+        "margin": said.margin.get(metric.partition("_")[2]),
+    }
+    return plan | {"sentence": _sentence(plan, config.task)}
+
+
+def _sentence(plan: dict[str, Any], task: TaskConfig) -> str:
+    others, metric = plan["others"], plan["metric"]
+    if not others:
+        return f"{plan['baseline']} alone: nothing to compare it with, but other runs of {task.name}"
+    own = (
+        f" ({task.metric} if the task has no test split)"
+        if metric == task.metric.replace("val_", "test_", 1) != task.metric
+        else ""
+    )
+    holm = f" over {len(others)} contrasts, after Holm" if len(others) > 1 else ""
+    test = f"{TESTS[plan['test']]} at level {plan['alpha']:g}{holm}"
+    margin = "no margin is declared"
+    if plan["margin"] is not None:
+        share = f" of {plan['baseline']}'s value" if isinstance(plan["margin"], str) else ""
+        margin = f"differences within {plan['margin']}{share} do not matter"
+    rules = f"{test}; {margin}" if plan["seeds"] >= FEWEST_PAIRS else f"below {FEWEST_PAIRS} seeds there is no test"
+    return (
+        f"{', '.join(others)} against {plan['baseline']}, by {metric}{own}, paired over {plan['seeds']} seeds: {rules}"
+    )
+
+
+def time(path: Path) -> str:
+    """How long it will take, as far as that is known."""
+    run = Run(path)
+    goes_on = os.path.isdir(path)  # unlike Path's, false for a name that no folder can have
+    expected = run.env().get("estimate") if goes_on and run.has_env() else None
+    if isinstance(expected, dict):
+        parts = [s for key in ("search_s", "retrain_s") if isinstance(s := expected.get(key), int | float)]
+        if parts:
+            return f"time: about {words(sum(parts))} of training were expected when the run was last begun"
+    return "time: not known yet; a few steps are timed before Ray starts, and what is expected from them is said"
+
+
+def data(config: Config) -> str:
+    """Whether it is there, as far as one can look without torch."""
+    task = config.task
+    if config.resources.address:
+        return f"data: {task.dataset}, which is loaded in the cluster before the run begins"
+    if task.check:
+        where = f" in {task.data_dir}" if task.data_dir else ""
+        return f"data: {task.dataset} is there{where}, as {task.check} sees it; it is loaded before Ray starts"
+    return f"data: {task.dataset}, loaded before Ray starts; the task names no check that would look at it now"

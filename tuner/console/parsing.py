@@ -1,0 +1,179 @@
+"""What the commands share: arguments, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tuner import text
+from tuner.config.registry import check_own_packages
+from tuner.errors import MachineError, UserError, nearest
+from tuner.machine import home, streams
+from tuner.machine.signals import INTERRUPTED, interruption
+
+DONE, NOTHING, USAGE, PARTLY = 0, 1, 2, 3
+CHANGED_CODE = "--allow-changed-code"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line that name the nearest valid flag."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=f"python -m {prog}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """
+        Raises:
+            UserError: in place of argparse's own exit.
+        """
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        for word in argv:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in flags:
+                raise UserError(f"unknown argument {word!r}{nearest(flag, flags)}")
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            raise UserError(f"unknown argument {unknown[0]!r}")
+        for action in self._actions:
+            if action.nargs is None and getattr(args, action.dest, None) == []:  # argparse drops it from --flag=--
+                raise UserError(f"argument {action.option_strings[0]}: '--' is no value")
+        return args
+
+
+def add_output_flags(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    volume.add_argument("-v", "--verbose", action="store_true", help="logs of Ray and its workers; tracebacks")
+
+
+def hp_text(hp: Mapping[str, Any]) -> str:
+    """Hyperparameters for a person: lr=0.001, square=9."""
+    return ", ".join(
+        text.line(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}")
+        for name, value in hp.items()
+    )
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """``N``, a number of seeds, or ``a,b,c``, the seeds themselves."""
+    try:
+        return [int(seed) for seed in text.split(",") if seed.strip()] if "," in text else int(text)
+    except ValueError:
+        raise UserError(f"--seeds {text}: expected a number N, or a list a,b,c") from None
+
+
+def cohort_size(text: str) -> int | str:
+    """``auto``, or a number of runs."""
+    if text == "auto" or (text.isdecimal() and int(text) >= 1):
+        return text if text == "auto" else int(text)
+    raise argparse.ArgumentTypeError(f"expected auto, or a whole number of at least 1, got {text!r}")
+
+
+def analysis_period(text: str) -> int:
+    """K of ``every=K``."""
+    key, _, number = text.partition("=")
+    if key == "every" and number.isascii() and number.isdecimal() and 1 <= int(number[:20]) < 2**63:
+        return int(number[:20])
+    raise argparse.ArgumentTypeError(f"expected every=K, K a whole number of at least 1, got {text!r}")
+
+
+def check_working_directory() -> None:
+    """
+    Raises:
+        UserError: it has been deleted.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        raise UserError("the working directory does not exist any more; change to another one") from None
+
+
+def check_utf8(argv: Sequence[str]) -> None:
+    """Refuse an argument or a working directory that is not UTF-8, as what Ray tells its workers must be.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    for what, name in [*(("argument", word) for word in argv), ("working directory", os.getcwd())]:  # noqa: PTH109
+        if name.isascii() or name.encode(errors="ignore").decode() == name:
+            continue
+        encoding = sys.getfilesystemencoding()
+        locale = "" if encoding == "utf-8" else f", or Python takes it for {encoding}: set PYTHONUTF8=1"
+        raise UserError(f"{what} {name!r}: is not UTF-8{locale}")
+
+
+def command_line(module: str, *words: object) -> str:
+    """``python -m module words`` for the shell, with the interpreter as it was named to start this command."""
+    return shlex.join([_interpreter(), "-m", module, *map(str, words)])
+
+
+def _interpreter() -> str:
+    if not any(flag == "-m" and name.startswith("tuner.") for flag, name in pairwise(sys.orig_argv)):
+        return "python"
+    named = sys.orig_argv[0]
+    plain = Path(named).with_name("python")  # of python3 beside it
+    return str(plain) if "/" in named and plain.exists() and plain.samefile(named) else named
+
+
+def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> NoReturn:
+    """Call ``main``, turn its errors into one line and an exit code, and leave."""
+    argv = sys.argv[1:] if argv is None else argv
+    streams.prepare()
+    interruption.install()
+    code = _code(main, argv)
+    sys.stdout.flush()
+    interruption.leave(code)
+    sys.exit(_shown(code))
+
+
+def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
+    try:
+        check_working_directory()
+        check_own_packages()
+        home.prepare()
+        return main(argv)
+    except UserError as error:
+        return _complain(str(error), argv, USAGE)
+    except MachineError as error:
+        return _complain(str(error), argv, NOTHING)
+    except OSError as error:
+        why = error.strerror or str(error) or type(error).__name__
+        return _complain(text.line(f"{error.filename}: {why}" if error.filename else why), argv, NOTHING)
+    except KeyboardInterrupt:
+        interruption.say()
+        return INTERRUPTED
+    except SystemExit as leave:  # of argparse, after --help
+        return leave.code if isinstance(leave.code, int) else DONE
+    except Exception as error:
+        return _complain(f"{text.fault(error)} (a fault of the program; -v shows where)", argv, NOTHING)
+
+
+def _shown(code: int) -> int:
+    """The exit code, where perhaps not all could be printed."""
+    lost = streams.lost_stdout()
+    if lost is None:
+        return code
+    if lost.errno == errno.EBADF:
+        print("stdout is closed: what would stand there is not shown", file=sys.stderr)
+        return code
+    print(f"error: stdout: {lost.strerror}: not all that should stand there does", file=sys.stderr)
+    return PARTLY if code == DONE else code
+
+
+def _complain(message: str, argv: list[str], code: int) -> int:
+    if "-v" in argv or "--verbose" in argv:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return code

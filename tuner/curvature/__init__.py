@@ -1,0 +1,1 @@
+"""The Hessian of the loss along a training run."""

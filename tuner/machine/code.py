@@ -1,0 +1,217 @@
+"""Which code a run is made by: this project's, PyTorch's, and that of each class which its configuration names.
+
+Found in files and in what is installed, without importing any of it. What can change numbers counts: the content of
+this project's sources, and of a user's module or all of its package, comments included; versions of what is installed.
+A module that is one file is looked at alone: what it imports from beside it belongs into a package with it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from tuner.config.registry import OWN_PACKAGES, ROOT
+from tuner.config.schema import Config
+from tuner.console.parsing import CHANGED_CODE
+from tuner.errors import UserError
+from tuner.machine.environment import git
+from tuner.store.run import Run
+from tuner.text import line
+
+Code = dict[str, dict[str, Any]]
+"""What is known of each part: ``sha256`` of its sources, or ``version`` of its ``package``; empty where nothing is."""
+INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
+
+
+def identity(config: Config) -> Code:
+    """The code as it is now."""
+    sources = [path for name in OWN_PACKAGES for path in (ROOT / name).rglob("*.py")]
+    own = {"version": own_version(), **git(), "sha256": _digest(ROOT, sources)}
+    classes = {path: _of_class(path, config.configs) for path in class_paths(config)}
+    return {"tuner": own, "torch": {"package": "torch", "version": _version("torch")}} | {
+        path: found for path, found in classes.items() if path.partition(".")[0] not in (*OWN_PACKAGES, "torch")
+    }
+
+
+def own_version() -> str | None:
+    """This project's, from its sources, else as it was installed."""
+    try:
+        content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(content["project"]["version"])
+    except (OSError, ValueError, LookupError):
+        return _version("tuner")
+
+
+def class_paths(config: Config) -> list[str]:
+    """Of the task, then of the optimizers."""
+    return list(dict.fromkeys([config.task.class_, *(spec.class_ for spec in config.optimizers.values())]))
+
+
+def differences(
+    before: Mapping[str, Mapping[str, Any]],
+    now: Mapping[str, Mapping[str, Any]],
+    when: tuple[str, str] = ("when the run was made", "now"),
+) -> list[str]:
+    """A line for each part that both know and that is not the same."""
+    return [
+        f"{part}: {_said(before[part])} {when[0]}, {_said(found)} {when[1]}"
+        for part, found in now.items()
+        if part in before and _counts(before[part]) != _counts(found)
+    ]
+
+
+def mark(code: Code) -> str:
+    """What tells rows that were made by this code from others: twelve digits."""
+    counted = {part: _counts(found) for part, found in code.items()}
+    return sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check(config: Config, run: Run, *, allowed: bool) -> None:
+    """Let the rows that a run gets from now on know their code.
+
+    Raises:
+        UserError: a class is not where it was; or the code is not what the run was begun with, and that is not
+            ``allowed``.
+    """
+    check_folder(config)
+    run.code, env = identity(config), run.env() if run.has_env() else {}
+    for path in [path for path, found in run.code.items() if not found]:
+        print(f"{path}: by which code it is made cannot be known, so not whether it changes", file=sys.stderr)
+    commands = [env, *(command for command in env.get("resumed", []) if isinstance(command, dict))]
+    before = next((command["code"] for command in commands if command.get("code")), None)
+    if not env.get("code") and (run.trial_rows() or run.seed_rows()):
+        print(
+            f"{run.path}: by which code it was made is not known, so not whether it is the same now",
+            file=sys.stderr,
+        )
+    different = differences(before, run.code) if before else []
+    if not different:
+        return
+    for part in different:
+        print(part, file=sys.stderr)
+    if not allowed:
+        raise UserError(
+            f"{run.path}: was made by other code, as above, so that results would not be comparable; {CHANGED_CODE} "
+            "goes on all the same, and marks the rows"
+        )
+    run.mark = mark(run.code)
+    print(f"rows that are made from now on have {run.mark} in their column code", file=sys.stderr)
+
+
+def check_folder(config: Config) -> None:
+    """
+    Raises:
+        UserError: the folder of ``--configs`` is gone, and a class with it; or has modules that others hide.
+    """
+    if config.configs is None:
+        return
+    folder = Path(config.configs)
+    for path in class_paths(config):
+        top = path.partition(".")[0]
+        found = locate(path.rpartition(".")[0], config.configs)
+        if not folder.is_dir() and found is None:
+            raise UserError(
+                f"{path}: there is no module {top!r}, and the run's folder of --configs, {folder}, is not there any "
+                "more; put it back, or set PYTHONPATH to where the module is now"
+            )
+        own = next((p for p in (folder / f"{top}.py", folder / top / "__init__.py") if p.is_file()), None)
+        if own and found and found.origin and not Path(found.origin).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path}: {own} is hidden by {found.origin}, which has its name; rename yours")
+
+
+def locate(module: str, configs: str | None = None) -> ModuleSpec | None:
+    """Where a module lies; ``None`` where that cannot be known without importing something.
+
+    Args:
+        configs: the folder that is looked into after all others.
+    """
+    found: ModuleSpec | None = None
+    places: list[str] | None = None
+    names = module.split(".")
+    for end in range(1, len(names) + 1):
+        name = ".".join(names[:end])
+        specs = (finder.find_spec(name, places) for finder in sys.meta_path)
+        try:
+            found = next((spec for spec in specs if spec is not None), None)
+        except KeyError:  # a folder without __init__.py in another one: Python would ask the outer one, once imported
+            places = [str(Path(place) / names[end - 1]) for place in places or ()]
+            continue
+        if end == 1 and configs is not None and (found is None or found.origin is None):
+            found = PathFinder.find_spec(name, [configs]) or found
+        if found is None:
+            return None
+        places = found.submodule_search_locations
+        if places is None and end < len(names):
+            return None
+    return found
+
+
+def _of_class(path: str, configs: str | None) -> dict[str, Any]:
+    module = path.rpartition(".")[0]
+    top, spec = module.partition(".")[0], locate(module, configs)
+    if spec is None:
+        return {}
+    origin = Path(spec.origin).resolve() if spec.has_location and spec.origin else None
+    if origin is None or (origin.is_relative_to(STANDARD) and not _installed(origin)):
+        return {"package": "python", "version": sys.version.partition(" ")[0]} if spec.origin else {}
+    if _installed(origin) and (package := _package(top)):
+        return {"package": package, "version": _version(package)}
+    whole = locate(top, configs)
+    folders = [Path(place) for place in (whole and whole.submodule_search_locations) or ()]
+    if not folders:
+        return {"file": str(origin), "sha256": _digest(origin.parent, [origin])}
+    root = next((folder for folder in folders if origin.is_relative_to(folder.resolve())), folders[0]).resolve()
+    return {"file": str(root), "sha256": _digest(root, root.rglob("*.py"))}
+
+
+def _installed(origin: Path) -> bool:
+    return any(origin.is_relative_to(folder) for folder in INSTALLED)
+
+
+def _package(module: str) -> str | None:
+    """What has installed a module of the first level: most often one of its name, which is quicker to look for."""
+    return module if _version(module) else next(iter(packages_distributions().get(module, [])), None)
+
+
+def _digest(root: Path, files: Iterable[Path]) -> str:
+    """Of the files' names below the root and of their contents."""
+    found = sha256()
+    for path in sorted(files):
+        if path.is_file():
+            content = sha256(path.read_bytes()).hexdigest()
+            found.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _counts(part: Mapping[str, Any]) -> Any:
+    """What of a part must be the same: where it lies, and what git says of it, is not among it."""
+    return part.get("sha256") or [part.get("package"), part.get("version")]
+
+
+def _said(part: Mapping[str, Any]) -> str:
+    return line(", ".join(_words(part))) or "not found"
+
+
+def _words(part: Mapping[str, Any]) -> Iterator[str]:
+    if part.get("package") or part.get("version"):
+        yield " ".join(str(part[key]) for key in ("package", "version") if part.get(key))
+    if part.get("commit"):
+        yield f"commit {str(part['commit'])[:12]}{' with changes' if part.get('dirty') else ''}"
+    if part.get("sha256"):
+        yield f"sha256 {str(part['sha256'])[:12]}..."

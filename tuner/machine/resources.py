@@ -1,0 +1,72 @@
+"""What this machine has and how many training runs fit on it at once. Asks neither torch nor Ray."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from joblib import cpu_count
+
+from tuner.config.schema import Config
+from tuner.errors import UserError
+
+ROUNDING = 1e-9  # 7 / 0.07 is a little less than 100
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processors that this process may use, and NVIDIA GPUs."""
+
+    cpus: int
+    gpus: int
+
+
+def this_machine() -> Machine:
+    """Respects CPU affinity, control groups and CUDA_VISIBLE_DEVICES."""
+    gpus = len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return Machine(cpu_count(), gpus if visible is None else _visible(visible, gpus))
+
+
+def _visible(devices: str, gpus: int) -> int:
+    """How many of the GPUs CUDA would see: those listed before the first one that is not there."""
+    there = {str(index) for index in range(gpus)}
+    named = [device.strip() for device in devices.split(",")]
+    return min(gpus, len(set(takewhile(lambda device: device in there or device.startswith(("GPU-", "MIG-")), named))))
+
+
+def settle(config: Config, *nodes: Machine, owner: str = "this machine") -> Config:
+    """The configuration with ``gpus_per_trial`` and ``max_concurrent`` as numbers.
+
+    Args:
+        nodes: this machine, or those of the cluster; a training run is on one of them.
+        owner: what the largest of them is called in an error.
+
+    Raises:
+        UserError: not even one training run fits.
+    """
+    asked = config.resources
+    cpus, most_gpus = max(node.cpus for node in nodes), max(node.gpus for node in nodes)
+    gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (1.0 if most_gpus else 0.0)
+    if asked.cpus_per_trial > cpus:
+        raise UserError(f"resources.cpus_per_trial: {asked.cpus_per_trial:g} asked, but {owner} has {cpus}")
+    if gpus > most_gpus:
+        hint = "; use --gpus-per-trial 0" if not most_gpus else ""
+        raise UserError(f"resources.gpus_per_trial: {gpus:g} asked, but {owner} has {most_gpus}{hint}")
+    slots = sum(fits(node, asked.cpus_per_trial, gpus) for node in nodes)
+    if not slots:
+        raise UserError(f"resources: no node has both {asked.cpus_per_trial:g} CPUs and {gpus:g} GPUs for a trial")
+    concurrent = min(slots, asked.max_concurrent or slots)
+    resources = asked.model_copy(update={"gpus_per_trial": gpus, "max_concurrent": concurrent})
+    return config.model_copy(update={"resources": resources})
+
+
+def fits(node: Machine, cpus: float, gpus: float) -> int:
+    """How many training runs fit on a machine at once."""
+    slots = int(node.cpus / cpus + ROUNDING)
+    if not gpus:
+        return slots
+    # A run does not spread over the leftovers of several GPUs.
+    return min(slots, node.gpus * int(1 / gpus + ROUNDING) if gpus <= 1 else int(node.gpus / gpus))

@@ -1,0 +1,118 @@
+"""How many runs train as one stack: the fastest measured size, and what may be asked of a study at once. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.config.schema import Config
+
+STARTUP = 5
+"""The fewest trials that a study draws at random before it learns."""
+QUARTER = 4
+"""By default at most the budget over this is asked of a study before results come back."""
+FACTOR = 4
+SMALLEST = 8
+WORTH = 0.9
+"""A stack must take at most this share of the time of one run at a time."""
+
+MemberSeconds = Mapping[str, Mapping[int, float]]
+"""Optimizer -> size of a stack -> seconds of a step over that size; size 1 is one run at a time."""
+
+
+class CohortSizes:
+    """The sizes of a run's cohorts, for each optimizer.
+
+    Args:
+        config: with settled resources.
+        measured: what sizes were tried and how long they took; nothing where nothing could be measured.
+        seeds: retraining runs of an optimizer.
+
+    Attributes:
+        search, retrain: optimizer -> how many jobs are handed out as one cohort.
+    """
+
+    def __init__(self, config: Config, measured: MemberSeconds, seeds: int) -> None:
+        self.config = config
+        self._measured = measured
+        largest = at_once(config) if config.resources.cohort == "auto" else config.search.trials
+        self.search = {name: self._size(name, min(largest, config.trials(name))) for name in config.optimizers}
+        self.retrain = {name: self._size(name, seeds) for name in config.optimizers}
+
+    def startup(self, optimizer: str) -> int:
+        """Trials that the study of the optimizer draws at random: as many as are asked before the first result."""
+        at_first = min(self.search[optimizer] * workers(self.config), max(1, self.config.search.trials // 3))
+        return max(STARTUP, at_first)
+
+    def to_ask(self, optimizer: str, asked: int, *, alone: bool = False) -> int:
+        """How many trials to ask for next, after so many.
+
+        Args:
+            alone: whether only this study has trials left; its last ones are then shared out among all workers.
+        """
+        size = self.search[optimizer]
+        if self.config.resources.cohort != "auto":
+            return size
+        startup = -(-(self.startup(optimizer) - asked) // workers(self.config))
+        if startup > size:
+            return self._size(optimizer, startup)  # none of them could learn from another
+        left = self.config.trials(optimizer) - asked
+        if alone and left <= size:
+            return min(size, max(SMALLEST, -(-left // (self.config.resources.max_concurrent or 1))))
+        return size
+
+    def sentences(self) -> list[str]:
+        """What a person should know of them, a line or none."""
+        together = []
+        for name in self.config.optimizers:
+            trials, seeds = self._largest(name), self.retrain[name]
+            if max(trials, seeds) > 1:
+                together.append(f"{name} {_counted(trials, 'trial')}, {_counted(seeds, 'seed')}")
+        return [f"cohorts, each trained as one stacked model, of up to: {'; '.join(together)}"] if together else []
+
+    def _largest(self, optimizer: str) -> int:
+        """Of the search: the first ones, of trials drawn at random, may be larger than those that learn."""
+        return min(self.config.trials(optimizer), max(self.search[optimizer], self.to_ask(optimizer, 0)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For env.json."""
+        seconds = {name: {str(size): s for size, s in of.items()} for name, of in self._measured.items()}
+        return {"search": self.search, "retrain": self.retrain, "member_step_s": seconds}
+
+    def _size(self, optimizer: str, most: int) -> int:
+        asked, measured = self.config.resources.cohort, self._measured.get(optimizer)
+        if asked != "auto":
+            stackable = measured is None or len(measured) > 1
+            return min(asked, most) if stackable else 1
+        if self.config.search.scheduler == "asha" or not measured:
+            return 1
+        fits = {size: seconds for size, seconds in measured.items() if size <= most}
+        best = min(fits, key=lambda size: (fits[size], size), default=1)
+        return best if best > 1 and fits[best] <= WORTH * measured[1] else 1
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def workers(config: Config) -> int:
+    """How many can work on one optimizer's study at once."""
+    return math.ceil((config.resources.max_concurrent or 1) / len(config.optimizers))
+
+
+def at_once(config: Config) -> int:
+    """The largest sensible cohort of a search: all workers on a study together hold a quarter of its budget."""
+    return max(1, config.search.trials // QUARTER // workers(config))
+
+
+def to_measure(config: Config, seeds: int) -> list[int]:
+    """The sizes worth timing, in increasing order, beside 1."""
+    asked = config.resources.cohort
+    if asked != "auto":
+        return [min(asked, max(config.search.trials, seeds))] if asked > 1 else []
+    if config.search.scheduler == "asha":
+        return []
+    limits = {at_once(config), -(-max(STARTUP, at_once(config) * workers(config)) // workers(config)), seeds}
+    ladder = {SMALLEST * FACTOR**power for power in range(8)}
+    return sorted(size for size in limits | ladder if 1 < size <= max(limits))

@@ -1,0 +1,115 @@
+"""How long a run will take, from a few timed steps; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tuner.config.schema import Config
+from tuner.console.progress import duration
+from tuner.planning.cohorts import CohortSizes, MemberSeconds
+
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was measured, with nothing beside it on the device.
+
+    Attributes:
+        step_s: optimizer -> seconds of one step, a refresh's share in it.
+        evaluation_s: seconds of one evaluation of train and val.
+        steps_per_epoch: optimizer steps.
+        untimed: optimizer -> what went wrong in its first steps.
+        member_s: optimizer -> size of a stack -> seconds of one step over that size; 1: one run at a time.
+    """
+
+    step_s: Mapping[str, float]
+    evaluation_s: float
+    steps_per_epoch: int
+    untimed: Mapping[str, str]
+    member_s: MemberSeconds = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Timings:
+        """JSON has no whole numbers as keys."""
+        sizes = {name: {int(size): s for size, s in of.items()} for name, of in found["member_s"].items()}
+        return cls(**(found | {"member_s": sizes}))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, for env.json and for a person.
+
+    Attributes:
+        search_s, retrain_s: of all trials, of all retraining runs, ``concurrent`` at once.
+        step_ms: optimizer -> milliseconds of one step.
+    """
+
+    search_s: float
+    retrain_s: float
+    concurrent: int
+    step_ms: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, trials: float, seeds: float) -> Estimate:
+    """The time of the run's training and evaluation, all optimizers that could be timed together.
+
+    Args:
+        trials, seeds: trials and retraining runs per optimizer.
+    """
+    evaluations = timings.evaluation_s * (config.train.evaluations + 1)
+
+    def seconds(epochs: int, runs: float, cohorts: Mapping[str, int]) -> float:
+        steps = epochs * timings.steps_per_epoch
+        each, units = 0.0, 0.0
+        for name, alone in timings.step_s.items():
+            step = timings.member_s.get(name, {}).get(cohorts[name], alone)
+            each += steps * step + evaluations
+            units += max(1, runs / cohorts[name])
+        return runs * each / min(config.resources.max_concurrent or 1, max(1, units))
+
+    return Estimate(
+        search_s=seconds(config.train.epochs, trials, sizes.search),
+        retrain_s=seconds(config.retrain_epochs, seeds, sizes.retrain),
+        concurrent=config.resources.max_concurrent or 1,
+        step_ms={name: 1000 * step for name, step in timings.step_s.items()},
+    )
+
+
+def sentences(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
+    """What a person should know before the run begins, a line each."""
+    lines = [f"{name}: its first steps failed ({error})" for name, error in untimed.items()]
+    if not expected.step_ms:
+        return lines
+    total = expected.search_s + expected.retrain_s
+    parts = f"search {words(expected.search_s)}, retraining {words(expected.retrain_s)}" if expected.search_s else ""
+    steps = ", ".join(f"{name} {step_words(ms)} a step" for name, ms in expected.step_ms.items())
+    lines.append(f"expected: about {words(total)} of training ({'; '.join(filter(None, [parts, steps]))})")
+    return lines
+
+
+def warning(config: Config, expected: Estimate) -> str | None:
+    """What to say of a run that takes more than a day on a CPU."""
+    if expected.search_s + expected.retrain_s <= DAY_S or config.resources.gpus_per_trial:
+        return None
+    return (
+        "this is more than a day on a CPU: --preset smoke is made for one; with a GPU, --gpus-per-trial 1, or a "
+        "fraction of it"
+    )
+
+
+def step_words(ms: float) -> str:
+    """0.231 ms, 211 ms or 4.4 s."""
+    return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1000:.1f} s"
+
+
+def words(seconds: float) -> str:
+    """8 s, 12:05, 3:07:00 or 4.2 days."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return duration(seconds) if seconds < DAY_S else f"{seconds / DAY_S:.1f} days"

@@ -1,0 +1,304 @@
+"""One Optuna study per (task, optimizer): asks for hyperparameters, is told what became of them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, get_args
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tuner.config.schema import Config, Dimension, OptimizerConfig
+from tuner.errors import UserError
+from tuner.jobs import Done, Job, Outcome, State
+from tuner.planning.study_db import STATE, OpenStorage, StudyRecord, orphans
+from tuner.store.tables import HP, Row, cell
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+STATES = {
+    "complete": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL,
+    "stopped": TrialState.PRUNED,
+}  # fmt: skip
+LEARNING = ("tpe", "gp")
+ANY_TRIAL = create_trial(state=TrialState.WAITING)
+HOPELESS = 5
+"""A search is given up when so many trials have ended and all of them failed."""
+BOUNDARY = 0.05
+"""A best value in this outer share of its range is reported as at the boundary."""
+
+
+class OptimizerStudy:
+    """The search of one optimizer's hyperparameters.
+
+    Every trial that was asked for is told: a diverged one with the task's worst value, never NaN; a failed one as FAIL.
+    The study is kept in memory, where to ask takes a millisecond and not twenty, and ``record`` writes it down. What is
+    drawn for a trial depends on the search seed, the trial's number and what the study knows, so that a search that was
+    cut off goes on as if it had not been.
+
+    Args:
+        startup: trials to draw at random before those that learn.
+        writer: of one thread, for study.db.
+        asked: hyperparameters of the trials that earlier commands began, by number.
+        rows: the optimizer's rows of trials.csv, as text, which earlier commands wrote.
+
+    Attributes:
+        best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
+        record: the study in study.db.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        optimizer: str,
+        storage: OpenStorage,
+        startup: int,
+        writer: Executor,
+        asked: Mapping[int, dict[str, Any]] | None = None,
+        rows: Sequence[Row] = (),
+    ) -> None:
+        self.config = config
+        self.optimizer = optimizer
+        self.spec: OptimizerConfig = config.optimizers[optimizer]
+        self.total = config.trials(optimizer)
+        self.asked = 0
+        self.counts = dict.fromkeys(get_args(State), 0)
+        self.best: tuple[Job, float] | None = None
+        self._new = {"ended": 0, "failed": 0}
+        self._running: dict[int, optuna.Trial] = {}
+        self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
+        self._startup = startup
+        self._stream, self._drawn = RandomSampler(seed=config.search.seed), 0
+        self._begun: set[int] = set()
+        name = study_name(config.task.name, optimizer)
+        self._study = optuna.create_study(
+            study_name=name, direction="minimize" if config.task.mode == "min" else "maximize"
+        )
+        self.record = StudyRecord(self._study, storage, writer)
+        known = self._recall(rows, asked or {}, orphans(storage, name) if rows or asked else set())
+        for point in self.spec.enqueued()[: self.total]:
+            if not any(point.items() <= hp.items() for hp in known):
+                self._study.enqueue_trial(params(point))
+
+    def _recall(
+        self, rows: Sequence[Row], asked: Mapping[int, dict[str, Any]], orphans: set[int]
+    ) -> list[dict[str, Any]]:
+        """Put what earlier commands did into the study; the hyperparameters that they tried.
+
+        Trials that have not ended are asked for again first. One that nobody knows anything of fails and costs nothing.
+
+        Raises:
+            UserError: a row is not of this search space.
+        """
+        ended = {int(row["trial"]): row for row in rows}
+        try:
+            hp = {number: self._hp(row) for number, row in ended.items()}
+            frozen = {number: self._frozen(row, hp[number]) for number, row in ended.items()}
+        except (ValueError, LookupError) as error:
+            raise UserError(
+                f"trials.csv: {self.optimizer} has a trial that the search space does not: {error}"
+            ) from None
+        begun = {number: own for number, own in asked.items() if number not in ended and number not in orphans}
+        for number in range(max([*ended, *begun, *orphans], default=-1) + 1):
+            if number in ended:
+                self._study.add_trial(frozen[number])
+            elif number in begun:
+                self._study.enqueue_trial(params(begun[number]))
+            else:
+                self._study.add_trial(create_trial(state=TrialState.FAIL))
+        for number, row in ended.items():  # in the order in which they ended: of equals the first is the best
+            self._count(self._job(number, hp[number]), row["state"], float(row.get("value", "nan")))
+        self.asked, self._begun = len(ended), set(begun)
+        return [*hp.values(), *begun.values()]
+
+    def _hp(self, row: Row) -> dict[str, Any]:
+        columns = {name: f"{HP}{name}" for name in self.spec.space}
+        return {name: self.spec.space[name].parse(row[column]) for name, column in columns.items() if column in row}
+
+    def _frozen(self, row: Row, hp: dict[str, Any]) -> FrozenTrial:
+        """A trial that ended, from its row."""
+        state = STATES[row["state"]]
+        reported = {int(row["steps"]): float(row["value"])} if row["state"] == "stopped" else {}
+        return create_trial(
+            state=state,
+            value=None if state == TrialState.FAIL else float(row["value"]),
+            params=params(hp),
+            distributions={name: self._distributions[name] for name in hp},
+            user_attrs={STATE: row["state"]},
+            intermediate_values=reported,
+        )
+
+    @property
+    def done(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether all of its trials fail, so that more would, too."""
+        return self._new["failed"] == self._new["ended"] >= HOPELESS
+
+    @property
+    def asks(self) -> bool:
+        """Whether there are trials to begin."""
+        return self.asked < self.total and not self.given_up
+
+    @property
+    def over(self) -> bool:
+        return not self.asks and not self._running
+
+    def ask(self, most: int) -> list[Job]:
+        """The next trials of the search, at most so many, chosen without knowing each other's results."""
+        return [self._ask() for _ in range(min(most, self.total - self.asked))]
+
+    def _ask(self) -> Job:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = self._sampler()
+            trial = self._study.ask(self._distributions)
+        self._drawn += self._study.sampler is self._stream and trial.number not in self._begun
+        self.asked += 1
+        self._running[trial.number] = trial
+        return self._job(trial.number, hyperparameters(self.spec, trial.params))
+
+    def _sampler(self) -> BaseSampler:
+        """For the next trial. Those that are drawn at random take their turns in one stream, the search seed's; a trial
+        that learns, and a published default that leaves something open, has a seed of its own."""
+        search, points = self.config.search, len(self.spec.enqueued()[: self.total])
+        at_random = search.sampler == "random" or (search.sampler in LEARNING and self.asked < self._startup)
+        if not at_random:
+            return make_sampler(search.sampler, search.seed, self.asked, self._startup)
+        if self.asked < points:
+            return RandomSampler(seed=draw_seed(search.seed, self.asked))
+        for _ in range(self.asked - points - self._drawn):
+            for name, one in self._distributions.items():
+                self._stream.sample_independent(self._study, ANY_TRIAL, name, one)
+        self._drawn = self.asked - points
+        return self._stream
+
+    def _job(self, number: int, hp: dict[str, Any]) -> Job:
+        return Job("search", self.optimizer, number, self.config.search.seed, hp)
+
+    def tell(self, done: Done) -> None:
+        """What became of trials that ``ask`` returned."""
+        for job, outcome in done:
+            self._tell(job, outcome)
+
+    def _tell(self, job: Job, outcome: Outcome) -> None:
+        trial = self._running.pop(job.trial)
+        value = outcome.metrics.get(self.config.task.metric, math.nan)
+        self._count(job, outcome.state, value)
+        self._new["ended"] += 1
+        self._new["failed"] += outcome.state == "failed"
+        trial.set_user_attr(STATE, outcome.state)
+        if outcome.state == "stopped":
+            # TPE ranks pruned trials by their last value, after those that ran to the end.
+            trial.report(value, step=int(outcome.clocks["steps"]))
+        state = STATES[outcome.state]
+        self._study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
+
+    def _count(self, job: Job, state: str, value: float) -> None:
+        self.counts[state] += 1
+        if state == "complete" and (self.best is None or self._better(value, self.best[1])):
+            self.best = (job, value)
+
+    def summary(self) -> dict[str, Any]:
+        """The optimizer's entry in best.json; hp, value and trial are None where no trial was valid."""
+        job, value = self.best if self.best else (None, None)
+        return {
+            "hp": job.hp if job else None,
+            "value": value,
+            "trial": job.trial if job else None,
+            "n_trials": self.done,
+            "n_diverged": self.counts["diverged"],
+            "n_failed": self.counts["failed"],
+            "at_boundary": at_boundary(self.spec, job.hp) if job else [],
+        }
+
+    def _better(self, value: float, than: float) -> bool:
+        return value < than if self.config.task.mode == "min" else value > than
+
+
+def study_name(task: str, optimizer: str) -> str:
+    """The study's name in study.db."""
+    return f"{task}/{optimizer}"
+
+
+def at_boundary(spec: OptimizerConfig, hp: dict[str, Any]) -> list[str]:
+    """The hyperparameters whose value lies in the outer 5 % of their range, on the searched scale."""
+    positions = {name: dim.position(hp[name]) for name, dim in spec.space.items()}
+    return [name for name, p in positions.items() if p is not None and not BOUNDARY <= p <= 1 - BOUNDARY]
+
+
+def params(hp: Mapping[str, Any]) -> dict[str, Any]:
+    """Optuna's form of hyperparameters."""
+    return {name: cell(value) for name, value in hp.items()}
+
+
+def hyperparameters(spec: OptimizerConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters that ``params`` gave Optuna's form."""
+    return {name: spec.space[name].parse(str(value)) for name, value in params.items()}
+
+
+def distribution(dim: Dimension) -> BaseDistribution:
+    """Optuna's form of a dimension of the search space."""
+    if dim.choices is not None:
+        return CategoricalDistribution(list(map(cell, dim.choices)))
+    assert dim.low is not None and dim.high is not None
+    if dim.integer:
+        return IntDistribution(int(dim.low), int(dim.high), log=dim.log)
+    return FloatDistribution(dim.low, dim.high, log=dim.log)
+
+
+def draw_seed(seed: int, asked: int) -> int:
+    """Of what is drawn after so many trials."""
+    return int(np.random.SeedSequence([seed, asked]).generate_state(1)[0])
+
+
+class NumberedQMC(QMCSampler):
+    """A point of the scrambled Sobol sequence by its number; the first trials, where nothing has ended, are random.
+
+    Optuna's own counts in the study how many it drew, so that one that was cut off would begin anew.
+    """
+
+    def __init__(self, seed: int, asked: int) -> None:
+        independent = RandomSampler(seed=draw_seed(seed, asked))
+        super().__init__(seed=seed, scramble=True, independent_sampler=independent, warn_independent_sampling=False)
+        self._asked = asked
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._asked
+
+
+def make_sampler(name: str, seed: int, asked: int, startup: int) -> BaseSampler:
+    """The sampler of that name for the next trial, one that is not drawn at random.
+
+    Args:
+        asked: trials that were asked for before.
+        startup: trials to draw at random before those that learn.
+    """
+    drawn = draw_seed(seed, asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "tpe":
+                return TPESampler(seed=drawn, n_startup_trials=startup)
+            case "gp":
+                return GPSampler(seed=drawn, n_startup_trials=startup)
+            case "qmc":
+                return NumberedQMC(seed, asked)
+    raise ValueError(f"unknown sampler {name!r}")

@@ -1,0 +1,1 @@
+"""Results become words, a page, JSON and LaTeX."""

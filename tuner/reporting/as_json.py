@@ -1,0 +1,86 @@
+"""The answer as one JSON document, for scripts. No torch, no ray."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from tuner.comparison.comparison import Comparison
+from tuner.comparison.results import Across, Answer, TaskAnswer
+from tuner.reporting.sentences import caveats, overall, verdict
+from tuner.store.run import SCHEMA_VERSION
+from tuner.store.tables import HP
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """Everything that the report says, for scripts; numbers that there are not are null."""
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "runs": [str(source.run.path) for task in answer.tasks for source in task.comparison.sources],
+        "tasks": [_task(task) for task in answer.tasks],
+        "across_tasks": answer.across and _across(answer, answer.across),
+        "caveats": caveats(answer),
+    }
+    return _plain(found)
+
+
+def _task(task: TaskAnswer) -> dict[str, Any]:
+    made = task.comparison
+    said = made.config.report
+    return {
+        "task": made.task,
+        "metric": made.metric,
+        "mode": made.mode(made.metric),
+        "baseline": made.baseline,
+        "declared": not made.undeclared,
+        "rules": {"test": said.test, "alpha": said.alpha, "margin": made.rules(made.metric).margin},
+        "target": task.target,
+        "data": [source.env.get("data") for source in made.sources],
+        "optimizers": [
+            {"rank": place + 1, **_without_hp(row), "hp": _hp(made, row["optimizer"]),
+             "at_boundary": made.at_boundary(row["optimizer"]),
+             "verdict": task.verdict(row["optimizer"]), "declared": not made.undeclared,
+             "sentence": verdict(task, row["optimizer"])}
+            for place, row in enumerate(task.summary.to_dict("records"))
+        ],
+        "contrasts": task.contrasts.drop(columns=["task", "shift"], errors="ignore").to_dict("records"),
+    }  # fmt: skip
+
+
+def _hp(made: Comparison, optimizer: str) -> dict[str, Any] | None:
+    """Nothing, where there was nothing to search; ``None`` where nothing is known."""
+    return made.hp(optimizer) or (None if made.spaces[optimizer] else {})
+
+
+def _without_hp(row: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: value for key, value in row.items() if not str(key).startswith(HP) and key not in ("task", "baseline")}
+
+
+def _across(answer: Answer, across: Across) -> dict[str, Any]:
+    means = across.ranks.mean()
+    return {
+        "clock": across.clock,
+        "times_to_target": across.times(across.clock).to_dict("index"),
+        "algoperf": across.scores.to_dict("index"),
+        "mean_ranks": means.to_dict(),
+        "tasks_ranked": list(across.ranks.index),
+        "friedman": None if across.friedman is None else dict(zip(("statistic", "p"), across.friedman, strict=True)),
+        "pairs": across.pairs.to_dict("records"),
+        "interquartile_means": across.interquartile_means.to_dict("records"),
+        "sentences": [overall(answer, name) for name in answer.optimizers],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: no NaN, no infinity, no numpy."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value

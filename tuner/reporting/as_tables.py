@@ -1,0 +1,79 @@
+"""The answer as tables for papers: Markdown and LaTeX. No torch, no ray."""
+
+from __future__ import annotations
+
+from tuner.analysis.stats import TESTS
+from tuner.comparison.results import Answer, TaskAnswer
+from tuner.reporting.leaderboard import (
+    difference,
+    leaderboard,
+    metric_heads,
+    step_head,
+    step_time,
+    typical_and_interval,
+)
+from tuner.reporting.sentences import caveats, number, overall, p_value, percent, verdict
+
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+         "|": r"\textbar{}"}  # fmt: skip
+
+
+def markdown(answer: Answer) -> str:
+    """The verdicts, a table per task, and the caveats."""
+    parts = []
+    for task in answer.tasks:
+        head, cells = leaderboard(task)
+        rows = [[cell.text for cell in row] for row in cells]
+        parts.append(f"## {_escaped_markdown(task.comparison.task)}\n")
+        parts += [f"- {_escaped_markdown(verdict(task, row[0]))}" for row in rows]
+        lines = [head, ["---"] * len(head), *rows]
+        parts.append("\n" + "\n".join("| " + " | ".join(map(_escaped_markdown, line)) + " |" for line in lines) + "\n")
+    if answer.across is not None:
+        parts.append("## Over the tasks\n")
+        parts += [f"- {_escaped_markdown(overall(answer, name))}" for name in answer.optimizers]
+        parts.append("")
+    if found := caveats(answer):
+        parts += ["## Caveats\n", *(f"- {_escaped_markdown(text)}" for text in found)]
+    return "\n".join(parts)
+
+
+def _escaped_markdown(text: str) -> str:
+    text = " ".join(text.split())
+    for character in "\\`*_<>|#[]":
+        text = text.replace(character, "\\" + character)
+    return "---" if text == "---" else text
+
+
+def latex(answer: Answer) -> str:
+    """A table per task, of the booktabs package."""
+    return "\n\n".join(_latex_table(task) for task in answer.tasks)
+
+
+def _latex_table(task: TaskAnswer) -> str:
+    made = task.comparison
+    test = TESTS[made.config.report.test]
+    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
+    lines = []
+    for row in task.summary.to_dict("records"):
+        there = task.contrast(row["optimizer"])
+        p = p_value(there["p"]).removeprefix("p ").removeprefix("= ") if there else "-"
+        cells = [row["optimizer"], typical_and_interval(task, row), difference(there).text if there else "-", p,
+                 number(there["d_z"], 3) if there else "-",
+                 task.standing(row["optimizer"]), step_time(task, row).text]  # fmt: skip
+        lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
+    level = percent(1 - made.config.report.alpha)
+    counts = sorted({int(n) for n in task.summary["n"]})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    caption = f"{made.task}: {task.typical} {made.metric} over {seeds} seeds with uncorrected {level} intervals; "
+    caption += f"{test} against {made.baseline}" + ", by ranks where runs diverged" * (task.typical == "median")
+    return "\n".join([
+        r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",
+        r"  \begin{tabular}{lllllll}", r"    \toprule",
+        "    " + " & ".join([*map(_escaped_latex, head[:4]), head[4], *map(_escaped_latex, head[5:])]) + r" \\",
+        r"    \midrule", *("    " + line for line in lines), r"    \bottomrule", r"  \end{tabular}", r"\end{table}",
+    ])  # fmt: skip
+
+
+def _escaped_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))

@@ -1,0 +1,210 @@
+"""Which figures a report has, and their drawing: in several processes, each figure once. No torch, no ray."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tuner.analysis import curves, searches
+from tuner.analysis.paired import differences
+from tuner.comparison.results import CLOCKS, Across, Answer, TaskAnswer
+from tuner.figures import lines, pairs, ranks, svg
+from tuner.figures import searches as search_figures
+from tuner.reporting.sentences import CLOCK_NAMES
+
+PROCESSES = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure to be drawn.
+
+    Attributes:
+        name: of its files, and of its place in the page.
+        title: for who cannot see it.
+        caption: for who can.
+        hover: whether the page shows values under the pointer.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[..., Figure]
+    args: tuple[Any, ...]
+    hover: bool = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What of a drawing goes into the page."""
+
+    svg: str
+    hover: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Those of a report.
+
+    Attributes:
+        tasks: of each task, by the parts of its section.
+        across: over the tasks.
+    """
+
+    tasks: list[dict[str, list[Drawing]]]
+    across: list[Drawing]
+
+    @property
+    def all(self) -> list[Drawing]:
+        return [drawing for parts in self.tasks for part in parts.values() for drawing in part] + self.across
+
+
+def report_drawings(answer: Answer) -> Drawings:
+    tasks = [task_drawings(task, place, answer.optimizers) for place, task in enumerate(answer.tasks)]
+    return Drawings(tasks, across_drawings(answer.across) if answer.across else [])
+
+
+def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], object]) -> dict[str, Drawn]:
+    """Draw each and write its SVG and PNG files; ``told`` hears how many are done."""
+    found: dict[str, Drawn] = {}
+    with ProcessPoolExecutor(PROCESSES) as processes:
+        futures = {drawing.name: processes.submit(draw, drawing, folder) for drawing in drawings}
+        for name, future in futures.items():
+            found[name] = future.result()
+            told(len(found))
+    return found
+
+
+def draw(drawing: Drawing, folder: Path) -> Drawn:
+    made = drawing.draw(*drawing.args)
+    source = svg.render(made)
+    svg.write(made, folder, drawing.name, source)
+    return Drawn(svg.inline(made, drawing.title, source=source), svg.hover(made) if drawing.hover else [])
+
+
+def task_drawings(task: TaskAnswer, place: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
+    """By the parts of a task's section."""
+    return {
+        "curves": list(_curves(task, place, names)),
+        "pairs": list(_pairs(task, place, names)),
+        "search": list(_search(task, place, names)),
+        "progress": list(_progress(task, place, names)),
+    }
+
+
+def _file(place: int, what: str) -> str:
+    return f"{place + 1}-{what}"
+
+
+def _of(name: str, names: Sequence[str]) -> str:
+    """An optimizer in a file's name; ``name@run`` may hold what other systems allow in none."""
+    slug = re.sub(r"[^A-Za-z0-9_.@-]+", "_", name)
+    return slug if slug == name else f"{slug}-{names.index(name)}"
+
+
+def _curves(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+    made = task.comparison
+    metric = made.config.task.metric
+    if task.filled.empty:
+        return
+    for name, clock in CLOCKS.items():
+        if name == "seconds" and len(set(made.cohorts.values())) > 1:  # shares of stacks of several sizes
+            continue
+        label = CLOCK_NAMES[name] + (" (shared)" if name == "seconds" and made.shared else "")
+        title = f"{made.task}: {metric} by {label}"
+        bands = curves.bands(task.filled, clock)
+        yield Drawing(_file(place, f"curves-{name}"), title, title.partition(": ")[2], lines.curves,
+                      (bands, label, metric, names), hover=True)  # fmt: skip
+
+
+def _pairs(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+    """The figures take values of which less is better, and show them with their own sign."""
+    made = task.comparison
+    less = made.mode(made.metric) == "min"
+    sign, better = (1.0, "lower") if less else (-1.0, "higher")
+    values = made.values(made.metric).dropna(subset="value")
+    values["value"] *= sign
+    rows = task.primary[task.primary["n"] > 0]
+    if len(rows):
+        ranked = rows["n_diverged"] > 0
+        middle, low, high = (
+            sign * rows[by_mean].where(~ranked, rows[by_rank])
+            for by_mean, by_rank in (("mean_difference", "median_difference"), ("t_low", "median_low"),
+                                     ("t_high", "median_high"))
+        )  # fmt: skip
+        intervals = pd.DataFrame({
+            "optimizer": rows["optimizer"], "difference": middle, "low": low if less else high,
+            "high": high if less else low, "verdict": rows["optimizer"].map(task.standing), "margin": rows["margin"],
+        })  # fmt: skip
+        title = f"{made.task}: differences to {made.baseline} on {made.metric}"
+        yield Drawing(
+            _file(place, "differences"), title, f"Differences to {made.baseline} on {made.metric}; {better} is better",
+            pairs.differences, (intervals, _by_seed(values, made.baseline), made.baseline, names,
+                                             made.metric, better),
+        )  # fmt: skip
+    for name in rows["optimizer"]:
+        title = f"{made.task}: {made.metric} of {name} and {made.baseline} by seed"
+        file = _file(place, f"pairs-{_of(name, names)}")
+        yield Drawing(file, title, f"{name} and {made.baseline}", pairs.slopes,
+                      (values, name, made.baseline, made.metric, better, names))  # fmt: skip
+
+
+def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Columns optimizer, seed, difference to the baseline."""
+    of_baseline = values[values["optimizer"] == baseline].set_index("seed")["value"]
+    theirs = values["seed"].map(of_baseline).to_numpy(float)
+    found = values.assign(difference=differences(values["value"].to_numpy(float), theirs))
+    return found[found["optimizer"] != baseline].dropna(subset="difference")
+
+
+def _search(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+    made = task.comparison
+    metric, mode = made.config.task.metric, made.config.task.mode
+    for name in made.optimizers:
+        trials = made.trials[made.trials["optimizer"] == name]
+        if trials.empty or not made.spaces[name]:
+            continue
+        found = searches.importance(trials, made.spaces[name], mode)
+        shares = dict(zip(found.table["hyperparameter"], found.table["importance"], strict=True))
+        said = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
+        few = f" (of {found.n_trials} trials: little to go by)" if found.few else ""
+        about = f"No importances: {found.reason}." if found.reason else f"Importances: {said}{few}."
+        file = _file(place, f"search-{_of(name, names)}")
+        yield Drawing(file, f"{made.task}: the search of {name}", f"{name}. {about}", search_figures.search,
+                      (trials, name, made.spaces[name], made.hp(name), metric, mode, names, shares))  # fmt: skip
+
+
+def _progress(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+    made = task.comparison
+    metric = made.config.task.metric
+    table = searches.best_so_far(made.trials, made.config.task.mode)
+    if not table.empty:
+        title = f"{made.task}: best {metric} so far, by trials"
+        yield Drawing(_file(place, "best-so-far"), title, title.partition(": ")[2], lines.best_so_far,
+                      (table, names, metric), hover=True)  # fmt: skip
+
+
+def across_drawings(across: Across) -> list[Drawing]:
+    label, names = CLOCK_NAMES[across.clock], across.optimizers
+    found = [Drawing("tasks-profile", f"Performance profile by {label}",
+                     f"Share of tasks solved, by {label} to the target", lines.profile, (across.profile, names),
+                     hover=True)]  # fmt: skip
+    if len(across.ranks) and across.ranks.shape[1] > 1:
+        p = None if across.friedman is None else across.friedman[1]
+        caption = "Mean ranks; a bar joins what Wilcoxon's test, with Holm's correction, does not tell apart"
+        found += [
+            Drawing("tasks-ranks", "Ranks by task",
+                    "Rank of each optimizer on each task, by its mean or, where runs diverged, median",
+                    ranks.rank_heatmap, (across.ranks,)),
+            Drawing("tasks-critical-difference", "Mean ranks and cliques", f"{caption} at {across.alpha:g}",
+                    ranks.critical_difference, (across.ranks.mean(), across.cliques, p, names)),
+        ]  # fmt: skip
+    return found

@@ -1,0 +1,105 @@
+"""The leaderboard of a task: its cells as a person reads them, and what they are sorted by. No torch, no ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.comparison.comparison import Comparison
+from tuner.comparison.results import TaskAnswer
+from tuner.console.parsing import hp_text
+from tuner.reporting.sentences import interval, number, result, signed
+
+ORDER = ("better", "better, by less than matters", "equivalent", "baseline", "inconclusive",
+         "worse, by less than matters", "worse", "-")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and what it is sorted by: a number, or text; NaN and None, which are last, for what is missing."""
+
+    text: str
+    value: float | int | str | None
+
+
+def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
+    """Head and rows, the best mean first, or median where runs diverged; a row's first cell is the optimizer's name."""
+    made = task.comparison
+    metric, *others = metric_heads(task)
+    head = ["optimizer", metric, f"difference to {made.baseline}", "verdict", *others, step_head(made),
+            "MB memory", "gradient-equivalents", "diverged (seeds, trials)", "at boundary",
+            "tuned hyperparameters"]  # fmt: skip
+    return head, [_row(task, row) for row in task.summary.to_dict("records")]
+
+
+def metric_heads(task: TaskAnswer) -> list[str]:
+    """The metrics, and what of them is shown if it is not their means."""
+    return [metric + " (median)" * (task.typical == "median") for metric in task.comparison.metrics]
+
+
+def step_head(made: Comparison) -> str:
+    """Of the times of steps."""
+    return "ms/step (shared)" if made.shared else "ms/step"
+
+
+def _row(task: TaskAnswer, row: Mapping[Any, Any]) -> list[Cell]:
+    name = row["optimizer"]
+    verdict, contrast = task.verdict(name) or task.standing(name), task.contrast(name)
+    hp = task.comparison.hp(name)
+    diverged = f"{row['seeds_diverged']}/{row['seeds']}, {row['trials_diverged']}/{row['trials']}"
+    return [
+        Cell(name, name),
+        Cell(typical_and_interval(task, row), row[task.typical]),
+        Cell("-", 0.0 if verdict == "baseline" else None) if contrast is None else difference(contrast),
+        Cell(task.standing(name), ORDER.index(verdict)),
+        *(_typical(row[f"{metric}_{task.typical}"]) for metric in task.comparison.metrics[1:]),
+        step_time(task, row),
+        _plain(row["peak_mem_mb"], 4),
+        _plain(row["grad_equivalents"], 6),
+        Cell(diverged, row["seeds_diverged"] + row["trials_diverged"] / (row["trials"] + 1)),
+        Cell(row["at_boundary"] or "-", row["at_boundary"]),
+        Cell(hp_text(hp) if hp else "-", row["tuned"]),
+    ]
+
+
+def _plain(value: float, digits: int) -> Cell:
+    return Cell(number(value, digits), value)
+
+
+def _typical(value: float) -> Cell:
+    return Cell(result(value), value)
+
+
+def step_time(task: TaskAnswer, row: Mapping[Any, Any]) -> Cell:
+    """Of a row of the summary; where runs trained as stacks with the size of these, and nothing to be sorted by."""
+    found = _plain(row["step_ms"], 3)
+    if not task.comparison.stacked or math.isnan(row["step_ms"]):
+        return found
+    return Cell(f"{found.text} ({'alone' if row['cohort'] == 1 else str(row['cohort']) + ' at once'})", None)
+
+
+def typical_and_interval(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
+    """Of a row of the summary: the mean and its interval, or the median and that of it."""
+    if task.typical == "mean":
+        return mean_and_interval(row)
+    low, high = row["median_low"], row["median_high"]
+    return result(row["median"]) + ("" if math.isnan(low) else f" [{result(low)}, {result(high)}]")
+
+
+def mean_and_interval(row: Mapping[Any, Any]) -> str:
+    """Of a row with mean, low and high."""
+    if math.isnan(row["low"]):
+        return number(row["mean"])
+    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
+
+
+def difference(contrast: Mapping[Any, Any]) -> Cell:
+    """To the baseline: of means or, where runs diverged, the median of the differences, which is said."""
+    which, low, high = ("mean_difference", "t_low", "t_high")
+    if contrast["n_diverged"]:
+        which, low, high = ("median_difference", "median_low", "median_high")
+    value, between = contrast[which], interval(contrast[low], contrast[high])
+    text = signed(value) + ("" if math.isnan(contrast[low]) else f" [{between}]")
+    return Cell("median " * bool(contrast["n_diverged"]) + text, value)

@@ -1,0 +1,254 @@
+"""report.html: the answer, its figures and where it comes from, one page that needs nothing else. No torch, no ray."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.analysis.stats import FEWEST_FOR_BCA, TESTS
+from tuner.comparison.comparison import Source
+from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
+from tuner.figures.canvas import colour, dashed
+from tuner.reporting.drawings import Drawing, Drawings, Drawn
+from tuner.reporting.leaderboard import ORDER, Cell, leaderboard, mean_and_interval
+from tuner.reporting.sentences import (
+    CLOCK_NAMES,
+    by_verdict,
+    caveats,
+    number,
+    p_value,
+    percent,
+    signed,
+    verdict,
+    without_verdict,
+)
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_UNFOLDED = 12
+
+
+def page(answer: Answer, drawings: Drawings, drawn: Mapping[str, Drawn]) -> str:
+    """The HTML.
+
+    Args:
+        drawings: of the answer.
+        drawn: by their names, what of them goes into the page.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shades = {name: _swatch(place) for place, name in enumerate(answer.optimizers)}
+    tasks = [_task(task, place, drawings.tasks[place], drawn, shades) for place, task in enumerate(answer.tasks)]
+    return environment.get_template("report.html").render(
+        title=_title(answer),
+        setting=_setting(answer),
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        legend=[{"name": name, "swatch": shades[name]} for name in answer.optimizers],
+        several=len(tasks) > 1,
+        overall=_overall(answer),
+        tasks=tasks,
+        most_unfolded=MOST_UNFOLDED,
+        across=answer.across and _across(answer.across, drawings.across, drawn, shades),
+        caveats=caveats(answer),
+        method=_method(answer),
+        runs=[_run(source) for task in answer.tasks for source in task.comparison.sources],
+    )
+
+
+def _swatch(place: int) -> dict[str, str]:
+    """As an optimizer's lines are."""
+    return {"colour": colour(place), "dash": dashed(place)}
+
+
+def _title(answer: Answer) -> str:
+    tasks = ", ".join(dict.fromkeys(task.comparison.task for task in answer.tasks))
+    baselines = list(dict.fromkeys(task.comparison.baseline for task in answer.tasks))
+    others = [name for name in answer.optimizers if name not in baselines]
+    shown = ", ".join(others) if len(others) <= 3 else f"{len(others)} optimizers"
+    return f"{shown} against {', '.join(baselines)} on {tasks}" if others else f"{', '.join(baselines)} on {tasks}"
+
+
+def _setting(answer: Answer) -> str:
+    seeds = sorted({int(n) for task in answer.tasks for n in task.summary["seeds"]})
+    shown = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "0"
+    trials = int(sum(len(task.comparison.trials) for task in answer.tasks))
+    runs = sum(len(task.comparison.sources) for task in answer.tasks)
+    return f"{len(answer.optimizers)} optimizers, {trials:,} trials, {shown} evaluation seeds each, from {runs} " + (
+        "run" if runs == 1 else "runs"
+    )
+
+
+def _overall(answer: Answer) -> list[dict[str, Any]]:
+    """The verdicts of the first screen."""
+    if len(answer.tasks) == 1:
+        return _verdicts(answer.tasks[0])
+    return [{"optimizer": name, "verdicts": by_verdict(answer, name), "otherwise": without_verdict(answer, name)}
+            for name in answer.optimizers]  # fmt: skip
+
+
+def _verdicts(task: TaskAnswer) -> list[dict[str, Any]]:
+    return [{"word": task.standing(name) if task.verdict(name) else None, "sentence": verdict(task, name)}
+            for name in task.summary["optimizer"]]  # fmt: skip
+
+
+def _task(
+    task: TaskAnswer,
+    place: int,
+    parts: Mapping[str, list[Drawing]],
+    drawn: Mapping[str, Drawn],
+    shades: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "id": f"task-{place + 1}",
+        "name": task.comparison.task,
+        "verdicts": _verdicts(task),
+        "board": _board(task, shades),
+        "figures": {part: _figures(drawings, drawn) for part, drawings in parts.items()},
+        "contrasts": _contrasts(task),
+    }
+
+
+def _figures(drawings: Iterable[Drawing], drawn: Mapping[str, Drawn]) -> list[dict[str, Any]]:
+    found = []
+    for drawing in drawings:
+        made = drawn[drawing.name]
+        found.append({
+            "name": drawing.name, "svg": made.svg, "caption": drawing.caption, "file": f"figures/{drawing.name}",
+            "hover": json.dumps(made.hover) if made.hover else "",
+        })  # fmt: skip
+    return found
+
+
+def _board(task: TaskAnswer, shades: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaderboard: what is shown of a cell, and what it is sorted by."""
+    made = task.comparison
+    head, rows = leaderboard(task)
+    first = "ascending" if made.mode(made.metric) == "min" else "descending"
+    level = percent(1 - made.config.report.alpha)
+    return {
+        "task": made.task,
+        "caption": f"{task.typical.capitalize()} over seeds{', diverged runs last,' * (task.typical == 'median')} with "
+                   f"its {level} interval, not corrected for the number of contrasts; differences to {made.baseline}, "
+                   "paired by seed.",
+        "head": [{"name": name, "sorted": first if place == 1 else ""} for place, name in enumerate(head)],
+        "rows": [
+            {"baseline": row[0].text == made.baseline, "swatch": shades[row[0].text],
+             "cells": [_cell(cell, name) for cell, name in zip(row, head, strict=True)]}
+            for row in rows
+        ],
+    }  # fmt: skip
+
+
+def _cell(cell: Cell, column: str) -> dict[str, Any]:
+    missing = cell.value is None or (isinstance(cell.value, float) and not math.isfinite(cell.value))  # which are last
+    wide = column == "tuned hyperparameters"
+    verdict = cell.text if column == "verdict" and cell.value != ORDER.index("-") else None
+    return {"text": cell.text, "value": "" if missing else cell.value, "verdict": verdict, "wide": wide}
+
+
+def _across(
+    across: Across, drawings: list[Drawing], drawn: Mapping[str, Drawn], shades: Mapping[str, Any]
+) -> dict[str, Any]:
+    scored = f"AlgoPerf score, {CLOCK_NAMES[across.clock]}"
+    head = ["optimizer", "mean rank", scored, "interquartile mean", f"difference to {across.baseline}"]
+    ranks, nothing = across.ranks.mean(), dict.fromkeys(IQM_COLUMNS, float("nan"))
+    means = {row["optimizer"]: row for row in across.interquartile_means.to_dict("records")}
+    rows = []
+    for name in across.optimizers:
+        score, mean = across.scores[across.clock][name], means.get(name, nothing)
+        cells = [
+            (name, name),
+            (number(ranks.get(name), 3), ranks.get(name)),
+            (number(score, 3), score),
+            (_with_interval(mean, "iqm", "low", "high"), mean["iqm"]),
+            (_with_interval(mean, "difference", "difference_low", "difference_high"), mean["difference"]),
+        ]
+        shown = [_cell(Cell(text, value), "") for text, value in cells]
+        rows.append({"baseline": name == across.baseline, "swatch": shades[name], "cells": shown})
+    caption = f"Over the {len(across.ranks)} tasks that have all optimizers; 1 is the best rank, score and mean."
+    columns = [{"name": name, "sorted": ""} for name in head]
+    board = {"task": "all tasks", "caption": caption, "head": columns, "rows": rows}
+    return {"board": board, "text": across_text(across), "figures": _figures(drawings, drawn)}
+
+
+def _with_interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:
+    return mean_and_interval({"mean": row[value], "low": row[low], "high": row[high]})
+
+
+def across_text(across: Across) -> str:
+    if across.friedman is None:
+        return "Friedman's test says nothing here: it needs three optimizers, on two tasks at least."
+    statistic, p = across.friedman
+    return f"Friedman's test over {len(across.ranks)} tasks: chi-squared {statistic:.3g}, {p_value(p)}."
+
+
+def _method(answer: Answer) -> dict[str, Any]:
+    """What the paragraphs on the method have to name."""
+    rules = {}
+    for task in answer.tasks:
+        made, said = task.comparison, task.comparison.config.report
+        margin = made.rules(made.metric).margin
+        size = f"{margin} of {made.baseline}'s value" if isinstance(margin, str) else number(margin)
+        within = f"differences within {size} do not matter" if margin is not None else "no margin is declared"
+        rules[made.task] = f"{TESTS[said.test]} at level {said.alpha:g}; {within}"
+    return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA}
+
+
+def _figures_of(value: float) -> str:
+    return signed(value) if math.isinf(value) else number(value)
+
+
+CONTRAST_COLUMNS = (
+    "metric", "clock", "optimizer", "n", "n_diverged", "mean_difference", "t_low", "t_high", "bca_low", "bca_high",
+    "median_difference", "median_low", "median_high", "p_t_holm", "p_wilcoxon_holm", "p_sign_flip_holm", "d_z",
+    "p_better", "wins", "ties", "losses", "margin", "margin_declared", "p_tost", "verdict", "declared",
+)  # fmt: skip
+
+
+def _contrasts(task: TaskAnswer) -> dict[str, Any] | None:
+    table = task.contrasts
+    columns = [name for name in CONTRAST_COLUMNS if name in table]
+    if table.empty:
+        return None
+    rows = [[_figures_of(cell) if isinstance(cell, float) else str(cell) for cell in row]
+            for row in table[columns].itertuples(index=False)]  # fmt: skip
+    return {"head": columns, "rows": rows}
+
+
+def _run(source: Source) -> dict[str, Any]:
+    env, config = source.env, source.config
+    hardware, data = env.get("hardware") or {}, env.get("data") or {}
+    git = env.get("git") or {}
+    rows = data.get("rows") or {}
+    facts = {
+        "task": f"{config.task.name}, preset {config.preset}, {config.train.epochs} epochs per trial, "
+                f"{config.retrain_epochs} in retraining, batches of {config.train.batch_size}",
+        "search": f"{config.search.trials} trials per optimizer, {config.search.sampler}, {config.search.scheduler}, "
+                  f"seed {config.search.seed}",
+        "seeds": ", ".join(map(str, config.retrain.seeds)),
+        "data": f"{data['name']} ({', '.join(f'{k} {v:,}' for k, v in rows.items())})" if data.get("name") else None,
+        "data source": data.get("source"),
+        "data sha256": data.get("sha256"),
+        "parameters": f"{env['parameters']:,}" if env.get("parameters") else None,
+        "device": ", ".join(hardware.get("gpus") or []) or hardware.get("cpu"),
+        "cores": hardware.get("cpus"),
+        "memory": f"{hardware['memory_mb']:,} MB" if hardware.get("memory_mb") else None,
+        "platform": hardware.get("platform"),
+        "versions": ", ".join(f"{k} {v}" for k, v in (env.get("versions") or {}).items() if v),
+        "code": f"{git['commit']}{', changed' if git.get('dirty') else ''}" if git.get("commit") else None,
+        "started": env.get("started"),
+        "command": " ".join(map(str, env["command"])) if env.get("command") else None,
+    }  # fmt: skip
+    shown = [(key, value) for key, value in facts.items() if value not in (None, "")]
+    return {"name": str(source.run.path), "facts": shown}

@@ -1,0 +1,427 @@
+"""The run directory: every file's format, atomic writes, reading back. No torch, no ray.
+
+``runs/<run-id>/`` holds config.yaml, env.json, status.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet,
+curvature.parquet where it was asked for, and logs/; while training runs are under way, their checkpoints/. A file is
+written whole (a temporary name, then a rename) or appended a line at a time, so that a reader, or a run cut off at any
+moment, finds whole records.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+from tuner.errors import UserError
+from tuner.store.json_shapes import Best, Content, Env, Status, first_error, is_finite, remove
+from tuner.store.long_table import LongTable
+from tuner.store.tables import (
+    HP,
+    Row,
+    append,
+    append_lines,
+    check_columns,
+    csv_text,
+    read_csv,
+    shortened,
+    text_rows,
+    whole_lines,
+    write_whole,
+)
+from tuner.text import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tuner.config.schema import Config
+    from tuner.jobs import Job
+
+SCHEMA_VERSION = 1
+TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error"]
+SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
+CLOCK_COLUMNS = [
+    "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
+    "error",
+]  # fmt: skip
+LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
+CURVE_TYPES = {
+    "task": "string", "optimizer": "string", "phase": "string", "trial": "Int64", "seed": "Int64", "step": "Int64",
+    "epoch": "float64", "seconds": "float64", "grad_equivalents": "float64", "split": "string", "metric": "string",
+    "value": "float64",
+}  # fmt: skip
+CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
+CURVATURE_TYPES = {
+    "task": "string", "optimizer": "string", "seed": "Int64", "step": "Int64", "epoch": "float64",
+    "quantity": "string", "index": "Int64", "value": "float64", "x": "float64",
+}  # fmt: skip
+CURVATURE_KEY = ["task", "optimizer", "seed", "step", "quantity", "index"]
+CLOCKS = ["epoch", "seconds", "grad_equivalents"]
+TRIAL_IDENTITY = ["task", "optimizer", "trial", "state", "seed"]
+LONGEST_NAME = 255  # bytes, on all common file systems
+
+
+class Run:
+    """One run directory. Methods named after a file's content read it; ``write_`` and ``append_`` do so.
+
+    Attributes:
+        code: what the command at work is: see ``tuner.machine.code``.
+        mark: what rows that it makes have in their column code: nothing if it is what the run was begun with.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.code: dict[str, dict[str, Any]] = {}
+        self.mark = ""
+        self.study_url = f"sqlite:///{quote(os.fsencode(self.path / 'study.db'))}"
+        self.logs = self.path / "logs"
+        self._trials = self.path / "trials.csv"
+        self._seeds = self.path / "seeds.csv"
+        self._curves = LongTable(self.path / "curves.parquet", self.logs / "curves.csv", CURVE_TYPES, CURVE_KEY, CLOCKS)
+        self._curvature = LongTable(
+            self.path / "curvature.parquet", self.logs / "curvature.csv", CURVATURE_TYPES, CURVATURE_KEY, CLOCKS
+        )
+        self._asked = self.logs / "asked.jsonl"
+        self._checkpoints = self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path, config: Config, *, another: bool = False) -> Run:
+        """Make the directory; it has its config.yaml from the first moment, so that it can be resumed.
+
+        Args:
+            another: take another name, with a number, where this one is taken, by a command begun at the same time.
+
+        Raises:
+            UserError: it exists, or cannot be made.
+        """
+        if not another:
+            check_creatable(path)
+        partial = cls(path.with_name(f".{secrets.token_hex(8)}.partial"))
+        try:
+            partial.logs.mkdir(parents=True)
+            partial.write_config(config)
+            return cls(_renamed(partial.path, numbered(path) if another else iter([path])))
+        except OSError as error:
+            shutil.rmtree(partial.path, ignore_errors=True)
+            raise UserError(f"output folder {path}: cannot be made ({error.strerror})") from None
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """An existing run.
+
+        Raises:
+            UserError: the path is not a run directory, or has something else where files are.
+        """
+        if not os.path.isfile(path / "config.yaml"):
+            raise UserError(f"{path}: not a run directory, it has no config.yaml")
+        check_files(path)
+        return cls(path)
+
+    def discard_if_new(self) -> None:
+        """Remove the directory where nothing came of the run: its work did not begin."""
+        if self.path.is_dir() and self.files() == ["config.yaml", "logs/", "status.json"]:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from working on the run; the lock goes with this process, however it ends.
+
+        Raises:
+            UserError: another command does.
+        """
+        lock = FileLock(self.logs / "lock")
+        try:
+            self.logs.mkdir(exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(f"{self.path}: another command is at work on this run") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def files(self) -> list[str]:
+        """The names of what is there, logs/ included."""
+        return sorted(p.name + "/" * p.is_dir() for p in self.path.iterdir() if not p.name.endswith(".partial"))
+
+    # Configuration and environment.
+
+    def write_config(self, config: Config) -> None:
+        write_whole(self.path / "config.yaml", config.to_yaml())
+
+    def config(self) -> Config:
+        from tuner.config.layers import from_yaml
+
+        path = self.path / "config.yaml"
+        try:
+            return from_yaml(path.read_text(encoding="utf-8"))
+        except (UserError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def write_env(self, env: Mapping[str, Any]) -> None:
+        self._write_json("env.json", env)
+
+    def has_env(self) -> bool:
+        """Not while a run's work has not begun."""
+        return (self.path / "env.json").exists()
+
+    def env(self) -> dict[str, Any]:
+        """Without what has another shape than ``Env``'s: it is for people to read, no result hangs on it."""
+        content = self._read_json("env.json")
+        while wrong := first_error(Env, content):
+            remove(content, wrong["loc"])
+        return content
+
+    # The search.
+
+    def append_trials(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
+        """Add finished trials: ``TRIAL_COLUMNS``, then one ``hp.`` column for each of the hyperparameters."""
+        append_lines(self._trials, [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)], rows)
+
+    def write_trials(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
+        """Write all finished trials anew."""
+        columns = [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)]
+        write_whole(self._trials, csv_text(columns, rows, header=True))
+
+    def trials(self) -> pd.DataFrame:
+        """The finished trials, in the order in which they ended; empty where there is none."""
+        self.trial_rows()  # which refuses a damaged table
+        table = read_csv(self._trials, TRIAL_COLUMNS)
+        check_columns(self._trials, table, ["value"])
+        return table
+
+    def trial_rows(self) -> list[dict[str, str]]:
+        """The same as text, as it stands in the file, without empty cells."""
+        return text_rows(self._trials, TRIAL_IDENTITY)
+
+    def append_asked(self, jobs: Iterable[Job]) -> None:
+        """Note which trials are about to begin, with which hyperparameters."""
+        lines = [json.dumps({"optimizer": job.optimizer, "trial": job.trial, "hp": job.hp}) for job in jobs]
+        append(self._asked, "".join(line + "\n" for line in lines))
+
+    def asked(self, optimizer: str) -> dict[int, dict[str, Any]]:
+        """Hyperparameters of the optimizer's trials that began, by number."""
+        lines = whole_lines(self._asked).decode().splitlines()
+        noted = (json.loads(line) for line in lines)
+        return {int(line["trial"]): line["hp"] for line in noted if line["optimizer"] == optimizer}
+
+    def write_best(self, best: Mapping[str, Any]) -> None:
+        self._write_json("best.json", best)
+
+    def best(self) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: the file is damaged, or has a text for a hyperparameter that is a number.
+        """
+        content = self._read_json("best.json", Best)
+        self._check_numbers(content["optimizers"])
+        return content
+
+    def _check_numbers(self, best: Mapping[str, Mapping[str, Any]]) -> None:
+        """Of the hyperparameters that were searched in an interval."""
+        for name, optimizer in self.config().optimizers.items() if best else ():
+            for key, value in (best.get(name, {}).get("hp") or {}).items():
+                searched = optimizer.space.get(key)
+                if searched and searched.choices is None and not is_finite(value):
+                    where = f"{self.path / 'best.json'}: optimizers.{name}.hp.{key}"
+                    raise UserError(f"{where}: must be a finite number, got {shortened(value)}")
+
+    def best_optimizers(self) -> dict[str, dict[str, Any]]:
+        """Its entries, by optimizer; none as long as no trial has ended."""
+        return self.best()["optimizers"] if (self.path / "best.json").exists() else {}
+
+    # The retraining.
+
+    def write_seeds(self, rows: Iterable[Row], hyperparameters: list[str]) -> None:
+        """Write all retrained runs: identity, losses, the task's own metrics, clocks, hyperparameters."""
+        rows = list(rows)
+        known = [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
+        own = sorted({key for row in rows for key in row} - set(known))
+        metrics = [*LOSS_COLUMNS, *own]
+        columns = [*SEED_COLUMNS, *metrics, *CLOCK_COLUMNS, *(HP + name for name in hyperparameters)]
+        write_whole(self._seeds, csv_text(columns, rows, header=True))
+
+    def seeds(self) -> pd.DataFrame:
+        """The retrained runs, one per optimizer and seed; empty where there is none."""
+        self.seed_rows()
+        return read_csv(self._seeds, [*SEED_COLUMNS, *LOSS_COLUMNS, *CLOCK_COLUMNS])
+
+    def seed_rows(self) -> list[dict[str, str]]:
+        """The same as text, as it stands in the file, without empty cells."""
+        return text_rows(self._seeds, SEED_COLUMNS)
+
+    def valid_seed_rows(self) -> list[dict[str, str]]:
+        """Those of runs that need not be done again."""
+        return [row for row in self.seed_rows() if row["status"] != "failed"]
+
+    # The curves, and the curvature along them.
+
+    def append_curves(self, rows: Iterable[Row]) -> None:
+        """Add evaluations, long form: one row per (evaluation, split, metric), columns as in ``CURVE_TYPES``."""
+        self._curves.append(rows)
+
+    def append_curvature(self, rows: Iterable[Row]) -> None:
+        """Add analyses, long form: one row per (evaluation, quantity, index), columns as in ``CURVATURE_TYPES``."""
+        rows = list(rows)
+        if rows:
+            self._curvature.append(rows)
+
+    def finish_curves(self) -> None:
+        """Move what was appended into curves.parquet and curvature.parquet."""
+        self._curves.finish()
+        self._curvature.finish()
+
+    def forget_retrained(self, optimizer: str) -> None:
+        """Drop the curves of an optimizer's retraining: another configuration has turned out to be the best."""
+        curves, curvature = self.curves(), self.curvature()
+        self._curves.write(curves[(curves["optimizer"] != optimizer) | (curves["phase"] != "retrain")])
+        if len(curvature):
+            self._curvature.write(curvature[curvature["optimizer"] != optimizer])
+
+    def curves(self) -> pd.DataFrame:
+        """All evaluations of the run, also while it goes on."""
+        return self._curves.read()
+
+    def curvature(self) -> pd.DataFrame:
+        """What analyses of the curvature found; empty where there was none."""
+        return self._curvature.read()
+
+    # Checkpoints, as bytes.
+
+    def write_checkpoint(self, name: str, content: bytes) -> None:
+        self._checkpoints.mkdir(exist_ok=True)
+        write_whole(self._checkpoints / f"{name}.pt", content)
+
+    def checkpoints(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Those of the names that there are."""
+        paths = {name: self._checkpoints / f"{name}.pt" for name in names} if self._checkpoints.is_dir() else {}
+        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+
+    def forget_checkpoints(self) -> None:
+        """All of them: what was under way begins anew."""
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
+
+    def drop_checkpoints(self, names: Iterable[str]) -> None:
+        """Those of training runs that have ended; the folder goes with the last one."""
+        if self._checkpoints.is_dir():
+            for name in names:
+                (self._checkpoints / f"{name}.pt").unlink(missing_ok=True)
+            with suppress(OSError):
+                self._checkpoints.rmdir()
+
+    # How it goes.
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        self._write_json("status.json", status)
+
+    def status(self) -> dict[str, Any] | None:
+        """What the command at work on the run said last; ``None`` of a run made before there was a status.json.
+
+        Raises:
+            UserError: the file is damaged, or of another shape.
+        """
+        there = (self.path / "status.json").exists()
+        return cast(dict[str, Any], plain(self._read_json("status.json", Status))) if there else None
+
+    # Logs.
+
+    def write_log(self, name: str, text: str) -> Path:
+        """Keep a text, say a traceback, as logs/<name>.log."""
+        path = self.logs / f"{name}.log"
+        write_whole(path, text)
+        return path
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, allow_nan=False)
+        write_whole(self.path / name, text + "\n")
+
+    def _read_json(self, name: str, shape: type[Content] | None = None) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; the run has not come that far") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not valid JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: must be a mapping of keys to values")
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(f"{path}: schema_version {content.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+        if shape and (wrong := first_error(shape, content)):
+            where = ".".join(map(str, wrong["loc"]))
+            got = "" if wrong["type"] == "missing" else f", got {shortened(wrong['input'])}"
+            raise UserError(f"{path}: {where}: {wrong['msg']}{got}")
+        return content
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """The path, then others: name-2, name-3, ..."""
+    yield path
+    yield from (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+
+
+def new_folder(path: Path) -> Path:
+    """Made here and now, with a number behind its name where that is taken."""
+    for free in numbered(path):
+        with suppress(FileExistsError):
+            free.mkdir()
+            return free
+    raise AssertionError("numbers do not end")
+
+
+def _renamed(folder: Path, names: Iterator[Path]) -> Path:
+    """The folder under the first of the names that nobody has.
+
+    Raises:
+        OSError: all are taken, or it cannot be.
+    """
+    taken = None
+    for name in names:
+        try:
+            return folder.rename(name)  # fails where there is a folder that is not empty, as a run never is
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            taken = error
+    assert taken is not None
+    raise taken
+
+
+def check_files(run: Path) -> None:
+    """Refuse a run directory with a pipe or a device, which to read or to write would take for ever.
+
+    Raises:
+        UserError: so it is.
+    """
+    for folder in (run, run / "logs", run / "checkpoints", run / "figures"):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if not path.is_file() and not path.is_dir() and path.exists():
+                raise UserError(f"{path}: is neither a file nor a folder, but a pipe, a socket or a device")
+
+
+def check_creatable(path: Path) -> None:
+    """Refuse a run directory that exists or whose nearest existing parent cannot be written.
+
+    Raises:
+        UserError: with the reason. Nothing is made.
+    """
+    if "\0" in str(path) or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.absolute().parts):
+        raise UserError(f"output folder {path}: no folder can have this name")
+    if os.path.lexists(path):
+        raise UserError(f"output folder {path}: exists already; choose another --name or --out")
+    parent = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not parent.is_dir():
+        raise UserError(f"output folder {path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {path}: {parent} cannot be written")

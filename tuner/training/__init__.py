@@ -1,0 +1,1 @@
+"""One training run, or a stack of them in lockstep; no Ray, no Optuna."""

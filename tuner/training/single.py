@@ -1,0 +1,182 @@
+"""One training run, pure: (task, optimizer, hyperparameters, seed) -> metrics. No Ray, no Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from optimizers import CurvatureOptimizer
+from tasks.base import Batch, Task
+from tuner.training.closures import Closures, takes_closure
+from tuner.training.engine import Engine, Runner
+from tuner.training.loop import (
+    NEVER,
+    Budget,
+    Evaluation,
+    Lockstep,
+    Result,
+    Saving,
+    Snapshot,
+    all_batches,
+    copy_tensors,
+    drained,
+    in_lockstep,
+)
+from tuner.training.metrics import evaluate
+
+Hyperparameters = dict[str, Any]
+MakeOptimizer = Callable[[list[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
+"""Of a list, which can be gone through more than once."""
+
+DEFAULTS = Engine()
+
+
+def train(
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    hp: Hyperparameters,
+    seed: int,
+    budget: Budget,
+    on_eval: Callable[[Evaluation], object] = lambda _: None,
+    engine: Engine = DEFAULTS,
+) -> Result:
+    """Train once and say how it went; ``on_eval`` is told of every evaluation as it happens.
+
+    A non-finite loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
+    nothing beside it on the CPU: the same numbers to the bit.
+    """
+    run = training(task, make_optimizer, hp, seed, budget, engine)
+    return drained(run, lambda told: on_eval(told) if isinstance(told, Evaluation) else None)
+
+
+def training(
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    hp: Hyperparameters,
+    seed: int,
+    budget: Budget,
+    engine: Engine = DEFAULTS,
+    saving: Saving = NEVER,
+) -> Generator[Evaluation | Snapshot, None, Result]:
+    """``train`` as a generator that pauses after each evaluation, and for snapshots, and returns the result."""
+    with engine.settings():
+        run = in_lockstep(Trainer(task, make_optimizer, hp, seed, engine, budget.epochs), budget, saving)
+        while True:
+            try:
+                told = next(run)
+            except StopIteration as stop:
+                return stop.value[0]
+            yield told if isinstance(told, Snapshot) else told[0]
+
+
+class Trainer(Lockstep):
+    """One run."""
+
+    def __init__(
+        self,
+        task: Task,
+        make_optimizer: MakeOptimizer,
+        hp: Hyperparameters,
+        seed: int,
+        engine: Engine,
+        epochs: int,
+        curvature_scale: float = 1.0,
+    ) -> None:
+        super().__init__(task, 1, curvature_scale)
+        torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
+        self.seed = seed
+        self.runner = Runner(engine, task.build(seed).train())
+        params = list(self.runner.exact.parameters())
+        self.optimizer = make_optimizer(params, hp)
+        self.scheduler = engine.scheduler(self.optimizer, epochs * task.steps_per_epoch, task.steps_per_epoch)
+        self._kind_of_step = self._plain_step
+        if isinstance(self.optimizer, CurvatureOptimizer):
+            self._kind_of_step = self._curvature_step
+        elif takes_closure(self.optimizer):
+            self._kind_of_step, self._closures = self._closure_step, Closures(params)
+        self.clip_grad_norm = engine.clip_grad_norm
+        self._mode = ""
+
+    def batches(self, epochs: int) -> Iterator[Batch]:
+        return all_batches(self.task, self.seed, epochs, self.steps)
+
+    def own_state(self) -> dict[str, Any]:
+        model = self.runner.exact
+        self._optimizer_mode("train")
+        return {
+            "model": [tensor.detach() for tensor in (*model.parameters(), *model.buffers())],
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+        }
+
+    def restore_own(self, state: dict[str, Any]) -> None:
+        model = self.runner.exact
+        self._optimizer_mode("train")
+        copy_tensors(state["model"], [*model.parameters(), *model.buffers()])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def step(self, batch: Batch) -> Tensor:
+        self._optimizer_mode("train")
+        loss = self._kind_of_step(batch)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return loss
+
+    def _curvature_step(self, batch: Batch) -> Tensor:
+        optimizer = cast(CurvatureOptimizer, self.optimizer)
+        loss = optimizer.step(
+            lambda: self.task.loss(self.runner.exact if optimizer.refreshing else self.runner.trained, batch),
+            max_grad_norm=self.clip_grad_norm,
+        )
+        self.nominal_grad_equivalents = optimizer.grad_equivalents
+        return loss
+
+    def _plain_step(self, batch: Batch) -> Tensor:
+        loss = self._gradient(batch)
+        self.optimizer.step()
+        return loss
+
+    def _closure_step(self, batch: Batch) -> Tensor:
+        """Of an optimizer that may look at the loss, or take several gradients in a step, as LBFGS and SAM do."""
+        loss = self._gradient(batch)
+        self.optimizer.step(self._closures.make(loss, lambda: self._gradient(batch)))
+        return loss
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        """Sets the gradients; the loss, detached."""
+        self.optimizer.zero_grad()
+        loss, _ = self.task.loss(self.runner.trained, batch)
+        loss.backward()
+        if self.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.runner.exact.parameters(), self.clip_grad_norm)
+        self.nominal_grad_equivalents += 1
+        return loss.detach()
+
+    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
+        if self._mode:  # else there are no other weights yet, and some optimizers know of none
+            self._optimizer_mode("eval")
+        return super().evaluate(splits, analyze=analyze)
+
+    def lend(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        return self.runner.exact, self.optimizer
+
+    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+        metrics = evaluate(self.task, self.runner.evaluated, splits)
+        diagnostics: dict[str, float] = {}
+        if isinstance(self.optimizer, CurvatureOptimizer) and self.steps:
+            diagnostics = {name: float(value) for name, value in self.optimizer.diagnostics().items()}
+        return metrics, diagnostics
+
+    def _optimizer_mode(self, mode: str) -> None:
+        """Schedule-free optimizers keep the weights to evaluate apart from those to train, and must be told."""
+        if mode == self._mode:
+            return
+        self._mode = mode
+        switch = getattr(self.optimizer, mode, None)
+        if callable(switch):
+            switch()

@@ -1,0 +1,248 @@
+"""Several training runs of one task and one optimizer in lockstep, as one stacked model: what
+``tuner.training.single`` does for one run, for a list of members. No Ray, no Optuna."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from optimizers import CurvatureOptimizer
+from optimizers.stacking.optimizer import StackedOptimizer
+from optimizers.stacking.rule import kind
+from tasks.base import Task
+from tuner.training.engine import Engine
+from tuner.training.loop import (
+    NEVER,
+    Budget,
+    Evaluation,
+    Lockstep,
+    Result,
+    Saving,
+    Snapshot,
+    all_batches,
+    copy_tensors,
+    in_lockstep,
+)
+from tuner.training.metrics import evaluate
+from tuner.training.single import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
+from tuner.training.stacked_model import AtBatch, StackBatch, StackedModel
+
+WORTH_DROPPING = 1 / 16
+"""The share of a stack that must have diverged for the rest to go on as a smaller one, which is recorded anew."""
+
+
+DOUBTED_LOOKS = {1, 2, 5, 10, 20, 50, 100}
+"""Evaluations after which replays are compared with what they stand for: a loss may come to depend on the epoch."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training run of a cohort."""
+
+    hp: Hyperparameters
+    seed: int
+
+
+def train(
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    members: Sequence[Member],
+    budget: Budget,
+    on_eval: Callable[[int, Evaluation], object] = lambda member, evaluation: None,
+    engine: Engine = DEFAULTS,
+) -> list[Result]:
+    """Train each member as ``single.train`` would; ``on_eval`` is told of every evaluation and whose it is.
+
+    Members that can be stacked train in lockstep, all others one at a time. So do those of a stack that fails, for
+    want of memory, say, or of an operation's batching rule: their evaluations then begin again, with step 0.
+    """
+    results: dict[int, Result] = {}
+
+    def run(places: list[int]) -> None:
+        steps = training(task, make_optimizer, [members[place] for place in places], budget, engine)
+        while True:
+            try:
+                told = next(steps)
+            except StopIteration as stop:
+                results.update(zip(places, stop.value, strict=True))
+                return
+            except Exception:
+                if len(places) == 1:
+                    raise
+                break
+            for member, evaluation in told.items() if isinstance(told, dict) else ():
+                on_eval(places[member], evaluation)
+        release_memory(task.device)
+        for place in places:
+            run([place])
+
+    for places in stacks(task, make_optimizer, members, engine):
+        run(places)
+    return [results[place] for place in range(len(members))]
+
+
+def training(
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    members: Sequence[Member],
+    budget: Budget,
+    engine: Engine = DEFAULTS,
+    saving: Saving = NEVER,
+    curvature_scale: float = 1.0,
+) -> Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]:
+    """One stack as a generator that pauses after each evaluation, of each member that goes on, and for snapshots, and
+    returns the results.
+
+    Args:
+        members: as ``stacks`` put them together; a single one trains as ever.
+        curvature_scale: see ``tuner.training.flops``.
+    """
+    with engine.settings():
+        run: Lockstep
+        if len(members) == 1:
+            hp, seed = members[0].hp, members[0].seed
+            run = Trainer(task, make_optimizer, hp, seed, engine, budget.epochs, curvature_scale)
+        else:
+            run = Stack(task, make_optimizer, members, engine, budget.epochs, curvature_scale)
+        return (yield from in_lockstep(run, budget, saving))
+
+
+def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member], engine: Engine) -> list[list[int]]:
+    """Which members can train as one stack, by their places; one that cannot is alone."""
+    if engine.compile or engine.channels_last or not members:
+        return [[place] for place in range(len(members))]
+    params = list(task.build(members[0].seed).parameters())
+    found: dict[Hashable, list[int]] = {}
+    for place, member in enumerate(members):
+        try:
+            optimizer = make_optimizer(params, member.hp)
+        except Exception:  # it will be raised again where this member trains
+            of_kind = None
+        else:
+            groups = getattr(optimizer, "param_groups", None) or [{"params": []}]
+            stackable = list(map(id, groups[0]["params"])) == list(map(id, params)) and (
+                "lr" in groups[0] or not engine.scheduled
+            )
+            of_kind = kind(optimizer) if stackable else None
+        found.setdefault(("alone", place) if of_kind is None else of_kind, []).append(place)
+    return list(found.values())
+
+
+class Stack(Lockstep):
+    """Members as one stacked model."""
+
+    def __init__(
+        self,
+        task: Task,
+        make_optimizer: MakeOptimizer,
+        members: Sequence[Member],
+        engine: Engine,
+        epochs: int,
+        curvature_scale: float = 1.0,
+    ) -> None:
+        super().__init__(task, len(members), curvature_scale)
+        self.engine = engine
+        self.total_steps = epochs * task.steps_per_epoch
+        self.seeds = [member.seed for member in members]
+        self.stacked = list(range(len(members)))
+        self.model = StackedModel(task, engine, self.seeds)
+        optimizers = []
+        for member in members:
+            torch.default_generator.manual_seed(member.seed)  # of the probes; torch.manual_seed takes a millisecond
+            optimizers.append(make_optimizer(self.model.own_params, member.hp))
+        torch.manual_seed(members[0].seed)  # dropout
+        self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=engine.scheduled)
+        self._looks = 0
+        self._first_looks: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
+
+    def batches(self, epochs: int) -> Iterator[StackBatch]:
+        """Members of the same seed see the same rows."""
+        seeds = list(dict.fromkeys(self.seeds))
+        each = [all_batches(self.task, seed, epochs, self.steps) for seed in seeds]
+        if len(seeds) == 1:
+            yield from (StackBatch(tuple(batch), shared=True) for batch in each[0])
+            return
+        for drawn in zip(*map(_with_versions, each), strict=True):
+            if any(tensor._version != version for batch in drawn for tensor, version in batch):
+                raise ValueError("the task yields one tensor for the batches of several seeds")
+            own = ([tensor for tensor, _ in drawn[seeds.index(self.seeds[member])]] for member in self.stacked)
+            yield StackBatch(tuple(map(torch.stack, zip(*own, strict=True))), shared=False)
+
+    def step(self, batch: StackBatch) -> Tensor:
+        factor = 1.0
+        if self.engine.scheduled:
+            warm_up = self.engine.warmup_epochs * self.task.steps_per_epoch
+            factor = self.engine.lr_factor(self.optimizer.steps, self.total_steps, warm_up)
+        losses = self.optimizer.step(AtBatch(self.model, batch), factor, self.engine.clip_grad_norm)
+        self.nominal_grad_equivalents = self.optimizer.grad_equivalents
+        if len(self.live) < len(self.stacked):
+            losses = losses[[self.stacked.index(member) for member in self.live]]
+        return losses
+
+    def own_state(self) -> dict[str, Any]:
+        model = [tensor.detach() for tensor in (*self.model.params, *self.model.buffers)]
+        return {"stacked": self.stacked, "model": model, "optimizer": self.optimizer.state_dict(), "looks": self._looks}
+
+    def restore_own(self, state: dict[str, Any]) -> None:
+        self._keep(state["stacked"])
+        copy_tensors(state["model"], [*self.model.params, *self.model.buffers])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._looks = state["looks"]
+
+    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
+        self._looks += 1
+        if self._looks in DOUBTED_LOOKS:
+            self.model.doubt()
+        return super().evaluate(splits, analyze=analyze)
+
+    def lend(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        place = self.stacked.index(member)
+        self.model.load(place)
+        return self.model.runner.exact, self.optimizer.lend(place)
+
+    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+        place = self.stacked.index(member)
+        first = (self.seeds[member], splits)
+        if self.steps == 0 and first in self._first_looks:
+            return self._first_looks[first], {}
+        self.model.load(place)
+        metrics = evaluate(self.task, self.model.runner.evaluated, splits)
+        if self.steps == 0:
+            self._first_looks[first] = metrics
+            return metrics, {}
+        if not isinstance(self.optimizer.members[place], CurvatureOptimizer):
+            return metrics, {}
+        own = cast(CurvatureOptimizer, self.optimizer.lend(place))
+        return metrics, {name: float(value) for name, value in own.diagnostics().items()}
+
+    def part(self, why: Mapping[int, str]) -> None:
+        """Those that part stay in the stack, and are looked at no more, until enough have."""
+        super().part(why)
+        if self.live and len(self.live) <= (1 - WORTH_DROPPING) * len(self.stacked):
+            self._keep(self.live)
+
+    def _keep(self, members: list[int]) -> None:
+        """Go on as a smaller stack."""
+        if members == self.stacked:
+            return
+        places = torch.tensor([self.stacked.index(member) for member in members], device=self.task.device)
+        self.model.keep(places)
+        self.optimizer.keep(places, self.model.params)
+        self.stacked = list(members)
+
+
+def _with_versions(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, int]]]:
+    """With how often each tensor had been changed in place."""
+    return ([(tensor, tensor._version) for tensor in batch] for batch in batches)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a stack that failed held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,188 @@
+"""A task's network for a stack of members: parameters and buffers with the members as their first dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+
+from optimizers.base import Closure
+from optimizers.stacking.optimizer import Finish
+from optimizers.stacking.replay import Flat, Program, Traced, kind
+from tasks.base import Task
+from tuner.training.engine import Engine, Runner
+
+
+class StackBatch(NamedTuple):
+    """A batch for each member of a stack.
+
+    Attributes:
+        tensors: with the members as first dimension; or, if shared, those of one batch for all.
+    """
+
+    tensors: tuple[Tensor, ...]
+    shared: bool
+
+
+class StackedModel:
+    """A task's network with the parameters and buffers of all members, (members, ...) each.
+
+    Attributes:
+        own_params: of an ordinary network, which ``load`` makes that of one member.
+        runner: of that one.
+    """
+
+    def __init__(self, task: Task, engine: Engine, seeds: Sequence[int]) -> None:
+        self.task = task
+        built = {seed: task.build(seed).train() for seed in dict.fromkeys(seeds)}
+        _check(list(built.values()))
+        networks = [built[seed] for seed in seeds]
+        self.params = [
+            torch.stack([p.detach() for p in params]).requires_grad_(params[0].requires_grad)
+            for params in zip(*(network.parameters() for network in networks), strict=True)
+        ]
+        self.buffers = [torch.stack(list(b)) for b in zip(*(network.buffers() for network in networks), strict=True)]
+        network = networks[0]
+        self.runner = Runner(engine, network)
+        self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
+        self._graphs: dict[Any, Traced] = {}
+
+    def load(self, place: int) -> None:
+        """Make the ordinary network a view of a member.
+
+        Raises:
+            ValueError: it has replaced a buffer.
+        """
+        if [*map(id, self.runner.exact.buffers())] != [*map(id, self.own_buffers)]:
+            raise ValueError("the network replaces a buffer instead of changing it in place")
+        for own, stack in zip([*self.own_params, *self.own_buffers], [*self.params, *self.buffers], strict=True):
+            own.data = stack.data[place]
+
+    def keep(self, places: Tensor) -> None:
+        self.params = [p.detach()[places].requires_grad_(p.requires_grad) for p in self.params]
+        self.buffers = [buffer[places] for buffer in self.buffers]
+        self._graphs.clear()
+
+    def losses(self, batch: StackBatch) -> Tensor:
+        """(members,), in full precision and with their graph."""
+        return stacked_losses(self.task, self.runner.exact, self.params, self.buffers, batch)
+
+    def replay(
+        self, batch: StackBatch, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool
+    ) -> list[Tensor | None]:
+        """See ``optimizers.stacking.optimizer.Problem``."""
+        inputs = [*self.params, *self.buffers, *batch.tensors, *further]
+        key = name, batch.shared, tuple((tensor.shape, tensor.stride()) for tensor in batch.tensors)
+        if key not in self._graphs:
+            programs = PROGRAMS.setdefault(self.task, {})
+            whole = name, batch.shared, self.runner.engine, kind(inputs)
+            model = self.runner.exact if exact else self.runner.trained
+            self._graphs[key] = Traced(self._flat(model, batch, finish), programs, whole)
+        return list(self._graphs[key](*inputs))
+
+    def doubt(self) -> None:
+        """See ``Traced.doubt``."""
+        for graph in self._graphs.values():
+            graph.doubt()
+
+    def _flat(self, model: nn.Module, batch: StackBatch, finish: Finish) -> Flat:
+        task, shared = self.task, batch.shared
+        ends = list(accumulate(map(len, (self.params, self.buffers, batch.tensors))))
+
+        def flat(*tensors: Tensor) -> list[Tensor | None]:
+            params, buffers, own, further = (
+                list(tensors[start:end]) for start, end in pairwise([0, *ends, len(tensors)])
+            )
+            losses = stacked_losses(task, model, params, buffers, StackBatch(tuple(own), shared))
+            return finish(losses, params, further)
+
+        return flat
+
+
+PROGRAMS: WeakKeyDictionary[Task, dict[Any, Program]] = WeakKeyDictionary()
+"""What was recorded of a task, for its next cohorts."""
+
+
+def stacked_losses(
+    task: Task, model: nn.Module, params: list[Tensor], buffers: list[Tensor], batch: StackBatch
+) -> Tensor:
+    """The losses of a stack's members, (members,), with their graph.
+
+    Args:
+        params, buffers: (members, ...) each, in the order of the model's own.
+    """
+    names = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
+
+    def member(params: list[Tensor], buffers: list[Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
+        state = dict(zip([*names[0], *names[1]], [*params, *buffers], strict=True))
+        loss, _ = task.loss(Bound(model, state), tensors)
+        if any(state[name] is not buffer for name, buffer in zip(names[1], buffers, strict=True)):
+            raise ValueError("the network replaces a buffer instead of changing it in place")
+        return loss
+
+    in_dims = (0, 0, None if batch.shared else 0)
+    # Fused attention has neither a batching rule nor, on refresh steps, a double backward.
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.vmap(member, in_dims=in_dims, randomness="different")(params, buffers, batch.tensors)
+
+
+def _check(networks: Sequence[nn.Module]) -> None:
+    """
+    Args:
+        networks: one for each seed.
+
+    Raises:
+        ValueError: a stack would not do what they do.
+    """
+    first, *others = (list(_other_tensors(network)) for network in networks)
+    if not all(len(first) == len(other) and all(map(torch.equal, first, other)) for other in others):
+        raise ValueError("the network holds tensors that are neither parameters nor buffers and differ by seed")
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in networks[0].parameters()):
+        raise ValueError("a parameter has hooks")
+    padded = (isinstance(module, nn.Embedding) and module.padding_idx is not None for module in networks[0].modules())
+    if others and any(padded):  # the batching rule for weights and indices forgets it
+        raise ValueError("an embedding with padding_idx")
+
+
+def _other_tensors(network: nn.Module) -> Iterator[Tensor]:
+    """What a network's modules hold that is neither parameter nor buffer."""
+    for module in network.modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+
+
+class Bound:
+    """A network with given parameters and buffers, to call."""
+
+    def __init__(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        self.model = model
+        self.state = state
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return functional_call(self.model, self.state, inputs, named)
+
+
+class AtBatch(NamedTuple):
+    """What a stack minimises at one step: see ``optimizers.stacking.optimizer.Problem``."""
+
+    model: StackedModel
+    batch: StackBatch
+
+    def replay(self, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool) -> list[Tensor | None]:
+        return self.model.replay(self.batch, name, finish, further, exact=exact)
+
+    def losses(self) -> Tensor:
+        return self.model.losses(self.batch)
+
+    def closure(self, place: int) -> Closure:
+        self.model.load(place)
+        own = self.batch.tensors if self.batch.shared else tuple(tensor[place] for tensor in self.batch.tensors)
+        return lambda: self.model.task.loss(self.model.runner.exact, own)

@@ -1,0 +1,202 @@
+"""Look at what needs torch before Ray starts: can the task and each optimizer be made, can the data be loaded, and how
+long will it take?
+
+It runs as a process of its own beside the driver's own start, so that the driver does not import torch. It reads
+config.yaml from its standard input and answers with one line of JSON, ``error`` or what it ``found``, into a pipe that
+is nobody else's: whatever is printed meanwhile, by Python, a library or a child, is not among it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from tuner import text
+from tuner.config import classes
+from tuner.config.layers import from_yaml
+from tuner.config.schema import Config, OptimizerConfig
+from tuner.errors import UserError
+from tuner.machine.streams import STDERR
+from tuner.planning.estimate import Timings
+from tuner.workers import wants
+from tuner.workers.heard import heard
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the check found.
+
+    Attributes:
+        timings: of a few steps.
+        data: what env.json says of the data.
+        device: what training runs will be on.
+        warnings: what the first steps and evaluation showed, and the warnings that were raised meanwhile, each a line.
+        unsaved: optimizer -> why its runs cannot go on from snapshots.
+    """
+
+    timings: Timings
+    data: dict[str, Any]
+    device: str
+    warnings: list[str] = field(default_factory=list)
+    unsaved: dict[str, str] = field(default_factory=dict)
+
+
+class Preflight:
+    """The check under way. A context manager: the process does not outlive the block."""
+
+    def __init__(self, config: Config, *, verbose: bool = False) -> None:
+        reading, writing = os.pipe()
+        self.answer = os.fdopen(reading, encoding="utf-8")
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tuner.workers.preflight", str(writing)],
+                stdin=subprocess.PIPE,
+                stdout=STDERR if verbose else subprocess.DEVNULL,
+                stderr=STDERR if verbose else subprocess.DEVNULL,
+                pass_fds=[writing],
+            )
+        finally:
+            os.close(writing)
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError), self.process.stdin as stdin:  # of a process that ended at once: see ``wait``
+            stdin.write(config.to_yaml().encode())
+
+    def __enter__(self) -> Preflight:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.answer.close()
+        self.process.kill()  # torch takes its time to leave
+        self.process.wait()
+
+    def wait(self) -> Found | None:
+        """What was found; ``None`` for a cluster, whose nodes are other machines.
+
+        Raises:
+            UserError: what is wrong.
+        """
+        line = self.answer.readline()
+        if not line.endswith("\n"):
+            raise UserError(f"the check of the task {_end(self.process.wait())}; -v shows why")
+        return read(json.loads(line))
+
+
+def _end(code: int) -> str:
+    """How a process ended that was not expected to."""
+    if code >= 0:
+        return f"ended with code {code}"
+    memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    return f"was ended by signal {-code}{memory}"
+
+
+def main(argv: list[str]) -> None:
+    """Look at the configuration on standard input, answer into the pipe with this number."""
+    pipe = int(argv[0])
+    os.set_inheritable(pipe, False)
+    config = from_yaml(sys.stdin.buffer.read().decode())
+    said = look(config, here=config.resources.address is None)
+    with os.fdopen(pipe, "w", encoding="utf-8") as answer:
+        answer.write(json.dumps(said) + "\n")
+
+
+def look(config: Config, *, here: bool) -> dict[str, Any]:
+    """The check: ``{"found": ...}``, or ``{"error": ...}``.
+
+    Args:
+        here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
+    """
+    try:
+        with heard() as warnings:
+            found = check(config, here=here)
+        return {"found": found and asdict(replace(found, warnings=found.warnings + warnings))}
+    except UserError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"task {config.task.name}: {text.fault(error)} (-v shows where)"}
+
+
+def read(said: dict[str, Any]) -> Found | None:
+    """What ``look`` says.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    if "error" in said:
+        raise UserError(said["error"])
+    found = said["found"]
+    return found and Found(**(found | {"timings": Timings.from_json(found["timings"])}))
+
+
+def check(config: Config, *, here: bool) -> Found | None:
+    """
+    Raises:
+        UserError: what is wrong.
+    """
+    if config.resources.address is None:
+        check_device(config)
+    from tuner.training.isolation import restored
+
+    task = classes.make_task(config)
+    for name, spec in config.optimizers.items():
+        with restored([]):
+            try_optimizer(name, spec)
+    if not here:
+        return None
+    from tuner.workers import rehearsal
+    from tuner.workers.timing import measure
+
+    classes.set_up(task, config)
+    who = f"task {config.task.name}"
+    rehearsal.check_data(who, task)
+    timings = measure(config, task)
+    if not timings.step_s:
+        name, error = next(iter(timings.untimed.items()))
+        others = ", as those of all others" if len(timings.untimed) > 1 else ""
+        raise UserError(f"optimizer {name}: its first steps failed{others} ({error})")
+    warnings = rehearsal.evaluate_once(who, task, timings.evaluation_s)
+    notes, unsaved = rehearsal.rehearse_all(config, task, timings)
+    return Found(timings, text.plain(task.data_summary), task.device.type, warnings + notes, unsaved)
+
+
+def check_device(config: Config) -> None:
+    """
+    Raises:
+        UserError: GPUs are asked for here, and this PyTorch cannot use them.
+    """
+    import torch
+
+    if config.resources.gpus_per_trial and not torch.cuda.is_available():
+        raise UserError("resources.gpus_per_trial: this PyTorch cannot use the GPU; use --gpus-per-trial 0")
+
+
+def try_optimizer(name: str, spec: OptimizerConfig) -> None:
+    """Make the optimizer once, for a small matrix, at a point of its search space.
+
+    Raises:
+        UserError: its class does not exist or refuses its arguments.
+    """
+    import torch
+
+    make = classes.optimizer_maker(name, spec)
+    try:
+        make([torch.nn.Parameter(torch.zeros(2, 2))], spec.first_point())
+    except Exception as error:
+        if wanted := wants.what(error, spec):
+            raise UserError(f"optimizer {name}: {wanted}") from None
+        if isinstance(error, TypeError | ValueError):
+            argument = classes.nearest_argument(error, classes.find(spec.class_))
+            raise UserError(f"optimizer {name}: {error}{argument}") from None
+        traceback.print_exc()
+        raise UserError(f"optimizer {name}: {text.fault(error)} (-v shows where)") from None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,196 @@
+"""A plan's jobs on warm Ray Tune workers. The one module beside ``session`` that talks to Ray's driver side."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+# isort: off
+from tuner.workers import session  # noqa: F401  (sets what Ray reads from the environment when it is imported)
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+# isort: on
+
+from tuner.config.layers import from_yaml
+from tuner.config.schema import Config
+from tuner.jobs import Job
+from tuner.planning.dispatch import Desk, Interrupted, on_disk
+from tuner.workers.preflight import Found
+from tuner.workers.trainable import Worker
+
+HEAVY = (
+    "config",
+    "_Trial__unresolved_config",
+    "evaluated_params",
+    "run_metadata",
+    "storage",
+    "placement_group_factory",
+)
+"""Parts of a trial of Tune that nobody asks for once it has ended; all such trials share those of the first."""
+
+
+def look_there(config: Config) -> Found | None:
+    """What ``preflight`` finds in a process of the cluster that has a trial's resources; ``None`` if it is lost.
+
+    Raises:
+        UserError: the data cannot be used there.
+    """
+    from tuner.workers import preflight
+
+    def look(text: str) -> dict[str, Any]:
+        return preflight.look(from_yaml(text), here=True)
+
+    resources = {"num_cpus": config.resources.cpus_per_trial, "num_gpus": config.resources.gpus_per_trial or 0}
+    try:
+        found = ray.get(ray.remote(**resources, max_calls=1)(look).remote(config.to_yaml()))
+    except ray.exceptions.RayError:
+        return None
+    return preflight.read(found)
+
+
+def run(desk: Desk, config: Config, scratch: Path) -> None:
+    """Do all of the plan's jobs. Ray must be up and the configuration's resources settled.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; nothing was being written at that moment.
+    """
+    resources = config.resources
+    asha = config.search.scheduler == "asha"
+    trainable = tune.with_resources(
+        tune.with_parameters(Worker, run_config=config.to_yaml(), every_evaluation=asha),
+        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial or 0},
+    )
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=JobSearcher(desk),
+            scheduler=SearchASHA(config) if asha else FIFOScheduler(),
+            num_samples=-1,
+            max_concurrent_trials=resources.max_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(name="jobs", storage_path=str(scratch), verbose=0, callbacks=[JobCallback(desk)]),
+    ).fit()
+
+
+class JobSearcher(Searcher):
+    """Tune's view of the plan: a stream of configurations, each of them a cohort of jobs."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(metric="value", mode="min")
+        self.desk = desk
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        with on_disk():
+            order = self.desk.take(trial_id)
+            if order is None:
+                return Searcher.FINISHED if self.desk.idle else None
+            jobs = list(order.jobs.values())
+            kept = self.desk.plan.checkpoints(jobs)
+        return {
+            "jobs": [job.to_dict() for job in jobs],
+            "alone": order.alone,
+            "checkpoints": kept and {name: ray.put(content) for name, content in kept.items()},
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """``JobCallback`` has the whole of it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a run is resumed from its own records."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a run is resumed from its own records")
+
+
+class JobCallback(tune.Callback):
+    """Takes the outcomes out of a trial's results, so that Tune keeps none of them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.first: dict[str, Any] = {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.desk.interrupted:
+            raise Interrupted
+        with on_disk():
+            self.desk.plan.tick()
+            self.desk.on_event()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        outcomes, if_stopped = result.pop("outcomes", {}), result.pop("if_stopped", {})
+        with on_disk():
+            if about := result.pop("about", None):
+                self.desk.plan.note_task(about)
+            if spoilt := result.pop("spoilt", ""):
+                self.desk.plan.note_spoilt(spoilt)
+            if result.pop("retires", False):
+                self.desk.hand_back(trial.trial_id)
+            if result.pop("begins", False):
+                self.desk.begin(trial.trial_id)
+            if checkpoint := result.pop("checkpoint", None):
+                self.desk.keep(trial.trial_id, *checkpoint)
+            if outcomes := outcomes or (if_stopped if result.get("done") else {}):
+                self.desk.hand_in(trial.trial_id, outcomes)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._forget(trials, trial, "the worker ended early")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Only the loss of a worker ends a trial with an error: see ``Worker.step``."""
+        path = Path(trial.error_file or "")
+        self._forget(trials, trial, path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
+
+    def _forget(self, trials: list[Any], trial: Any, error: str) -> None:
+        """Tune keeps every trial, 60 kB with its numbers' history, and goes through all of them in every step."""
+        with on_disk():
+            self.desk.close(trial.trial_id, error)
+        if not self.first:
+            self.first = {name: vars(trial)[name] for name in HEAVY if name in vars(trial)}
+            trial.config["checkpoints"] = {}
+            with contextlib.suppress(AttributeError):
+                trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
+        trials[:] = [other for other in trials if other is not trial]
+        vars(trial).update(self.first)  # Tune's own sets keep the rest
+
+
+class SearchASHA(FIFOScheduler):
+    """Successive halving among the trials of one study; studies do not compete, retraining is never stopped."""
+
+    REDUCTION_FACTOR = 3
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.never = FIFOScheduler()
+        self.schedulers = {
+            name: AsyncHyperBandScheduler(
+                time_attr="looks",
+                metric="value",
+                mode=config.task.mode,
+                max_t=config.train.evaluations,
+                grace_period=1,
+                reduction_factor=self.REDUCTION_FACTOR,
+            )
+            for name in config.optimizers
+        }
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def _of(self, trial: Any) -> TrialScheduler:
+        job = Job(**trial.config["jobs"][0])
+        return self.schedulers[job.optimizer] if job.phase == "search" else self.never
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result.get("looks") is None:  # a checkpoint
+            return self.CONTINUE
+        return self._of(trial).on_trial_result(tune_controller, trial, result)
