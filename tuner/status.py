@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from tuner.console.parsing import DONE, Parser, command_line, hp_text, run_command
-from tuner.console.progress import duration
+from tuner.console.parsing import DONE, Parser, command_line, run_command
 from tuner.jobs import current_rows
 from tuner.machine.streams import reader_left
 from tuner.store.run import Run
 from tuner.store.tables import Row
+from tuner.text import duration, hp_text
 
 SILENCE_S = 60.0
 """A command that has said nothing for so long is taken for dead."""

@@ -1,5 +1,5 @@
-"""Text from outside, of libraries, of a user's code, of files: cleaned and cut where it enters, so that nothing that it
-holds can spoil a record or a terminal."""
+"""Text for a line: what comes from outside is cleaned and cut where it enters, so that nothing that it holds can spoil a
+record or a terminal; hyperparameters and durations are written for a person."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def plain(content: Any) -> Any:
     if isinstance(content, Real) and math.isfinite(content):
         return float(content)
     return line(content)
+
+
+def hp_text(hp: Mapping[str, Any]) -> str:
+    """Hyperparameters for a person: lr=0.001, square=9."""
+    return ", ".join(
+        line(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}") for name, value in hp.items()
+    )
+
+
+def duration(seconds: float) -> str:
+    """0:42, 12:05 or 3:07:00."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
 def _text(said: object) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from tuner.config.schema import Config, TaskConfig
-from tuner.console.parsing import hp_text
 from tuner.planning.estimate import words
 from tuner.store.run import Run
+from tuner.text import hp_text
 
 TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test", "sign_flip": "sign-flip test"}
 FEWEST_PAIRS = 3

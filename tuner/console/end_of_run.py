@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.config.schema import Config
-from tuner.console.parsing import CHANGED_CODE, command_line, hp_text
+from tuner.console.parsing import CHANGED_CODE, command_line
 from tuner.store.run import Run
-from tuner.text import line
+from tuner.text import hp_text, line
 
 VALID = "complete"
 COHORT = "cohort (trials, seeds)"

@@ -8,10 +8,10 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tuner import text
 from tuner.config.registry import check_own_packages
@@ -56,14 +56,6 @@ def add_output_flags(parser: Parser) -> None:
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", action="store_true", help="no progress")
     volume.add_argument("-v", "--verbose", action="store_true", help="logs of Ray and its workers; tracebacks")
-
-
-def hp_text(hp: Mapping[str, Any]) -> str:
-    """Hyperparameters for a person: lr=0.001, square=9."""
-    return ", ".join(
-        text.line(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}")
-        for name, value in hp.items()
-    )
 
 
 def parse_seeds(text: str) -> int | list[int]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from tuner.planning.plan import Progress
+from tuner.planning.progress import Key, Pace, Progress
+from tuner.text import duration
 
 REFRESH_S = 0.25
 PLAIN_INTERVAL_S = 2.0
-Key = tuple[str, str]
 
 
 class View(Protocol):
@@ -45,22 +44,6 @@ class Silence:
     def __exit__(self, *error: object) -> None: ...
 
     def update(self) -> None: ...
-
-
-class Pace:
-    """The time left, reckoned from the runs after the first that this command saw end, which waited for a worker."""
-
-    def __init__(self, progress: list[Progress]) -> None:
-        self.before = {(p.phase, p.optimizer): p.done for p in progress}
-        self.first: dict[Key, tuple[int, float]] = {}  # how many had ended, and when, at the first look that saw one
-
-    def left_s(self, p: Progress) -> float | None:
-        """To be called often; ``None`` as long as nothing can be said."""
-        key = (p.phase, p.optimizer)
-        if p.done == self.before.get(key, 0):
-            return None
-        done, since = self.first.setdefault(key, (p.done, time.monotonic()))
-        return (time.monotonic() - since) / (p.done - done) * (p.total - p.done) if p.done > done else None
 
 
 class _Lines:
@@ -137,10 +120,3 @@ class PlainView(_Lines):
     def show(self, p: Progress) -> None:
         self.shown[p.phase, p.optimizer] = (p.done, time.monotonic())
         self.console.print("  ".join(filter(None, self.cells(p))), markup=False, highlight=False, soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """0:42, 12:05 or 3:07:00."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuner.config.schema import Config
-from tuner.console.progress import duration
 from tuner.planning.cohorts import CohortSizes, MemberSeconds
+from tuner.text import duration
 
 DAY_S = 86_400
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from tuner.console.progress import Pace
 from tuner.planning.plan import Plan
+from tuner.planning.progress import Pace
 from tuner.store.run import Run
 
 INTERVAL_S = 2.0

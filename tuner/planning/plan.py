@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,8 +11,9 @@ import optuna
 
 from tuner import text
 from tuner.config.schema import Config
-from tuner.jobs import Done, Job, Outcome, Phase, checkpoint_name, current_rows, missing_seeds
+from tuner.jobs import Done, Job, Outcome, checkpoint_name, current_rows, missing_seeds
 from tuner.planning.cohorts import CohortSizes
+from tuner.planning.progress import Progress
 from tuner.planning.study import OptimizerStudy
 from tuner.planning.study_db import PATIENCE_S, OpenStorage, Writer
 from tuner.store.run import Run
@@ -22,20 +22,6 @@ from tuner.trackers.trackers import make_tracker
 
 STUDY_LAG_S = 5.0
 """How far study.db may lag behind trials.csv."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one optimizer is in one phase."""
-
-    optimizer: str
-    phase: Phase
-    done: int
-    total: int
-    running: int
-    diverged: int
-    failed: int
-    best: float | None = None
 
 
 class Search:

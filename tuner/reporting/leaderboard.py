@@ -9,8 +9,8 @@ from typing import Any
 
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.results import TaskAnswer
-from tuner.console.parsing import hp_text
 from tuner.reporting.sentences import interval, number, result, signed
+from tuner.text import hp_text
 
 ORDER = ("better", "better, by less than matters", "equivalent", "baseline", "inconclusive",
          "worse, by less than matters", "worse", "-")  # fmt: skip

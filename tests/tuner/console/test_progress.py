@@ -9,8 +9,10 @@ import pytest
 from rich.console import Console
 
 import tuner.console.progress
-from tuner.console.progress import LiveView, PlainView, Silence, duration, make_view
-from tuner.planning.plan import Progress
+import tuner.planning.progress
+from tuner.console.progress import LiveView, PlainView, Silence, make_view
+from tuner.planning.progress import Progress
+from tuner.text import duration
 
 TEN = Progress("adam", "search", done=0, total=10, running=0, diverged=0, failed=0)
 
@@ -32,7 +34,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(tuner.console.progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for module in (tuner.console.progress, tuner.planning.progress):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

@@ -18,7 +18,8 @@ from tuner import execute
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome
 from tuner.planning.cohorts import CohortSizes
-from tuner.planning.plan import Plan, Progress, retrain_plan, search_plan
+from tuner.planning.plan import Plan, retrain_plan, search_plan
+from tuner.planning.progress import Progress
 from tuner.store.run import Run
 
 OPTIMIZERS = {
