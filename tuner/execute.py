@@ -20,7 +20,6 @@ from rich.console import Console
 from tuner.config.schema import Config
 from tuner.console.parsing import DONE, NOTHING, PARTLY, command_line
 from tuner.errors import UserError
-from tuner.jobs import current_rows, missing_seeds
 from tuner.machine import code as identity
 from tuner.machine import environment
 from tuner.machine.resources import settle, this_machine
@@ -29,6 +28,7 @@ from tuner.planning.cohorts import CohortSizes
 from tuner.planning.estimate import Estimate, estimate, sentences, warning
 from tuner.planning.guardian import guarded
 from tuner.store.run import Run
+from tuner.store.seed_rows import current_rows, missing_seeds
 from tuner.workers.preflight import Found, Preflight
 
 if TYPE_CHECKING:

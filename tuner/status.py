@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from tuner.console.parsing import DONE, Parser, command_line, run_command
-from tuner.jobs import current_rows
 from tuner.machine.streams import reader_left
 from tuner.store.run import Run
+from tuner.store.seed_rows import current_rows
 from tuner.store.tables import Row
 from tuner.text import duration, hp_text
 

@@ -1,5 +1,5 @@
-"""Text for a line: what comes from outside is cleaned and cut where it enters, so that nothing that it holds can spoil a
-record or a terminal; hyperparameters and durations are written for a person."""
+"""Text in lines: what comes from outside is cleaned and cut where it enters, so that nothing that it holds can spoil
+a record or a terminal; hyperparameters and durations are written for a person."""
 
 from __future__ import annotations
 

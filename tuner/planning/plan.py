@@ -11,12 +11,13 @@ import optuna
 
 from tuner import text
 from tuner.config.schema import Config
-from tuner.jobs import Done, Job, Outcome, checkpoint_name, current_rows, missing_seeds
+from tuner.jobs import Done, Job, Outcome, checkpoint_name
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.progress import Progress
 from tuner.planning.study import OptimizerStudy
 from tuner.planning.study_db import PATIENCE_S, OpenStorage, Writer
 from tuner.store.run import Run
+from tuner.store.seed_rows import current_rows, missing_seeds
 from tuner.store.tables import hp_columns
 from tuner.trackers.trackers import make_tracker
 
