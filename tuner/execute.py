@@ -308,7 +308,7 @@ class End:
 def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
     """The plan's jobs, and what is said of them meanwhile."""
     from tuner.console.progress import make_view
-    from tuner.planning.dispatch import Desk, Halted, on_disk
+    from tuner.planning.dispatch import Dispatcher, Halted, on_disk
     from tuner.planning.heartbeat import Heartbeat
     from tuner.workers import session, tune
 
@@ -338,10 +338,10 @@ def do(plan: Plan, config: Config, scratch: Path, output: Output) -> End:
 
     end = End()
     guard = guarded(plan.run.path, resume_line(plan.run))
-    with guard, view, Desk(plan, look).signals() as desk:
+    with guard, view, Dispatcher(plan, look).signals() as dispatcher:
         try:
             with session.watched(address, interruption.came, stuck):
-                tune.run(desk, config, scratch)
+                tune.run(dispatcher, config, scratch)
         except Halted as halted:
             end = End("halted", str(halted))
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Between a plan and the workers: who is at which jobs, and what is done again."""
+"""The dispatcher assigns a plan's jobs to workers, and decides which are done again. No Ray."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Halted(KeyboardInterrupt):
 
 
 @dataclass
-class Order:
-    """What a trial of Tune does.
+class Assignment:
+    """The jobs that a trial of Tune has been given.
 
     Attributes:
-        jobs: those that have not ended, by their places.
+        jobs: those that have not ended, by their index among all of them.
         since: when the worker began what it is at; infinite before it did.
         alone: whether nothing else runs meanwhile.
     """
@@ -49,9 +49,9 @@ class Order:
     alone: bool
 
 
-class Desk:
-    """Between the plan, which knows jobs, and Tune, which knows trial ids. What failed for want of a worker or of
-    memory is done again.
+class Dispatcher:
+    """Stands between the plan, which knows jobs, and Tune, which knows trial ids. What failed for want of a worker or
+    of memory is done again.
 
     Args:
         on_event: called often, for the progress to be shown.
@@ -61,89 +61,89 @@ class Desk:
         self.plan = plan
         self.faults = plan.config.faults
         self.on_event = on_event
-        self.orders: dict[str, Order] = {}
-        self.again: list[tuple[list[Job], bool]] = []
+        self.assignments: dict[str, Assignment] = {}
+        self.requeued: list[tuple[list[Job], bool]] = []
         self.losses: Counter[str] = Counter()
         self.interrupted = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles itself for a restore of its own; a run is resumed from our records
 
-    def take(self, trial_id: str) -> Order | None:
-        """What to do next; ``None`` where there is nothing now."""
-        if any(order.alone for order in self.orders.values()):
+    def assign(self, trial_id: str) -> Assignment | None:
+        """The next jobs, now this trial's; ``None`` where there are none now."""
+        if any(assignment.alone for assignment in self.assignments.values()):
             return None
-        if self.again:
-            alone = self.again[0][1]
-            if alone and self.orders:
+        if self.requeued:
+            alone = self.requeued[0][1]
+            if alone and self.assignments:
                 return None
-            jobs = self.again.pop(0)[0]
+            jobs = self.requeued.pop(0)[0]
         else:
             jobs, alone = self.plan.next_jobs(), False
         if not jobs:
             return None
-        self.orders[trial_id] = Order(dict(enumerate(jobs)), math.inf, alone)
-        return self.orders[trial_id]
+        self.assignments[trial_id] = Assignment(dict(enumerate(jobs)), math.inf, alone)
+        return self.assignments[trial_id]
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left to be done, after ``take`` had nothing."""
-        return not self.orders and not self.again
+        """Whether nothing is left to be done, after ``assign`` had nothing."""
+        return not self.assignments and not self.requeued
 
     def begin(self, trial_id: str) -> None:
-        """The worker has loaded what it needs; the time limit counts from now."""
-        self.orders[trial_id].since = time.monotonic()
+        """Count the time limit from now: the worker has loaded what it needs."""
+        self.assignments[trial_id].since = time.monotonic()
 
-    def hand_in(self, trial_id: str, outcomes: Mapping[int, Outcome]) -> None:
-        """What became of some of a trial's jobs."""
-        order = self.orders[trial_id]
+    def complete(self, trial_id: str, outcomes: Mapping[int, Outcome]) -> None:
+        """Record the outcomes of some of a trial's jobs, by their index."""
+        assignment = self.assignments[trial_id]
         done = []
-        for place, outcome in outcomes.items():
-            job = order.jobs.pop(place)
-            if outcome.out_of_memory and not order.alone:
-                self.again.append(([job], True))
+        for index, outcome in outcomes.items():
+            job = assignment.jobs.pop(index)
+            if outcome.out_of_memory and not assignment.alone:
+                self.requeued.append(([job], True))
                 continue
             if outcome.out_of_memory:
                 outcome = replace(outcome, error=f"out of memory, with nothing beside it: {outcome.error}")
             done.append((job, outcome))
-        order.since = time.monotonic()
-        if not order.jobs:
-            del self.orders[trial_id]
+        assignment.since = time.monotonic()
+        if not assignment.jobs:
+            del self.assignments[trial_id]
         if done:
             self.plan.record(done)
 
-    def keep(self, trial_id: str, places: Sequence[int], checkpoint: bytes) -> None:
-        """The state of some of a trial's jobs, from which they can go on."""
-        jobs = self.orders[trial_id].jobs
-        self.plan.run.write_checkpoint(checkpoint_name([jobs[place] for place in places]), checkpoint)
+    def save_checkpoint(self, trial_id: str, indices: Sequence[int], checkpoint: bytes) -> None:
+        """Write down the state of some of a trial's jobs, from which they can go on."""
+        jobs = self.assignments[trial_id].jobs
+        self.plan.run.write_checkpoint(checkpoint_name([jobs[index] for index in indices]), checkpoint)
 
-    def hand_back(self, trial_id: str) -> None:
-        """The worker retires before it has done what is left, which another one does: nothing was lost."""
-        order = self.orders.pop(trial_id)
-        self.again.append((list(order.jobs.values()), order.alone))
+    def return_jobs(self, trial_id: str) -> None:
+        """Take back the jobs of a worker that retires before it has done them; another one does them."""
+        assignment = self.assignments.pop(trial_id)
+        self.requeued.append((list(assignment.jobs.values()), assignment.alone))
 
     def close(self, trial_id: str, error: str) -> None:
-        """The trial has ended: what it has not handed in was lost with its worker."""
-        order = self.orders.pop(trial_id, None)
-        if order is None:
+        """End a trial: jobs that it has not completed were lost with its worker."""
+        assignment = self.assignments.pop(trial_id, None)
+        if assignment is None:
             return
-        lost = list(order.jobs.values())
+        lost = list(assignment.jobs.values())
         self.losses.update(map(str, lost))
         for job in lost:
-            failure = None if len(lost) > 1 else self._failure(job, order, error)
+            failure = None if len(lost) > 1 else self._failure(job, assignment, error)
             if failure is None:
-                self.again.append(([job], len(lost) == 1 and MEMORY_KILL.search(error) is not None))
+                self.requeued.append(([job], len(lost) == 1 and MEMORY_KILL.search(error) is not None))
             else:
                 self.plan.record([(job, failure)])
 
-    def _failure(self, job: Job, order: Order, error: str) -> Outcome | None:
+    def _failure(self, job: Job, assignment: Assignment, error: str) -> Outcome | None:
         """Of a single job whose worker was lost; ``None`` where it is to be done again."""
         limit, losses = self.faults.trial_limit_s, self.losses[str(job)]
-        if limit is not None and time.monotonic() - order.since >= limit:
+        if limit is not None and time.monotonic() - assignment.since >= limit:
             return Outcome("failed", error=f"took longer than faults.trial_limit_s, {limit:g} s")
         if MEMORY_KILL.search(error):
             beside = "out of memory, with nothing beside it"
-            return Outcome("failed", error=beside, out_of_memory=True) if order.alone else None
+            return Outcome("failed", error=beside, out_of_memory=True) if assignment.alone else None
         if losses <= self.faults.retries:
             return None
         why = WHY_LOST.findall(error)
@@ -152,7 +152,7 @@ class Desk:
         return Outcome("failed", error=f"the worker was lost{times}: {reason}", traceback=error)
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[Desk]:
+    def signals(self) -> Iterator[Dispatcher]:
         """SIGINT and SIGTERM set ``interrupted``, which ends the run between two events; a second one at once."""
 
         def note(number: int, frame: Any) -> None:

@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
 from tuner.jobs import Job
-from tuner.planning.dispatch import Desk, Interrupted, on_disk
+from tuner.planning.dispatch import Dispatcher, Interrupted, on_disk
 from tuner.workers.preflight import Found
 from tuner.workers.trainable import Worker
 
@@ -52,7 +52,7 @@ def look_there(config: Config) -> Found | None:
     return preflight.read(found)
 
 
-def run(desk: Desk, config: Config, scratch: Path) -> None:
+def run(dispatcher: Dispatcher, config: Config, scratch: Path) -> None:
     """Do all of the plan's jobs. Ray must be up and the configuration's resources settled.
 
     Raises:
@@ -67,33 +67,35 @@ def run(desk: Desk, config: Config, scratch: Path) -> None:
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=JobSearcher(desk),
+            search_alg=JobSearcher(dispatcher),
             scheduler=SearchASHA(config) if asha else FIFOScheduler(),
             num_samples=-1,
             max_concurrent_trials=resources.max_concurrent,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name="jobs", storage_path=str(scratch), verbose=0, callbacks=[JobCallback(desk)]),
+        run_config=tune.RunConfig(
+            name="jobs", storage_path=str(scratch), verbose=0, callbacks=[JobCallback(dispatcher)]
+        ),
     ).fit()
 
 
 class JobSearcher(Searcher):
     """Tune's view of the plan: a stream of configurations, each of them a cohort of jobs."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__(metric="value", mode="min")
-        self.desk = desk
+        self.dispatcher = dispatcher
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with on_disk():
-            order = self.desk.take(trial_id)
-            if order is None:
-                return Searcher.FINISHED if self.desk.idle else None
-            jobs = list(order.jobs.values())
-            kept = self.desk.plan.checkpoints(jobs)
+            assignment = self.dispatcher.assign(trial_id)
+            if assignment is None:
+                return Searcher.FINISHED if self.dispatcher.idle else None
+            jobs = list(assignment.jobs.values())
+            kept = self.dispatcher.plan.checkpoints(jobs)
         return {
             "jobs": [job.to_dict() for job in jobs],
-            "alone": order.alone,
+            "alone": assignment.alone,
             "checkpoints": kept and {name: ray.put(content) for name, content in kept.items()},
         }
 
@@ -110,16 +112,16 @@ class JobSearcher(Searcher):
 class JobCallback(tune.Callback):
     """Takes the outcomes out of a trial's results, so that Tune keeps none of them."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
         self.first: dict[str, Any] = {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.desk.interrupted:
+        if self.dispatcher.interrupted:
             raise Interrupted
         with on_disk():
-            self.desk.plan.tick()
-            self.desk.on_event()
+            self.dispatcher.plan.tick()
+            self.dispatcher.on_event()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -127,17 +129,17 @@ class JobCallback(tune.Callback):
         outcomes, if_stopped = result.pop("outcomes", {}), result.pop("if_stopped", {})
         with on_disk():
             if about := result.pop("about", None):
-                self.desk.plan.note_task(about)
+                self.dispatcher.plan.note_task(about)
             if spoilt := result.pop("spoilt", ""):
-                self.desk.plan.note_spoilt(spoilt)
+                self.dispatcher.plan.note_spoilt(spoilt)
             if result.pop("retires", False):
-                self.desk.hand_back(trial.trial_id)
+                self.dispatcher.return_jobs(trial.trial_id)
             if result.pop("begins", False):
-                self.desk.begin(trial.trial_id)
+                self.dispatcher.begin(trial.trial_id)
             if checkpoint := result.pop("checkpoint", None):
-                self.desk.keep(trial.trial_id, *checkpoint)
+                self.dispatcher.save_checkpoint(trial.trial_id, *checkpoint)
             if outcomes := outcomes or (if_stopped if result.get("done") else {}):
-                self.desk.hand_in(trial.trial_id, outcomes)
+                self.dispatcher.complete(trial.trial_id, outcomes)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._forget(trials, trial, "the worker ended early")
@@ -150,7 +152,7 @@ class JobCallback(tune.Callback):
     def _forget(self, trials: list[Any], trial: Any, error: str) -> None:
         """Tune keeps every trial, 60 kB with its numbers' history, and goes through all of them in every step."""
         with on_disk():
-            self.desk.close(trial.trial_id, error)
+            self.dispatcher.close(trial.trial_id, error)
         if not self.first:
             self.first = {name: vars(trial)[name] for name in HEAVY if name in vars(trial)}
             trial.config["checkpoints"] = {}

@@ -1,4 +1,4 @@
-"""The desk between a plan and Tune, without Ray: what is lost is done again, and every job is recorded once."""
+"""The dispatcher between a plan and Tune, without Ray: what is lost is done again, and every job is recorded once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tuner.jobs import Done, Job, Outcome
-from tuner.planning import dispatch as desk_module
-from tuner.planning.dispatch import Desk
+from tuner.planning import dispatch
+from tuner.planning.dispatch import Dispatcher
 
 LOST = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
 KILLED = (
@@ -49,21 +49,21 @@ def job(number: int) -> Job:
     return Job("search", "adam", number, 1000, {"lr": 0.1})
 
 
-def new_desk(plan: Any) -> Desk:
-    return Desk(plan, lambda: None)
+def new_dispatcher(plan: Any) -> Dispatcher:
+    return Dispatcher(plan, lambda: None)
 
 
-def taken(desk: Desk, trial_id: str) -> tuple[list[int], bool] | None:
+def assigned(dispatcher: Dispatcher, trial_id: str) -> tuple[list[int], bool] | None:
     """The numbers of the jobs handed out, and whether they are alone."""
-    order = desk.take(trial_id)
-    return None if order is None else ([job.trial for job in order.jobs.values()], order.alone)
+    assignment = dispatcher.assign(trial_id)
+    return None if assignment is None else ([job.trial for job in assignment.jobs.values()], assignment.alone)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time; to be changed."""
     now = [1000.0]
-    monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(dispatch, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -73,43 +73,48 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize(("retries", "times"), [(0, ""), (1, " 2 times"), (2, " 3 times"), (5, " 6 times")])
 def test_a_job_is_tried_again_so_often_and_then_failed(retries: int, times: str) -> None:
     plan = Cohorts(1, 1, retries=retries)
-    desk = new_desk(plan)
+    dispatcher = new_dispatcher(plan)
     for attempt in range(retries + 1):
-        assert (plan.recorded == [] and not desk.idle) or attempt == 0
-        assert taken(desk, f"t{attempt}") == ([0], False)
-        desk.close(f"t{attempt}", LOST)
+        assert (plan.recorded == [] and not dispatcher.idle) or attempt == 0
+        assert assigned(dispatcher, f"t{attempt}") == ([0], False)
+        dispatcher.close(f"t{attempt}", LOST)
     ((failed, outcome),) = plan.recorded
     assert failed == job(0) and outcome.state == "failed" and not outcome.out_of_memory
     assert outcome.error.startswith(f"the worker was lost{times}: ") and "\n" not in outcome.error
     assert outcome.traceback == LOST
-    assert taken(desk, "next") == ([1], False)  # the search goes on
-    desk.hand_in("next", {0: COMPLETE})
-    assert desk.take("t") is None and desk.idle and plan.trials() == [0, 1]
+    assert assigned(dispatcher, "next") == ([1], False)  # the search goes on
+    dispatcher.complete("next", {0: COMPLETE})
+    assert dispatcher.assign("t") is None and dispatcher.idle and plan.trials() == [0, 1]
 
 
 def test_a_job_done_again_can_end_well() -> None:
     plan = Cohorts(1)
-    desk = new_desk(plan)
+    dispatcher = new_dispatcher(plan)
     for trial_id in ("a", "b"):
-        desk.take(trial_id)
-        desk.close(trial_id, LOST)
-    assert taken(desk, "c") == ([0], False)
-    desk.hand_in("c", {0: COMPLETE})
-    desk.close("c", "")  # Tune says so of every trial
-    assert plan.recorded == [(job(0), COMPLETE)] and desk.idle
+        dispatcher.assign(trial_id)
+        dispatcher.close(trial_id, LOST)
+    assert assigned(dispatcher, "c") == ([0], False)
+    dispatcher.complete("c", {0: COMPLETE})
+    dispatcher.close("c", "")  # Tune says so of every trial
+    assert plan.recorded == [(job(0), COMPLETE)] and dispatcher.idle
 
 
 def test_what_is_left_of_a_lost_cohort_is_done_one_at_a_time_before_anything_new() -> None:
     plan = Cohorts(4, 2)
-    desk = new_desk(plan)
-    assert taken(desk, "cohort") == ([0, 1, 2, 3], False)
-    desk.hand_in("cohort", {2: FAILED})
-    desk.close("cohort", LOST)
+    dispatcher = new_dispatcher(plan)
+    assert assigned(dispatcher, "cohort") == ([0, 1, 2, 3], False)
+    dispatcher.complete("cohort", {2: FAILED})
+    dispatcher.close("cohort", LOST)
     assert plan.recorded == [(job(2), FAILED)]
-    assert [taken(desk, trial_id) for trial_id in "abcd"] == [([0], False), ([1], False), ([3], False), ([4, 5], False)]
-    desk.close("b", LOST)
-    assert taken(desk, "e") == ([1], False)
-    desk.close("e", LOST)  # with the cohort's that is the third time
+    assert [assigned(dispatcher, trial_id) for trial_id in "abcd"] == [
+        ([0], False),
+        ([1], False),
+        ([3], False),
+        ([4, 5], False),
+    ]
+    dispatcher.close("b", LOST)
+    assert assigned(dispatcher, "e") == ([1], False)
+    dispatcher.close("e", LOST)  # with the cohort's that is the third time
     assert plan.trials() == [2, 1] and "lost 3 times" in plan.recorded[1][1].error
 
 
@@ -118,19 +123,19 @@ def test_what_is_left_of_a_lost_cohort_is_done_one_at_a_time_before_anything_new
 
 def test_what_a_worker_hands_back_is_done_next_together_and_is_no_loss() -> None:
     plan = Cohorts(3, 1, retries=0)
-    desk = new_desk(plan)
+    dispatcher = new_dispatcher(plan)
     for trial_id in "abc":
-        assert taken(desk, trial_id) == ([0, 1, 2], False)
-        desk.hand_back(trial_id)
-        assert not desk.idle
-        desk.close(trial_id, LOST)  # as Tune sees it
-    assert taken(desk, "d") == ([0, 1, 2], False)
-    desk.hand_in("d", {0: COMPLETE})
-    desk.hand_back("d")
-    assert taken(desk, "e") == ([1, 2], False)
-    desk.hand_in("e", {0: COMPLETE, 1: COMPLETE})
+        assert assigned(dispatcher, trial_id) == ([0, 1, 2], False)
+        dispatcher.return_jobs(trial_id)
+        assert not dispatcher.idle
+        dispatcher.close(trial_id, LOST)  # as Tune sees it
+    assert assigned(dispatcher, "d") == ([0, 1, 2], False)
+    dispatcher.complete("d", {0: COMPLETE})
+    dispatcher.return_jobs("d")
+    assert assigned(dispatcher, "e") == ([1, 2], False)
+    dispatcher.complete("e", {0: COMPLETE, 1: COMPLETE})
     assert plan.recorded == [(job(n), COMPLETE) for n in range(3)]
-    assert not desk.losses
+    assert not dispatcher.losses
 
 
 # Memory.
@@ -138,59 +143,59 @@ def test_what_a_worker_hands_back_is_done_next_together_and_is_no_loss() -> None
 
 def test_a_job_out_of_memory_is_done_again_with_nothing_beside_it_then_failed() -> None:
     plan = Cohorts(1, 1, 1)
-    desk = new_desk(plan)
-    assert [taken(desk, trial_id) for trial_id in "ab"] == [([0], False), ([1], False)]
-    desk.hand_in("a", {0: NO_MEMORY})
+    dispatcher = new_dispatcher(plan)
+    assert [assigned(dispatcher, trial_id) for trial_id in "ab"] == [([0], False), ([1], False)]
+    dispatcher.complete("a", {0: NO_MEMORY})
     assert plan.recorded == []
-    assert desk.take("c") is None and not desk.idle  # another is under way
-    desk.hand_in("b", {0: COMPLETE})
-    assert taken(desk, "c") == ([0], True)
-    assert desk.take("d") is None and not desk.idle  # nothing beside it
-    desk.hand_in("c", {0: NO_MEMORY})
+    assert dispatcher.assign("c") is None and not dispatcher.idle  # another is under way
+    dispatcher.complete("b", {0: COMPLETE})
+    assert assigned(dispatcher, "c") == ([0], True)
+    assert dispatcher.assign("d") is None and not dispatcher.idle  # nothing beside it
+    dispatcher.complete("c", {0: NO_MEMORY})
     ((_, well), (failed, outcome)) = plan.recorded
     assert well == COMPLETE and failed == job(0) and (outcome.state, outcome.out_of_memory) == ("failed", True)
     assert outcome.error == f"out of memory, with nothing beside it: {NO_MEMORY.error}"
-    assert taken(desk, "d") == ([2], False)
+    assert assigned(dispatcher, "d") == ([2], False)
 
 
 def test_one_that_had_too_little_memory_beside_others_can_end_well_alone() -> None:
     plan = Cohorts(3)
-    desk = new_desk(plan)
-    desk.take("a")
-    desk.hand_in("a", {0: COMPLETE, 1: NO_MEMORY, 2: NO_MEMORY})
+    dispatcher = new_dispatcher(plan)
+    dispatcher.assign("a")
+    dispatcher.complete("a", {0: COMPLETE, 1: NO_MEMORY, 2: NO_MEMORY})
     for trial_id, number in (("b", 1), ("c", 2)):
-        assert taken(desk, trial_id) == ([number], True)
-        assert desk.take("x") is None
-        desk.hand_in(trial_id, {0: COMPLETE})
-    assert plan.recorded == [(job(n), COMPLETE) for n in range(3)] and desk.idle
+        assert assigned(dispatcher, trial_id) == ([number], True)
+        assert dispatcher.assign("x") is None
+        dispatcher.complete(trial_id, {0: COMPLETE})
+    assert plan.recorded == [(job(n), COMPLETE) for n in range(3)] and dispatcher.idle
 
 
 def test_a_worker_killed_for_want_of_memory_is_told_from_one_that_died() -> None:
     plan = Cohorts(1, 1)
-    desk = new_desk(plan)
-    assert [taken(desk, trial_id) for trial_id in "ab"] == [([0], False), ([1], False)]
-    desk.close("a", KILLED)
-    assert desk.take("c") is None
-    desk.hand_in("b", {0: COMPLETE})
-    assert taken(desk, "c") == ([0], True)
-    desk.close("c", KILLED)
+    dispatcher = new_dispatcher(plan)
+    assert [assigned(dispatcher, trial_id) for trial_id in "ab"] == [([0], False), ([1], False)]
+    dispatcher.close("a", KILLED)
+    assert dispatcher.assign("c") is None
+    dispatcher.complete("b", {0: COMPLETE})
+    assert assigned(dispatcher, "c") == ([0], True)
+    dispatcher.close("c", KILLED)
     _, (_, outcome) = plan.recorded
     assert (outcome.error, outcome.out_of_memory) == ("out of memory, with nothing beside it", True)
 
 
 def test_want_of_memory_is_tried_again_alone_whatever_the_number_of_retries() -> None:
     plan = Cohorts(1, retries=0)
-    desk = new_desk(plan)
-    desk.take("a")
-    desk.close("a", KILLED)
-    assert plan.recorded == [] and taken(desk, "b") == ([0], True)
+    dispatcher = new_dispatcher(plan)
+    dispatcher.assign("a")
+    dispatcher.close("a", KILLED)
+    assert plan.recorded == [] and assigned(dispatcher, "b") == ([0], True)
 
 
 def test_a_cohort_killed_for_want_of_memory_is_done_one_at_a_time() -> None:
-    desk = new_desk(Cohorts(2))
-    desk.take("a")
-    desk.close("a", KILLED)
-    assert [taken(desk, trial_id) for trial_id in "bc"] == [([0], False), ([1], False)]
+    dispatcher = new_dispatcher(Cohorts(2))
+    dispatcher.assign("a")
+    dispatcher.close("a", KILLED)
+    assert [assigned(dispatcher, trial_id) for trial_id in "bc"] == [([0], False), ([1], False)]
 
 
 # Time.
@@ -198,12 +203,12 @@ def test_a_cohort_killed_for_want_of_memory_is_done_one_at_a_time() -> None:
 
 def test_a_job_that_took_too_long_has_failed_at_once(clock: list[float]) -> None:
     plan = Cohorts(1, 1, trial_limit_s=60.0)
-    desk = new_desk(plan)
-    desk.take("a")
+    dispatcher = new_dispatcher(plan)
+    dispatcher.assign("a")
     clock[0] += 500.0  # the worker starts
-    desk.begin("a")
+    dispatcher.begin("a")
     clock[0] += 60.5
-    desk.close("a", LOST)
+    dispatcher.close("a", LOST)
     assert [outcome.error for _, outcome in plan.recorded] == ["took longer than faults.trial_limit_s, 60 s"]
 
 
@@ -212,30 +217,30 @@ def test_a_job_whose_worker_was_lost_within_its_time_is_done_again(
     clock: list[float], begun: bool, seconds: float
 ) -> None:
     plan = Cohorts(1, trial_limit_s=60.0)
-    desk = new_desk(plan)
-    desk.take("a")
+    dispatcher = new_dispatcher(plan)
+    dispatcher.assign("a")
     if begun:
-        desk.begin("a")
+        dispatcher.begin("a")
     clock[0] += seconds
-    desk.close("a", LOST)
-    assert plan.recorded == [] and taken(desk, "b") == ([0], False)
+    dispatcher.close("a", LOST)
+    assert plan.recorded == [] and assigned(dispatcher, "b") == ([0], False)
 
 
 def test_a_cohort_that_took_too_long_is_done_one_at_a_time(clock: list[float]) -> None:
     plan = Cohorts(2, trial_limit_s=60.0)
-    desk = new_desk(plan)
-    desk.take("a")
-    desk.begin("a")
+    dispatcher = new_dispatcher(plan)
+    dispatcher.assign("a")
+    dispatcher.begin("a")
     clock[0] += 121.0
-    desk.close("a", LOST)
-    assert plan.recorded == [] and [taken(desk, t) for t in "bc"] == [([0], False), ([1], False)]
+    dispatcher.close("a", LOST)
+    assert plan.recorded == [] and [assigned(dispatcher, t) for t in "bc"] == [([0], False), ([1], False)]
 
 
 # Whatever happens.
 
 
 class Anything(RuleBasedStateMachine):
-    """Workers that end, fail, vanish and run out of memory in any order."""
+    """Workers that end, fail, vanish and run out of memory in any assignment."""
 
     RETRIES = 1
 
@@ -243,65 +248,67 @@ class Anything(RuleBasedStateMachine):
         super().__init__()
         self.plan = Cohorts(3, 1, 1, 2, 1, 4, 1, retries=self.RETRIES)
         self.all = [job for cohort in self.plan.cohorts for job in cohort]
-        self.desk = new_desk(self.plan)
+        self.dispatcher = new_dispatcher(self.plan)
         self.ids = count()
         self.handed_out: Counter[int] = Counter()
 
     @rule()
-    def take(self) -> None:
-        before = dict(self.desk.orders)
-        order = self.desk.take(trial_id := f"t{next(self.ids)}")
-        if order is None:
+    def assign(self) -> None:
+        before = dict(self.dispatcher.assignments)
+        assignment = self.dispatcher.assign(trial_id := f"t{next(self.ids)}")
+        if assignment is None:
             assert before or not self.plan.cohorts  # with nothing under way there is always something, or the end
             return
-        assert not (before and order.alone) and not any(o.alone for o in before.values())
-        assert self.desk.orders[trial_id] is order
-        self.handed_out.update(job.trial for job in order.jobs.values())
+        assert not (before and assignment.alone) and not any(o.alone for o in before.values())
+        assert self.dispatcher.assignments[trial_id] is assignment
+        self.handed_out.update(job.trial for job in assignment.jobs.values())
 
-    @precondition(lambda self: self.desk.orders)
+    @precondition(lambda self: self.dispatcher.assignments)
     @rule(data=st.data(), outcome=st.sampled_from([COMPLETE, FAILED, NO_MEMORY]))
     def end_some(self, data: st.DataObject, outcome: Outcome) -> None:
-        trial_id = data.draw(st.sampled_from(sorted(self.desk.orders)))
-        places = sorted(self.desk.orders[trial_id].jobs)
+        trial_id = data.draw(st.sampled_from(sorted(self.dispatcher.assignments)))
+        places = sorted(self.dispatcher.assignments[trial_id].jobs)
         some = data.draw(st.lists(st.sampled_from(places), min_size=1, unique=True))
-        self.desk.hand_in(trial_id, dict.fromkeys(some, outcome))
+        self.dispatcher.complete(trial_id, dict.fromkeys(some, outcome))
 
-    @precondition(lambda self: self.desk.orders)
+    @precondition(lambda self: self.dispatcher.assignments)
     @rule(data=st.data(), error=st.sampled_from([LOST, KILLED, ""]))
     def lose(self, data: st.DataObject, error: str) -> None:
-        self.desk.close(data.draw(st.sampled_from(sorted(self.desk.orders))), error)
+        self.dispatcher.close(data.draw(st.sampled_from(sorted(self.dispatcher.assignments))), error)
 
-    @precondition(lambda self: self.desk.orders)
+    @precondition(lambda self: self.dispatcher.assignments)
     @rule(data=st.data())
     def retire(self, data: st.DataObject) -> None:
-        trial_id = data.draw(st.sampled_from(sorted(self.desk.orders)))
-        jobs = [job.trial for job in self.desk.orders[trial_id].jobs.values()]
+        trial_id = data.draw(st.sampled_from(sorted(self.dispatcher.assignments)))
+        jobs = [job.trial for job in self.dispatcher.assignments[trial_id].jobs.values()]
         self.handed_out.subtract(jobs)  # which is no loss
-        self.desk.hand_back(trial_id)
+        self.dispatcher.return_jobs(trial_id)
 
     @rule()
     def close_what_has_ended(self) -> None:
-        self.desk.close("t0" if "t0" not in self.desk.orders else "never", LOST)
+        self.dispatcher.close("t0" if "t0" not in self.dispatcher.assignments else "never", LOST)
 
     @invariant()
     def each_job_is_in_one_place(self) -> None:
         waiting = [job.trial for cohort in self.plan.cohorts for job in cohort]
-        again = [job.trial for jobs, _ in self.desk.again for job in jobs]
-        under_way = [job.trial for order in self.desk.orders.values() for job in order.jobs.values()]
+        again = [job.trial for jobs, _ in self.dispatcher.requeued for job in jobs]
+        under_way = [
+            job.trial for assignment in self.dispatcher.assignments.values() for job in assignment.jobs.values()
+        ]
         assert sorted(waiting + again + under_way + self.plan.trials()) == [job.trial for job in self.all]
 
     @invariant()
-    def no_order_is_empty(self) -> None:
-        assert all(order.jobs for order in self.desk.orders.values())
+    def no_assignment_is_empty(self) -> None:
+        assert all(assignment.jobs for assignment in self.dispatcher.assignments.values())
 
     def teardown(self) -> None:
         """All that is left ends well: then every job was recorded once, and none was tried more often than may be."""
-        for trial_id, under_way in list(self.desk.orders.items()):
-            self.desk.hand_in(trial_id, dict.fromkeys(list(under_way.jobs), COMPLETE))
-        while (order := self.desk.take(trial_id := f"t{next(self.ids)}")) is not None:
-            self.handed_out.update(job.trial for job in order.jobs.values())
-            self.desk.hand_in(trial_id, dict.fromkeys(list(order.jobs), COMPLETE))
-        assert self.desk.idle
+        for trial_id, under_way in list(self.dispatcher.assignments.items()):
+            self.dispatcher.complete(trial_id, dict.fromkeys(list(under_way.jobs), COMPLETE))
+        while (assignment := self.dispatcher.assign(trial_id := f"t{next(self.ids)}")) is not None:
+            self.handed_out.update(job.trial for job in assignment.jobs.values())
+            self.dispatcher.complete(trial_id, dict.fromkeys(list(assignment.jobs), COMPLETE))
+        assert self.dispatcher.idle
         assert sorted(self.plan.trials()) == [job.trial for job in self.all]
         # Once, as often again as a worker may be lost, and for the cohort's loss; once more alone.
         assert max(self.handed_out.values()) <= 1 + self.RETRIES + 2

@@ -1,4 +1,4 @@
-"""The desk between a plan and Tune, without Ray: checkpoints, what cannot be written, and what Tune is told."""
+"""The dispatcher between a plan and Tune, without Ray: checkpoints, what cannot be written, and what Tune is told."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.run_configs import run_config
-from tests.tuner.planning.test_dispatch import COMPLETE, LOST, Cohorts, job, new_desk
+from tests.tuner.planning.test_dispatch import COMPLETE, LOST, Cohorts, job, new_dispatcher
 from tuner.jobs import Done, Job, checkpoint_name
-from tuner.planning.dispatch import Desk, Halted
+from tuner.planning.dispatch import Dispatcher, Halted
 from tuner.planning.plan import Plan
 from tuner.store.run import Run
 from tuner.workers import tune
@@ -37,73 +37,73 @@ class Retrained:
 
 
 @pytest.fixture
-def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Desk]:
-    """A desk before a plan with a run directory of its own."""
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dispatcher]:
+    """A dispatcher before a plan with a run directory of its own."""
     monkeypatch.setattr(tune.ray, "put", lambda content: content)
     config = run_config({"adam": {"class": "pkg.Adam", "space": {"lr": {"low": 0.0, "high": 1.0}}}}, seeds=8)
 
-    def make(*sizes: int) -> Desk:
+    def make(*sizes: int) -> Dispatcher:
         retrain: Any = Retrained(*sizes)
-        return new_desk(Plan(config, Run.create(tmp_path / "run", config), None, retrain))
+        return new_dispatcher(Plan(config, Run.create(tmp_path / "run", config), None, retrain))
 
     return make
 
 
-def files(desk: Desk) -> list[str]:
-    folder = desk.plan.run.path / "checkpoints"
+def files(dispatcher: Dispatcher) -> list[str]:
+    folder = dispatcher.plan.run.path / "checkpoints"
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def suggested(desk: Desk, trial_id: str) -> tuple[list[int], dict[str, bytes]]:
+def suggested(dispatcher: Dispatcher, trial_id: str) -> tuple[list[int], dict[str, bytes]]:
     """Seeds and checkpoints of what Tune is told to do."""
-    found = JobSearcher(desk).suggest(trial_id)
+    found = JobSearcher(dispatcher).suggest(trial_id)
     assert isinstance(found, dict)
     return [job["seed"] for job in found["jobs"]], found["checkpoints"]
 
 
 def test_a_checkpoint_is_handed_out_again_with_its_job_and_goes_when_that_is_recorded(real: Any) -> None:
-    desk = real(1, 1)
-    assert suggested(desk, "a") == ([0], {})
+    dispatcher = real(1, 1)
+    assert suggested(dispatcher, "a") == ([0], {})
     for content in (b"early", b"late"):
-        desk.keep("a", [0], content)
-    assert files(desk) == ["adam-seed-0.pt"]
-    desk.close("a", LOST)
-    assert suggested(desk, "b") == ([0], {"adam-seed-0": b"late"})
-    desk.hand_in("b", {0: COMPLETE})
-    assert files(desk) == [] and not (desk.plan.run.path / "checkpoints").exists()
-    assert suggested(desk, "c") == ([1], {})
-    assert desk.plan.retrain.recorded == [Job("retrain", "adam", 3, 0, {"lr": 0.1})]
+        dispatcher.save_checkpoint("a", [0], content)
+    assert files(dispatcher) == ["adam-seed-0.pt"]
+    dispatcher.close("a", LOST)
+    assert suggested(dispatcher, "b") == ([0], {"adam-seed-0": b"late"})
+    dispatcher.complete("b", {0: COMPLETE})
+    assert files(dispatcher) == [] and not (dispatcher.plan.run.path / "checkpoints").exists()
+    assert suggested(dispatcher, "c") == ([1], {})
+    assert dispatcher.plan.retrain.recorded == [Job("retrain", "adam", 3, 0, {"lr": 0.1})]
 
 
 def test_a_cohorts_checkpoint_goes_when_it_is_recorded(real: Any) -> None:
-    desk = real(3, 1)
-    assert suggested(desk, "a") == ([0, 1, 2], {})
-    suggested(desk, "b")
-    desk.keep("a", [0, 1, 2], b"all")
-    desk.keep("b", [0], b"other")
-    desk.hand_in("a", dict.fromkeys(range(3), COMPLETE))
-    assert files(desk) == ["adam-seed-3.pt"]
+    dispatcher = real(3, 1)
+    assert suggested(dispatcher, "a") == ([0, 1, 2], {})
+    suggested(dispatcher, "b")
+    dispatcher.save_checkpoint("a", [0, 1, 2], b"all")
+    dispatcher.save_checkpoint("b", [0], b"other")
+    dispatcher.complete("a", dict.fromkeys(range(3), COMPLETE))
+    assert files(dispatcher) == ["adam-seed-3.pt"]
 
 
 def test_jobs_of_a_cohort_that_train_as_one_have_a_checkpoint_of_their_own(real: Any) -> None:
-    desk = real(4)
-    suggested(desk, "a")
-    desk.keep("a", [1, 3], b"two")
-    desk.hand_in("a", {0: COMPLETE})
-    assert files(desk) == ["adam-seed-1.pt"]
-    desk.hand_in("a", {1: COMPLETE, 3: COMPLETE})
-    assert files(desk) == []
+    dispatcher = real(4)
+    suggested(dispatcher, "a")
+    dispatcher.save_checkpoint("a", [1, 3], b"two")
+    dispatcher.complete("a", {0: COMPLETE})
+    assert files(dispatcher) == ["adam-seed-1.pt"]
+    dispatcher.complete("a", {1: COMPLETE, 3: COMPLETE})
+    assert files(dispatcher) == []
 
 
 def test_a_lost_cohorts_checkpoint_goes_with_its_jobs(real: Any) -> None:
-    desk = real(2)
-    suggested(desk, "a")
-    desk.keep("a", [0, 1], b"both")
-    desk.close("a", LOST)
+    dispatcher = real(2)
+    suggested(dispatcher, "a")
+    dispatcher.save_checkpoint("a", [0, 1], b"both")
+    dispatcher.close("a", LOST)
     for trial_id in "bc":
-        suggested(desk, trial_id)
-        desk.hand_in(trial_id, {0: COMPLETE})
-    assert files(desk) == []
+        suggested(dispatcher, trial_id)
+        dispatcher.complete(trial_id, {0: COMPLETE})
+    assert files(dispatcher) == []
 
 
 def test_names_of_checkpoints_cannot_be_mistaken() -> None:
@@ -122,19 +122,19 @@ def test_what_cannot_be_written_halts_the_run_with_the_reason() -> None:
         plan.tick = plan.note_task = lambda *_: None
         plan.run = SimpleNamespace(write_checkpoint=lambda *_: None)
         setattr(plan.run if broken == "write_checkpoint" else plan, broken, full)
-        desk = new_desk(plan)
-        desk.take("a")
-        callback, trial = JobCallback(desk), SimpleNamespace(trial_id="a", config={})
+        dispatcher = new_dispatcher(plan)
+        dispatcher.assign("a")
+        callback, trial = JobCallback(dispatcher), SimpleNamespace(trial_id="a", config={})
         result = {"about": {"parameters": 3}, "checkpoint": ([0], b"x"), "outcomes": {0: COMPLETE}, "done": True}
         with pytest.raises(Halted, match=r"^runs/a/trials.csv: No space left on device$"):  # noqa: PT012
             callback.on_step_begin(1, [])
             callback.on_trial_result(1, [], trial, result)
     plan = Cohorts(1, retries=0)
     plan.record = full
-    desk = new_desk(plan)
-    desk.take("a")
+    dispatcher = new_dispatcher(plan)
+    dispatcher.assign("a")
     with pytest.raises(Halted):
-        JobCallback(desk).on_trial_complete(1, [], SimpleNamespace(trial_id="a", config={}))
+        JobCallback(dispatcher).on_trial_complete(1, [], SimpleNamespace(trial_id="a", config={}))
 
 
 def test_what_cannot_be_read_or_asked_halts_the_run_too() -> None:
@@ -145,19 +145,19 @@ def test_what_cannot_be_read_or_asked_halts_the_run_too() -> None:
 
     plan.next_jobs = gone
     with pytest.raises(Halted, match="runs/a: No such file or directory"):
-        JobSearcher(new_desk(plan)).suggest("a")
+        JobSearcher(new_dispatcher(plan)).suggest("a")
 
 
 def test_tune_is_told_to_wait_while_something_is_under_way_and_to_finish_then() -> None:
     plan: Any = Cohorts(1)
     plan.checkpoints = lambda jobs: {}
-    desk = new_desk(plan)
-    searcher = JobSearcher(desk)
+    dispatcher = new_dispatcher(plan)
+    searcher = JobSearcher(dispatcher)
     found = searcher.suggest("a")
     assert found == {"jobs": [job(0).to_dict()], "alone": False, "checkpoints": {}}
     assert searcher.suggest("b") is None
-    desk.close("a", LOST)
+    dispatcher.close("a", LOST)
     assert searcher.suggest("b") == found
     assert searcher.suggest("c") is None
-    desk.hand_in("b", {0: COMPLETE})
+    dispatcher.complete("b", {0: COMPLETE})
     assert searcher.suggest("c") == Searcher.FINISHED
