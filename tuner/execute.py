@@ -257,7 +257,7 @@ def tell(plan: Plan, config: Config, run: Run, end: End, output: Output) -> int:
     say = console(output)
     for name in plan.hopeless():
         print(f"{name}: its search was given up, since all of its trials failed", file=sys.stderr)
-    for line in plan.spoilt:
+    for line in plan.replaced_workers:
         print(line, file=sys.stderr)
     for job, error in plan.failures[:1]:
         failed = f"{len(plan.failures)} {'run' if len(plan.failures) == 1 else 'runs'} failed"

@@ -214,7 +214,7 @@ class Plan:
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
         self.unanalyzed: list[tuple[Job, str]] = []
-        self.spoilt: dict[str, None] = {}
+        self.replaced_workers: dict[str, None] = {}
 
     def next_jobs(self) -> list[Job]:
         """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
@@ -263,9 +263,9 @@ class Plan:
             self.run.write_env(self.run.env() | text.plain(about))
             self.task_noted = True
 
-    def note_spoilt(self, why: str) -> None:
+    def note_replaced_worker(self, reason: str) -> None:
         """A worker has been replaced; each reason is said once."""
-        self.spoilt[why] = None
+        self.replaced_workers[reason] = None
 
     def progress(self) -> list[Progress]:
         return [*(self.search.progress() if self.search else ()), *self.retrain.progress()]

@@ -41,7 +41,8 @@ class Worker(tune.Trainable):
 
     A result holds ``outcomes``, of the jobs that ended since the one before, by their places; ``value``, the task's
     metric, for a scheduler to compare, and ``if_stopped``, the outcomes if it stopped the run now; ``about``, what
-    env.json says of data and network; ``spoilt``, why this process is to do no other job; and whether it ``retires``:
+    env.json says of data and network; ``worker_unusable``, why this process may do no other job; and whether it
+    ``retires``:
     another worker then does what is left.
     """
 
@@ -74,8 +75,8 @@ class Worker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        if self.workbench and self.workbench.spoilt:
-            return self._retire(self.workbench.spoilt)
+        if self.workbench and self.workbench.unusable:
+            return self._retire(self.workbench.unusable)
         try:
             if self.workbench is None:
                 self.workbench = Workbench(self.run_config)
@@ -97,16 +98,16 @@ class Worker(tune.Trainable):
             "value": ended[0].metrics.get(self.run_config.task.metric) if ended else None,
             "looks": len(ended[0].evaluations) - 1 if ended else None,  # the first is before training
             "about": self.workbench.about if self.workbench else None,
-            "spoilt": self.workbench.spoilt if self.workbench else "",
+            "worker_unusable": self.workbench.unusable if self.workbench else "",
             "done": not self.left,
         }
 
-    def _retire(self, spoilt: str) -> dict[str, Any]:
+    def _retire(self, reason: str) -> dict[str, Any]:
         """Hand back what is left; then end this process, since Tune would use it again."""
         if self.retired:
             os._exit(1)
         self.retired = True
-        return {"spoilt": spoilt, "retires": True, "value": None, "done": False}
+        return {"worker_unusable": reason, "retires": True, "value": None, "done": False}
 
     # Tune calls these when it pauses a trial, which none of our schedulers does: checkpoints are the driver's to keep.
 
@@ -142,8 +143,8 @@ class Workbench:
     """What outlives a job: the task with its data on the device, the optimizers' classes.
 
     Attributes:
-        spoilt: why this process is of no use to other jobs: what one left behind in it, or that its device has failed;
-            empty while it is.
+        unusable: why this process may do no other job: what one left behind in it, or that its device has failed;
+            empty while it may.
     """
 
     def __init__(self, config: Config) -> None:
@@ -157,7 +158,7 @@ class Workbench:
         classes.set_up(self.task, config)
         self.engine = classes.make_engine(config)
         self.scales: dict[str, float] = {}
-        self.spoilt = ""
+        self.unusable = ""
         self.code = watched_code.Code(type(self.task))
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
         self.about = {
@@ -195,7 +196,7 @@ class Workbench:
                     continue
                 except Exception:
                     stack.release_memory(self.task.device)
-                if self.spoilt:
+                if self.unusable:
                     os._exit(1)  # lost: other workers then do them one at a time
             for place, job in zip(places, chosen, strict=True):
                 for report in self._single(job, checkpoints, every_evaluation=every_evaluation and len(jobs) == 1):
@@ -203,7 +204,7 @@ class Workbench:
 
     @contextmanager
     def _apart(self, job: Job) -> Iterator[None]:
-        """What is done of a job leaves no trace in this process, or spoils it."""
+        """What is done of a job leaves no trace in this process, or makes the process unusable."""
         from tuner.training.isolation import restored
         from tuner.training.watched_code import listed
 
@@ -213,7 +214,7 @@ class Workbench:
                 yield
         finally:
             if changes := self.code.changed() + lasting:
-                self.spoilt = (
+                self.unusable = (
                     f"{job.optimizer}: a run of it changed {listed(changes)}, which cannot be undone; "
                     "the worker was replaced, so that other runs see nothing of it"
                 )
@@ -229,7 +230,7 @@ class Workbench:
         except Exception as error:
             failed = failure(error, curves[0])
         if "CUDA error" in failed.error:
-            self.spoilt = f"{job}: the GPU failed it, and its worker was replaced"
+            self.unusable = f"{job}: the GPU failed it, and its worker was replaced"
         else:
             stack.release_memory(self.task.device)
         yield Report({0: failed})

@@ -130,8 +130,8 @@ class JobCallback(tune.Callback):
         with on_disk():
             if about := result.pop("about", None):
                 self.dispatcher.plan.note_task(about)
-            if spoilt := result.pop("spoilt", ""):
-                self.dispatcher.plan.note_spoilt(spoilt)
+            if reason := result.pop("worker_unusable", ""):
+                self.dispatcher.plan.note_replaced_worker(reason)
             if result.pop("retires", False):
                 self.dispatcher.return_jobs(trial.trial_id)
             if result.pop("begins", False):

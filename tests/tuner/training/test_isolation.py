@@ -97,7 +97,7 @@ def test_settings_and_streams_are_as_before_after_a_run_that_changed_them(tmp_pa
     rest(worker)
     expected = honest(worker)
     then(worker, asked("spoiler"))
-    assert worker.workbench is not None and not worker.workbench.spoilt
+    assert worker.workbench is not None and not worker.workbench.unusable
     assert honest(worker) == expected
 
 
@@ -159,15 +159,15 @@ def test_a_worker_whose_code_was_changed_says_what_and_does_no_other_job(
 ) -> None:
     worker = started(config(tmp_path, what), asked("adam"))
     (report,) = rest(worker)
-    assert report["spoilt"] == ""
+    assert report["worker_unusable"] == ""
     worker.reset_config(order(asked("spoiler")))
     report = rest(worker)[-1]
     assert report["done"]
     why = f"spoiler: a run of it changed {what}, which cannot be undone; the worker was replaced, "
-    assert report["spoilt"].startswith(why)
+    assert report["worker_unusable"].startswith(why)
     worker.reset_config(order(asked("rmsprop", 2)))
     handed_back = worker.step()
-    assert handed_back == {"spoilt": report["spoilt"], "retires": True, "value": None, "done": False}
+    assert handed_back == {"worker_unusable": report["worker_unusable"], "retires": True, "value": None, "done": False}
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     worker.step()
@@ -178,7 +178,7 @@ def test_a_worker_whose_code_was_changed_says_what_and_does_no_other_job(
 def test_the_rest_of_a_cohort_is_handed_back_after_the_one_that_changed_it(tmp_path: Path) -> None:
     worker = started(config(tmp_path, ADAM), asked("spoiler", 3))
     first, second = worker.step(), worker.step()
-    assert list(first["outcomes"]) == [0] and first["spoilt"] and not first["done"]
+    assert list(first["outcomes"]) == [0] and first["worker_unusable"] and not first["done"]
     assert second.get("retires") and "outcomes" not in second
 
 
