@@ -255,7 +255,7 @@ def tell(plan: Plan, config: Config, run: Run, end: End, output: Output) -> int:
     from tuner.console.end_of_run import present
 
     say = console(output)
-    for name in plan.hopeless():
+    for name in plan.abandoned_searches():
         print(f"{name}: its search was given up, since all of its trials failed", file=sys.stderr)
     for line in plan.replaced_workers:
         print(line, file=sys.stderr)

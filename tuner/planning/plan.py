@@ -220,9 +220,9 @@ class Plan:
         """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
         return (self.search.next_jobs() if self.search else []) or self.retrain.next_jobs()
 
-    def hopeless(self) -> list[str]:
+    def abandoned_searches(self) -> list[str]:
         """The optimizers whose search was given up."""
-        return [name for name, study in self.search.studies.items() if study.given_up] if self.search else []
+        return [name for name, study in self.search.studies.items() if study.abandoned] if self.search else []
 
     def record(self, done: Done) -> None:
         """Write down what became of jobs: their curves first, so that a recorded run always has them."""

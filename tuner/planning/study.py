@@ -33,7 +33,7 @@ STATES = {
 }  # fmt: skip
 LEARNING = ("tpe", "gp")
 ANY_TRIAL = create_trial(state=TrialState.WAITING)
-HOPELESS = 5
+ABANDONED_AFTER = 5
 """A search is given up when so many trials have ended and all of them failed."""
 BOUNDARY = 0.05
 """A best value in this outer share of its range is reported as at the boundary."""
@@ -148,14 +148,14 @@ class OptimizerStudy:
         return len(self._running)
 
     @property
-    def given_up(self) -> bool:
+    def abandoned(self) -> bool:
         """Whether all of its trials fail, so that more would, too."""
-        return self._new["failed"] == self._new["ended"] >= HOPELESS
+        return self._new["failed"] == self._new["ended"] >= ABANDONED_AFTER
 
     @property
     def asks(self) -> bool:
         """Whether there are trials to begin."""
-        return self.asked < self.total and not self.given_up
+        return self.asked < self.total and not self.abandoned
 
     @property
     def over(self) -> bool:

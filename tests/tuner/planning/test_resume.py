@@ -19,7 +19,7 @@ from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import Plan, retrain_plan, search_plan
-from tuner.planning.study import HOPELESS
+from tuner.planning.study import ABANDONED_AFTER
 from tuner.store.run import Run
 
 KINDS: list[Any] = ["a", 1, 0.5, False]
@@ -374,25 +374,25 @@ def test_a_search_whose_trials_all_fail_is_given_up_and_a_resumed_one_gets_as_ma
 
     for _ in range(2):
         plan = finish(asked, run, Workers(number, of_one))
-        assert plan.hopeless() == ["one"]
+        assert plan.abandoned_searches() == ["one"]
         tried = numbers(run, "one")
         assert tried == list(range(len(tried)))
-        assert before + HOPELESS <= len(tried) < before + HOPELESS + number * cohort
+        assert before + ABANDONED_AFTER <= len(tried) < before + ABANDONED_AFTER + number * cohort
         assert len(numbers(run, "two")) == trials
         assert {row["optimizer"] for row in run.seed_rows()} == {"two"}
         before = len(tried)
         assert_database_agrees(run, asked)
     plan = finish(asked, run, Workers(number))
-    assert plan.hopeless() == [] and numbers(run, "one") == list(range(trials))
+    assert plan.abandoned_searches() == [] and numbers(run, "one") == list(range(trials))
     assert run.best()["optimizers"]["one"]["n_failed"] == before
 
 
-@pytest.mark.parametrize("fine", range(HOPELESS))
+@pytest.mark.parametrize("fine", range(ABANDONED_AFTER))
 def test_one_success_among_the_first_keeps_a_search_going(fine: int, new_run: Callable[..., Run]) -> None:
     asked = config(trials=8)
     run = new_run(asked)
     plan = finish(asked, run, Workers(becomes=lambda job: "complete" if job.trial == fine else "failed"))
-    assert plan.hopeless() == [] and len(run.trial_rows()) == 16
+    assert plan.abandoned_searches() == [] and len(run.trial_rows()) == 16
 
 
 # What others left in study.db.
