@@ -329,7 +329,7 @@ def test_what_an_earlier_version_kept_of_a_run_can_be_recorded(run: Run) -> None
 
 
 def test_only_retraining_is_analysed() -> None:
-    from tuner.workers.trainable import Workbench
+    from tuner.workers.workbench import Workbench
 
     config = run_config(OPTIMIZERS)
     asked = config.model_copy(update={"retrain": config.retrain.model_copy(update={"analyze_curvature": 3})})

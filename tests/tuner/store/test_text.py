@@ -132,7 +132,7 @@ ERRORS: list[Exception] = [
 
 
 def failed(error: Exception) -> Outcome:
-    from tuner.workers.trainable import failure
+    from tuner.workers.workbench import failure
 
     return failure(raised(error), [])
 

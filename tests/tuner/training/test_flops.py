@@ -20,7 +20,7 @@ from tuner.jobs import Job, Outcome
 from tuner.planning.estimate import Timings
 from tuner.training.flops import curvature_scale
 from tuner.workers import rehearsal
-from tuner.workers.trainable import Workbench
+from tuner.workers.workbench import Workbench
 
 SIZES = {"mnist1d": (40, 100, 10), "small": (6, 9, 3)}
 ESTIMATORS = ["hutchinson", "three probes", "hvp", "gnb", "ggn_mc", "ggn_exact", "exact"]

@@ -23,7 +23,8 @@ from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome, checkpoint_name
 from tuner.training import checkpoint, stack
 from tuner.training.single import Trainer
-from tuner.workers.trainable import Worker, failure
+from tuner.workers.trainable import Worker
+from tuner.workers.workbench import failure
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +225,8 @@ import torch
 import tuner.workers.trainable
 from tasks.tabular_mlp import TabularMLP
 from tests.tuner.workers.test_checkpoint_worker import config, jobs
-from tuner.workers.trainable import Workbench, Worker
+from tuner.workers.trainable import Worker
+from tuner.workers.workbench import Workbench
 
 tuner.workers.trainable.ray = SimpleNamespace(get=lambda content: content)
 loss, steps = TabularMLP.loss, [0]

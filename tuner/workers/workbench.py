@@ -1,0 +1,305 @@
+"""The workbench trains cohorts of jobs in one process and keeps task data and classes warm between them. No Ray.
+
+Imports torch when it is made.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tuner import text
+from tuner.config import classes
+from tuner.config.schema import Config
+from tuner.errors import UserError, nearest
+from tuner.jobs import Job, Outcome, checkpoint_name
+
+if TYPE_CHECKING:
+    from tuner.training.loop import Budget, Evaluation, Result, Saving, Snapshot
+    from tuner.training.single import MakeOptimizer
+
+    Training = Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]
+
+Curves = list[list[dict[str, Any]]]
+"""The evaluations of jobs that train as one."""
+
+NOTHING: Mapping[str, bytes] = {}
+STDERR = 2
+OUT_OF_MEMORY = re.compile(
+    r"^(OutOfMemoryError|MemoryError)\b|CUDA out of memory|can't allocate memory|not enough memory"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of its jobs, by their places.
+
+    Attributes:
+        outcomes: of those that ended.
+        if_stopped: what that of a single one would be if it was stopped now.
+        checkpoint: jobs that train as one, and the state from which they can go on.
+    """
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    if_stopped: dict[int, Outcome] = field(default_factory=dict)
+    checkpoint: tuple[list[int], bytes] | None = None
+
+    def of(self, places: list[int]) -> Report:
+        """The same of jobs that are at these places among more."""
+        return Report(
+            {places[place]: outcome for place, outcome in self.outcomes.items()},
+            {places[place]: outcome for place, outcome in self.if_stopped.items()},
+            self.checkpoint and (places, self.checkpoint[1]),
+        )
+
+
+class Workbench:
+    """What outlives a job: the task with its data on the device, the optimizers' classes.
+
+    Attributes:
+        unusable: why this process may do no other job: what one left behind in it, or that its device has failed;
+            empty while it may.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        import torch
+
+        from tuner.training import checkpoint, flops, isolation, stack, watched_code  # noqa: F401  (imports take seconds: charged to none)
+
+        torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports for seconds
+        self.task = classes.make_task(config)
+        classes.set_up(self.task, config)
+        self.engine = classes.make_engine(config)
+        self.scales: dict[str, float] = {}
+        self.unusable = ""
+        self.code = watched_code.Code(type(self.task))
+        parameters = sum(param.numel() for param in self.task.build(0).parameters())
+        self.about = {
+            "data": self.task.data_summary, "parameters": parameters, "device": self.task.device.type,
+        }  # fmt: skip
+
+    def reports(
+        self,
+        jobs: Sequence[Job],
+        *,
+        every_evaluation: bool,
+        alone: bool = False,
+        checkpoints: Mapping[str, bytes] | None = NOTHING,
+    ) -> Generator[Report]:
+        """Train jobs of one optimizer, what can be stacked in lockstep.
+
+        Args:
+            every_evaluation: report those of a single job, but for the first and the last.
+            alone: whether they may have all of the device's memory.
+            checkpoints: by their names, of jobs that go on from there; ``None`` where none are to be made.
+        """
+        from tuner.training import stack
+
+        classes.limit_memory(self.config, self.task.device, alone=alone)
+        members = [stack.Member(job.hp, job.seed) for job in jobs]
+        with self._apart(jobs[0]):  # the class is imported here, so that what that does is undone for all its runs
+            make = self._optimizer(jobs[0])
+            stacks = stack.stacks(self.task, make, members, self.engine) if len(jobs) > 1 else [[0]]
+        for places in stacks:
+            chosen = [jobs[place] for place in places]
+            if len(chosen) > 1:
+                try:
+                    for report in self._training(chosen, new_curves(chosen), checkpoints):
+                        yield report.of(places)
+                    continue
+                except Exception:
+                    stack.release_memory(self.task.device)
+                if self.unusable:
+                    os._exit(1)  # lost: other workers then do them one at a time
+            for place, job in zip(places, chosen, strict=True):
+                for report in self._single(job, checkpoints, every_evaluation=every_evaluation and len(jobs) == 1):
+                    yield report.of([place])
+
+    @contextmanager
+    def _apart(self, job: Job) -> Iterator[None]:
+        """What is done of a job leaves no trace in this process, or makes the process unusable."""
+        from tuner.training.isolation import restored
+        from tuner.training.watched_code import listed
+
+        lasting: list[str] = []
+        try:
+            with restored(lasting):
+                yield
+        finally:
+            if changes := self.code.changed() + lasting:
+                self.unusable = (
+                    f"{job.optimizer}: a run of it changed {listed(changes)}, which cannot be undone; "
+                    "the worker was replaced, so that other runs see nothing of it"
+                )
+
+    def _single(self, job: Job, checkpoints: Mapping[str, bytes] | None, *, every_evaluation: bool) -> Iterator[Report]:
+        """What goes wrong is the job's outcome."""
+        from tuner.training import stack
+
+        curves = new_curves([job])
+        try:
+            yield from self._training([job], curves, checkpoints, every_evaluation=every_evaluation)
+            return
+        except Exception as error:
+            failed = failure(error, curves[0])
+        if "CUDA error" in failed.error:
+            self.unusable = f"{job}: the GPU failed it, and its worker was replaced"
+        else:
+            stack.release_memory(self.task.device)
+        yield Report({0: failed})
+
+    def _training(
+        self,
+        jobs: Sequence[Job],
+        curves: Curves,
+        checkpoints: Mapping[str, bytes] | None,
+        *,
+        every_evaluation: bool = False,
+    ) -> Iterator[Report]:
+        """Train jobs as one, from their checkpoint where there is one, and fill in their curves."""
+        from tuner.training.loop import NotRestoredError, Saving
+
+        every_s = None if checkpoints is None else self.config.faults.checkpoint_s
+        kept = self._kept(jobs, checkpoints or NOTHING)
+        if kept is not None:
+            curves[:] = kept["curves"]
+            with suppress(NotRestoredError):  # by another version, say: begin anew
+                yield from self._from(Saving(kept["state"], every_s), jobs, curves, every_evaluation)
+                return
+            curves[:] = new_curves(jobs)
+        yield from self._from(Saving(None, every_s), jobs, curves, every_evaluation)
+
+    def _from(self, saving: Saving, jobs: Sequence[Job], curves: Curves, every_evaluation: bool) -> Iterator[Report]:
+        budget = self._budget(jobs[0])
+        with self._apart(jobs[0]), closing(self._run(jobs, budget, saving)) as run:
+            results = yield from self._reports(run, jobs, curves, budget, every_evaluation)
+        outcomes = map(outcome, results, curves)
+        yield Report(dict(enumerate(outcomes)))  # only now is it known what they left behind
+
+    def _run(self, jobs: Sequence[Job], budget: Budget, saving: Saving) -> Training:
+        """The training itself, with the count before it, which is within the time limit."""
+        from tuner.training import stack
+
+        make = self._optimizer(jobs[0])
+        members = [stack.Member(job.hp, job.seed) for job in jobs]
+        scale = self._curvature_scale(jobs[0], make)
+        return (yield from stack.training(self.task, make, members, budget, self.engine, saving, scale))
+
+    def _curvature_scale(self, job: Job, make: MakeOptimizer) -> float:
+        """Counted once for an optimizer and its choices and whole numbers; its other hyperparameters are those of its
+        first point, so that all workers come to the same."""
+        from tuner.training.flops import curvature_scale
+
+        spec = self.config.optimizers[job.optimizer]
+        real = {name for name, dim in spec.space.items() if dim.choices is None and not dim.integer}
+        discrete = {name: value for name, value in job.hp.items() if name not in real}
+        key = f"{job.optimizer} {discrete}"
+        if key not in self.scales:
+            scale, uncounted = curvature_scale(self.task, make, spec.first_point() | discrete)
+            if uncounted:  # for want of memory, say, which there may be for the next
+                return scale
+            self.scales[key] = scale
+        return self.scales[key]
+
+    def _reports(
+        self, run: Training, jobs: Sequence[Job], curves: Curves, budget: Budget, every_evaluation: bool
+    ) -> Generator[Report, None, list[Result]]:
+        """Fill in the curves, report on the way, return the results."""
+        from tuner.training import checkpoint
+        from tuner.training.loop import Snapshot
+
+        limit_s = self.config.faults.trial_limit_s
+        until = None if limit_s is None else time.monotonic() + limit_s * len(jobs)
+        while True:
+            try:
+                with ended_after(until):
+                    told = next(run)
+            except StopIteration as stop:
+                return stop.value
+            if isinstance(told, Snapshot):
+                content = {"jobs": [job.to_dict() for job in jobs], "curves": curves, "state": told.state}
+                if (data := checkpoint.pack(content)) is not None:
+                    yield Report(checkpoint=(list(range(len(jobs))), data))
+                continue
+            for member, evaluation in told.items():
+                curves[member].append(self._checked(evaluation))
+            if every_evaluation and 0 < told[0].epoch < budget.epochs:
+                clocks = {"steps": told[0].step, "seconds": told[0].seconds}
+                yield Report(if_stopped={0: Outcome("stopped", told[0].metrics, clocks, list(curves[0]))})
+
+    def _kept(self, jobs: Sequence[Job], checkpoints: Mapping[str, bytes]) -> dict[str, Any] | None:
+        """What the checkpoint of these jobs holds; ``None`` where there is none that can be read."""
+        data = checkpoints.get(checkpoint_name(jobs))
+        if data is None:
+            return None
+        from tuner.training import checkpoint
+
+        try:
+            kept = checkpoint.unpack(data)
+            same = kept["jobs"] == [job.to_dict() for job in jobs] and kept.keys() == {"jobs", "curves", "state"}
+        except (checkpoint.UnreadableError, LookupError, TypeError):
+            return None
+        return kept if same else None
+
+    def _checked(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The evaluation as it travels.
+
+        Raises:
+            UserError: the task does not know the metric that the search ranks by.
+        """
+        metric = self.config.task.metric
+        if metric not in evaluation.metrics:
+            raise UserError(f"task.metric: the task has no metric {metric!r}{nearest(metric, evaluation.metrics)}")
+        return asdict(evaluation)
+
+    def _optimizer(self, job: Job) -> MakeOptimizer:
+        return classes.optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
+
+    def _budget(self, job: Job) -> Budget:
+        """Only a retraining run reads the test split."""
+        from tuner.training.loop import Budget
+
+        retrain = job.phase == "retrain"
+        epochs = self.config.retrain_epochs if retrain else self.config.train.epochs
+        every = self.config.retrain.analyze_curvature if retrain else None
+        return Budget(epochs, self.config.train.evaluations, test=retrain, analyze_every=every)
+
+
+@contextmanager
+def ended_after(until: float | None) -> Iterator[None]:
+    """End this process, by a timer that needs no interpreter lock, where the block goes on beyond this time."""
+    if until is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(max(until - time.monotonic(), 0.001), exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def new_curves(jobs: Sequence[Job]) -> Curves:
+    return [[] for _ in jobs]
+
+
+def outcome(result: Result, curve: list[dict[str, Any]]) -> Outcome:
+    return Outcome(result.status, result.metrics, asdict(result.clocks), curve, error=result.why, cohort=result.cohort)
+
+
+def failure(error: Exception, curve: list[dict[str, Any]]) -> Outcome:
+    """The outcome of a job in which this went wrong."""
+    message = text.fault(error)
+    return Outcome(
+        "failed",
+        evaluations=curve,
+        error=message,
+        traceback=text.tracebacks(error),
+        out_of_memory=OUT_OF_MEMORY.search(message) is not None,
+    )
