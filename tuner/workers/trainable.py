@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import tune
 
-from tuner.jobs import Job
-from tuner.workers.workbench import Report, Workbench, failure
+from tuner.planning.messages import Report, Request
+from tuner.workers.workbench import Workbench, failure
 
 
 class Worker(tune.Trainable):
-    """Trains one cohort of jobs after the other. What goes wrong in a job is its outcome, not the worker's end.
-
-    A result holds ``outcomes``, of the jobs that ended since the one before, by their places; ``value``, the task's
-    metric, for a scheduler to compare, and ``if_stopped``, the outcomes if it stopped the run now; ``about``, what
-    env.json says of data and network; ``worker_unusable``, why this process may do no other job; and whether it
-    ``retires``:
-    another worker then does what is left.
-    """
+    """Trains one cohort of jobs after the other; a trial's configuration is a ``Request``, each result a ``Report``."""
 
     def setup(self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False) -> None:
         """
         Args:
-            config: the first cohort, ``jobs``; whether it is ``alone`` on the machine; by their names, references of
-                ``checkpoints`` to go on from, or ``None`` where none are to be made.
+            config: the first request; its checkpoints are references into Ray's object store.
             run_config: the run's config.yaml.
             every_evaluation: report each evaluation of a single job, for a scheduler to decide on; else only the end.
         """
@@ -47,48 +40,44 @@ class Worker(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         if self.reports is not None:  # of a run that a scheduler stopped
             self.reports.close()
-        self.jobs = [Job(**job) for job in new_config["jobs"]]
-        self.alone = new_config["alone"]
-        kept = new_config["checkpoints"]
-        self.checkpoints = kept and {name: ray.get(content) for name, content in kept.items()}
-        self.left = list(range(len(self.jobs)))
+        request = Request.from_dict(new_config)
+        stored = request.checkpoints
+        self.request = replace(request, checkpoints=stored and {name: ray.get(ref) for name, ref in stored.items()})
+        self.remaining = list(range(len(request.jobs)))
         self.reports = None
         return True
 
     def step(self) -> dict[str, Any]:
+        return self._next_report().to_dict()
+
+    def _next_report(self) -> Report:
         if self.workbench and self.workbench.unusable:
             return self._retire(self.workbench.unusable)
         try:
             if self.workbench is None:
                 self.workbench = Workbench(self.run_config)
             if self.reports is None:
-                self.reports = self.workbench.reports(
-                    self.jobs, every_evaluation=self.every_evaluation, alone=self.alone, checkpoints=self.checkpoints
-                )
+                self.reports = self.workbench.reports(self.request, every_evaluation=self.every_evaluation)
                 if self.run_config.faults.trial_limit_s is not None:  # the driver must know when the limit began
-                    return {"begins": True, "value": None, "done": False}
+                    return Report(begins=True)
             report = next(self.reports)
         except Exception as error:
-            report = Report({place: failure(error, []) for place in self.left})
-        self.left = [place for place in self.left if place not in report.outcomes]
-        ended = list((report.outcomes or report.if_stopped).values())
-        return {
-            "outcomes": report.outcomes,
-            "if_stopped": report.if_stopped,
-            "checkpoint": report.checkpoint,
-            "value": ended[0].metrics.get(self.run_config.task.metric) if ended else None,
-            "looks": len(ended[0].evaluations) - 1 if ended else None,  # the first is before training
-            "about": self.workbench.about if self.workbench else None,
-            "worker_unusable": self.workbench.unusable if self.workbench else "",
-            "done": not self.left,
-        }
+            report = Report({index: failure(error, []) for index in self.remaining})
+        self.remaining = [index for index in self.remaining if index not in report.outcomes]
+        return replace(
+            report,
+            value=report.latest.metrics.get(self.run_config.task.metric) if report.latest else None,
+            task=self.workbench.summary if self.workbench else None,
+            worker_unusable=self.workbench.unusable if self.workbench else "",
+            done=not self.remaining,
+        )
 
-    def _retire(self, reason: str) -> dict[str, Any]:
-        """Hand back what is left; then end this process, since Tune would use it again."""
+    def _retire(self, reason: str) -> Report:
+        """Return the jobs that are left; then end this process, since Tune would use it again."""
         if self.retired:
             os._exit(1)
         self.retired = True
-        return {"worker_unusable": reason, "retires": True, "value": None, "done": False}
+        return Report(worker_unusable=reason, retires=True)
 
     # Tune calls these when it pauses a trial, which none of our schedulers does: checkpoints are the driver's to keep.
 

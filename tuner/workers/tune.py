@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from ray.tune.search import Searcher
 
 from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
-from tuner.jobs import Job
 from tuner.planning.dispatch import Dispatcher, Interrupted, on_disk
+from tuner.planning.messages import EVALUATIONS, Report, Request
 from tuner.workers.preflight import Found
 from tuner.workers.trainable import Worker
 
@@ -93,11 +94,8 @@ class JobSearcher(Searcher):
                 return Searcher.FINISHED if self.dispatcher.idle else None
             jobs = list(assignment.jobs.values())
             kept = self.dispatcher.plan.checkpoints(jobs)
-        return {
-            "jobs": [job.to_dict() for job in jobs],
-            "alone": assignment.alone,
-            "checkpoints": kept and {name: ray.put(content) for name, content in kept.items()},
-        }
+        references = kept and {name: ray.put(content) for name, content in kept.items()}
+        return Request(jobs, assignment.alone, references).to_dict()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """``JobCallback`` has the whole of it."""
@@ -126,20 +124,20 @@ class JobCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        outcomes, if_stopped = result.pop("outcomes", {}), result.pop("if_stopped", {})
+        report = Report.taken_from(result)
         with on_disk():
-            if about := result.pop("about", None):
-                self.dispatcher.plan.note_task(about)
-            if reason := result.pop("worker_unusable", ""):
-                self.dispatcher.plan.note_replaced_worker(reason)
-            if result.pop("retires", False):
+            if report.task:
+                self.dispatcher.plan.note_task(asdict(report.task))
+            if report.worker_unusable:
+                self.dispatcher.plan.note_replaced_worker(report.worker_unusable)
+            if report.retires:
                 self.dispatcher.return_jobs(trial.trial_id)
-            if result.pop("begins", False):
+            if report.begins:
                 self.dispatcher.begin(trial.trial_id)
-            if checkpoint := result.pop("checkpoint", None):
-                self.dispatcher.save_checkpoint(trial.trial_id, *checkpoint)
-            if outcomes := outcomes or (if_stopped if result.get("done") else {}):
-                self.dispatcher.complete(trial.trial_id, outcomes)
+            if report.checkpoint:
+                self.dispatcher.save_checkpoint(trial.trial_id, *report.checkpoint)
+            if report.ended:
+                self.dispatcher.complete(trial.trial_id, report.ended)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._forget(trials, trial, "the worker ended early")
@@ -155,7 +153,7 @@ class JobCallback(tune.Callback):
             self.dispatcher.close(trial.trial_id, error)
         if not self.first:
             self.first = {name: vars(trial)[name] for name in HEAVY if name in vars(trial)}
-            trial.config["checkpoints"] = {}
+            trial.config.update(replace(Request.from_dict(trial.config), checkpoints={}).to_dict())
             with contextlib.suppress(AttributeError):
                 trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
         trials[:] = [other for other in trials if other is not trial]
@@ -172,7 +170,7 @@ class SearchASHA(FIFOScheduler):
         self.never = FIFOScheduler()
         self.schedulers = {
             name: AsyncHyperBandScheduler(
-                time_attr="looks",
+                time_attr=EVALUATIONS,
                 metric="value",
                 mode=config.task.mode,
                 max_t=config.train.evaluations,
@@ -186,13 +184,13 @@ class SearchASHA(FIFOScheduler):
         return True
 
     def _of(self, trial: Any) -> TrialScheduler:
-        job = Job(**trial.config["jobs"][0])
+        job = Request.from_dict(trial.config).jobs[0]
         return self.schedulers[job.optimizer] if job.phase == "search" else self.never
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result.get("looks") is None:  # a checkpoint
+        if result.get(EVALUATIONS) is None:  # a checkpoint
             return self.CONTINUE
         return self._of(trial).on_trial_result(tune_controller, trial, result)

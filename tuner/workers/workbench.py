@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tuner import text
@@ -19,6 +19,7 @@ from tuner.config import classes
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.jobs import Job, Outcome, checkpoint_name
+from tuner.planning.messages import Report, Request, TaskSummary
 
 if TYPE_CHECKING:
     from tuner.training.loop import Budget, Evaluation, Result, Saving, Snapshot
@@ -36,33 +37,11 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a worker says of its jobs, by their places.
-
-    Attributes:
-        outcomes: of those that ended.
-        if_stopped: what that of a single one would be if it was stopped now.
-        checkpoint: jobs that train as one, and the state from which they can go on.
-    """
-
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    if_stopped: dict[int, Outcome] = field(default_factory=dict)
-    checkpoint: tuple[list[int], bytes] | None = None
-
-    def of(self, places: list[int]) -> Report:
-        """The same of jobs that are at these places among more."""
-        return Report(
-            {places[place]: outcome for place, outcome in self.outcomes.items()},
-            {places[place]: outcome for place, outcome in self.if_stopped.items()},
-            self.checkpoint and (places, self.checkpoint[1]),
-        )
-
-
 class Workbench:
     """What outlives a job: the task with its data on the device, the optimizers' classes.
 
     Attributes:
+        summary: of the task.
         unusable: why this process may do no other job: what one left behind in it, or that its device has failed;
             empty while it may.
     """
@@ -81,28 +60,18 @@ class Workbench:
         self.unusable = ""
         self.code = watched_code.Code(type(self.task))
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
-        self.about = {
-            "data": self.task.data_summary, "parameters": parameters, "device": self.task.device.type,
-        }  # fmt: skip
+        self.summary = TaskSummary(self.task.data_summary, parameters, self.task.device.type)
 
-    def reports(
-        self,
-        jobs: Sequence[Job],
-        *,
-        every_evaluation: bool,
-        alone: bool = False,
-        checkpoints: Mapping[str, bytes] | None = NOTHING,
-    ) -> Generator[Report]:
-        """Train jobs of one optimizer, what can be stacked in lockstep.
+    def reports(self, request: Request, *, every_evaluation: bool) -> Generator[Report]:
+        """Train the jobs of a request, what can be stacked in lockstep.
 
         Args:
             every_evaluation: report those of a single job, but for the first and the last.
-            alone: whether they may have all of the device's memory.
-            checkpoints: by their names, of jobs that go on from there; ``None`` where none are to be made.
         """
         from tuner.training import stack
 
-        classes.limit_memory(self.config, self.task.device, alone=alone)
+        jobs, checkpoints = request.jobs, request.checkpoints
+        classes.limit_memory(self.config, self.task.device, alone=request.alone)
         members = [stack.Member(job.hp, job.seed) for job in jobs]
         with self._apart(jobs[0]):  # the class is imported here, so that what that does is undone for all its runs
             make = self._optimizer(jobs[0])
@@ -112,7 +81,7 @@ class Workbench:
             if len(chosen) > 1:
                 try:
                     for report in self._training(chosen, new_curves(chosen), checkpoints):
-                        yield report.of(places)
+                        yield report.at(places)
                     continue
                 except Exception:
                     stack.release_memory(self.task.device)
@@ -120,7 +89,7 @@ class Workbench:
                     os._exit(1)  # lost: other workers then do them one at a time
             for place, job in zip(places, chosen, strict=True):
                 for report in self._single(job, checkpoints, every_evaluation=every_evaluation and len(jobs) == 1):
-                    yield report.of([place])
+                    yield report.at([place])
 
     @contextmanager
     def _apart(self, job: Job) -> Iterator[None]:

@@ -15,6 +15,7 @@ from tests.support.run_configs import run_config
 from tests.tuner.planning.test_dispatch import COMPLETE, LOST, Cohorts, job, new_dispatcher
 from tuner.jobs import Done, Job, checkpoint_name
 from tuner.planning.dispatch import Dispatcher, Halted
+from tuner.planning.messages import Report, TaskSummary
 from tuner.planning.plan import Plan
 from tuner.store.run import Run
 from tuner.workers import tune
@@ -125,10 +126,10 @@ def test_what_cannot_be_written_halts_the_run_with_the_reason() -> None:
         dispatcher = new_dispatcher(plan)
         dispatcher.assign("a")
         callback, trial = JobCallback(dispatcher), SimpleNamespace(trial_id="a", config={})
-        result = {"about": {"parameters": 3}, "checkpoint": ([0], b"x"), "outcomes": {0: COMPLETE}, "done": True}
+        report = Report({0: COMPLETE}, checkpoint=([0], b"x"), task=TaskSummary({}, 3, "cpu"), done=True)
         with pytest.raises(Halted, match=r"^runs/a/trials.csv: No space left on device$"):  # noqa: PT012
             callback.on_step_begin(1, [])
-            callback.on_trial_result(1, [], trial, result)
+            callback.on_trial_result(1, [], trial, report.to_dict())
     plan = Cohorts(1, retries=0)
     plan.record = full
     dispatcher = new_dispatcher(plan)

@@ -18,6 +18,7 @@ from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome
 from tuner.planning.estimate import Timings
+from tuner.planning.messages import Request
 from tuner.training.flops import curvature_scale
 from tuner.workers import rehearsal
 from tuner.workers.workbench import Workbench
@@ -173,7 +174,7 @@ HP = {"lr": 1e-4, "diff": 0.5, "square": 2.0}
 
 def outcomes(bench: Workbench, asked: list[Job]) -> list[Outcome]:
     found: dict[int, Outcome] = {}
-    for report in bench.reports(asked, every_evaluation=False, checkpoints=None):
+    for report in bench.reports(Request(asked, checkpoints=None), every_evaluation=False):
         found |= report.outcomes
     return [found[place] for place in range(len(asked))]
 

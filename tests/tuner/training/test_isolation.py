@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from tests.support.spoilers import PATCHED, RESTORED, act
-from tests.tuner.workers.test_workbench import done, jobs, order, rest, started
+from tests.tuner.workers.test_workbench import done, jobs, request, rest, started, step
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome
+from tuner.planning.messages import Report
 from tuner.training import isolation, watched_code
 from tuner.workers.trainable import Worker
 
@@ -54,7 +55,7 @@ def asked(optimizer: str, number: int = 1) -> list[Job]:
 
 
 def then(worker: Worker, wanted: list[Job]) -> list[Outcome]:
-    worker.reset_config(order(wanted))
+    worker.reset_config(request(wanted))
     return done(rest(worker))
 
 
@@ -116,7 +117,7 @@ def test_so_they_are_after_one_that_a_scheduler_stopped(tmp_path: Path, what: st
     settled = config(tmp_path, what, "search.scheduler=asha")
     expected = honest(started(settled, asked("adam"), every_evaluation=True))
     worker = started(settled, asked("spoiler"), every_evaluation=True)
-    assert worker.step()["if_stopped"]
+    assert step(worker).if_stopped
     assert honest(worker) == expected
 
 
@@ -159,15 +160,14 @@ def test_a_worker_whose_code_was_changed_says_what_and_does_no_other_job(
 ) -> None:
     worker = started(config(tmp_path, what), asked("adam"))
     (report,) = rest(worker)
-    assert report["worker_unusable"] == ""
-    worker.reset_config(order(asked("spoiler")))
+    assert report.worker_unusable == ""
+    worker.reset_config(request(asked("spoiler")))
     report = rest(worker)[-1]
-    assert report["done"]
+    assert report.done
     why = f"spoiler: a run of it changed {what}, which cannot be undone; the worker was replaced, "
-    assert report["worker_unusable"].startswith(why)
-    worker.reset_config(order(asked("rmsprop", 2)))
-    handed_back = worker.step()
-    assert handed_back == {"worker_unusable": report["worker_unusable"], "retires": True, "value": None, "done": False}
+    assert report.worker_unusable.startswith(why)
+    worker.reset_config(request(asked("rmsprop", 2)))
+    assert step(worker) == Report(worker_unusable=report.worker_unusable, retires=True)
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     worker.step()
@@ -177,9 +177,9 @@ def test_a_worker_whose_code_was_changed_says_what_and_does_no_other_job(
 @pytest.mark.usefixtures("repaired")
 def test_the_rest_of_a_cohort_is_handed_back_after_the_one_that_changed_it(tmp_path: Path) -> None:
     worker = started(config(tmp_path, ADAM), asked("spoiler", 3))
-    first, second = worker.step(), worker.step()
-    assert list(first["outcomes"]) == [0] and first["worker_unusable"] and not first["done"]
-    assert second.get("retires") and "outcomes" not in second
+    first, second = step(worker), step(worker)
+    assert list(first.outcomes) == [0] and first.worker_unusable and not first.done
+    assert second.retires and not second.outcomes
 
 
 @pytest.mark.usefixtures("repaired")

@@ -21,6 +21,7 @@ from tests.tuner.training.test_checkpoint import Harmful
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome, checkpoint_name
+from tuner.planning.messages import Report, Request
 from tuner.training import checkpoint, stack
 from tuner.training.single import Trainer
 from tuner.workers.trainable import Worker
@@ -78,18 +79,17 @@ def worked(
 ) -> Worked:
     """A new worker's work, all of it or up to a number of checkpoints."""
     worker: Worker = object.__new__(Worker)
-    given = {"jobs": [job.to_dict() for job in asked], "alone": False, "checkpoints": checkpoints or {}}
-    worker.setup(given, (settled or config()).to_yaml())
+    worker.setup(Request(asked, checkpoints=checkpoints or {}).to_dict(), (settled or config()).to_yaml())
     found = Worked({}, [], 0)
     with pytest.MonkeyPatch.context() as patch:
         for kind in (Trainer, stack.Stack):
             patch.setattr(kind, "step", counted(kind.step, found))
         done = False
         while not done and len(found.checkpoints) != cut:
-            report = worker.step()
-            found.outcomes |= report["outcomes"]
-            found.checkpoints += [report["checkpoint"]] if report["checkpoint"] else []
-            done = report["done"]
+            report = Report.taken_from(worker.step())
+            found.outcomes |= report.outcomes
+            found.checkpoints += [report.checkpoint] if report.checkpoint else []
+            done = report.done
     return found
 
 
@@ -225,6 +225,7 @@ import torch
 import tuner.workers.trainable
 from tasks.tabular_mlp import TabularMLP
 from tests.tuner.workers.test_checkpoint_worker import config, jobs
+from tuner.planning.messages import Request
 from tuner.workers.trainable import Worker
 from tuner.workers.workbench import Workbench
 
@@ -252,8 +253,8 @@ def case(does, number=1, limit=2.5, idle=0.0):
 
     TabularMLP.loss = lost
     worker = object.__new__(Worker)
-    asked = [job.to_dict() for job in jobs("rmsprop", number)]
-    worker.setup({"jobs": asked, "alone": False, "checkpoints": {}}, config(f"faults.trial_limit_s={limit}").to_yaml())
+    request = Request(jobs("rmsprop", number)).to_dict()
+    worker.setup(request, config(f"faults.trial_limit_s={limit}").to_yaml())
     while not worker.step()["done"]:
         pass
     time.sleep(idle)

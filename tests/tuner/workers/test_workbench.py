@@ -13,6 +13,7 @@ from tuner.config import classes
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome, Phase
+from tuner.planning.messages import Report, Request
 from tuner.training import stack
 from tuner.training.loop import Budget
 from tuner.training.single import train
@@ -21,7 +22,6 @@ from tuner.workers.trainable import Worker
 SEED = 1000
 EPOCHS, EVALUATIONS = 12, 3
 RATES = [1e-3, 3e-3, 1e-2]
-Reports = list[dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -42,31 +42,36 @@ def jobs(optimizer: str, *hps: dict[str, Any], phase: Phase = "search", seeds: S
     return [Job(phase, optimizer, number, seed, hp) for number, (hp, seed) in enumerate(zip(hps, seeds, strict=True))]
 
 
-def order(asked: list[Job]) -> dict[str, Any]:
+def request(asked: list[Job]) -> dict[str, Any]:
     """What Tune hands to a worker."""
-    return {"jobs": [job.to_dict() for job in asked], "alone": False, "checkpoints": {}}
+    return Request(asked).to_dict()
 
 
 def started(settled: Config, first: list[Job], *, every_evaluation: bool = False) -> Worker:
     worker: Worker = object.__new__(Worker)
-    worker.setup(order(first), settled.to_yaml(), every_evaluation)
+    worker.setup(request(first), settled.to_yaml(), every_evaluation)
     return worker
 
 
-def rest(worker: Worker) -> Reports:
+def step(worker: Worker) -> Report:
+    """What it reports next."""
+    return Report.taken_from(worker.step())
+
+
+def rest(worker: Worker) -> list[Report]:
     """All that it reports of its cohort."""
-    reports = [worker.step()]
-    while not reports[-1]["done"]:
-        reports.append(worker.step())
+    reports = [step(worker)]
+    while not reports[-1].done:
+        reports.append(step(worker))
     return reports
 
 
-def done(reports: Reports) -> list[Outcome]:
+def done(reports: list[Report]) -> list[Outcome]:
     """The outcomes by place, each of which must come once."""
     found: dict[int, Outcome] = {}
     for report in reports:
-        assert not found.keys() & report["outcomes"].keys()
-        found |= report["outcomes"]
+        assert not found.keys() & report.outcomes.keys()
+        found |= report.outcomes
     assert sorted(found) == list(range(len(found)))
     return [found[place] for place in range(len(found))]
 
@@ -100,7 +105,7 @@ def test_outcomes_of_a_cohort_come_together_and_are_those_of_each_job_alone(opti
     asked = jobs(optimizer, *({"lr": lr} | ({"rho": 0.02} if optimizer == "ssvp" else {}) for lr in RATES))
     (report,) = rest(started(settled, asked))
     outcomes = done([report])
-    assert report["value"] == outcomes[0].metrics["val_loss"] and report["if_stopped"] == {}
+    assert report.value == outcomes[0].metrics["val_loss"] and report.if_stopped == {}
     for job, outcome in zip(asked, outcomes, strict=True):
         assert_as_alone(settled, job, outcome)
         assert outcome.cohort == 3
@@ -138,7 +143,7 @@ def test_one_cohort_follows_the_other_on_the_same_bench() -> None:
     first = done(rest(worker))
     bench = worker.workbench
     for asked in (jobs("adam", {"lr": 1e-3}), jobs("ssvp", *[{"lr": 1e-2, "rho": 0.1}] * 2)):
-        assert worker.reset_config(order(asked))
+        assert worker.reset_config(request(asked))
         outcomes = done(rest(worker))
         assert [outcome.cohort for outcome in outcomes] == [len(asked)] * len(asked)
         assert_as_alone(settled, asked[0], outcomes[0])
@@ -152,8 +157,8 @@ def test_an_optimizer_without_a_rule_reports_job_after_job() -> None:
     settled = config()
     asked = jobs("rmsprop", *({"lr": lr} for lr in RATES))
     reports = rest(started(settled, asked))
-    assert [list(report["outcomes"]) for report in reports] == [[0], [1], [2]]
-    assert [report["done"] for report in reports] == [False, False, True]
+    assert [list(report.outcomes) for report in reports] == [[0], [1], [2]]
+    assert [report.done for report in reports] == [False, False, True]
     for job, outcome in zip(asked, done(reports), strict=True):
         assert_as_alone(settled, job, outcome)
         assert outcome.cohort == 1
@@ -185,7 +190,7 @@ def test_a_stack_that_breaks_is_trained_one_at_a_time_from_the_beginning(
     broken(monkeypatch, after)
     settled, asked = config(), jobs("adam", *({"lr": lr} for lr in RATES))
     reports = rest(started(settled, asked))
-    assert [list(report["outcomes"]) for report in reports] == [[0], [1], [2]]
+    assert [list(report.outcomes) for report in reports] == [[0], [1], [2]]
     for job, outcome in zip(asked, done(reports), strict=True):
         assert [e["step"] for e in outcome.evaluations] == [0, 4, 8, 12]
         assert_as_alone(settled, job, outcome)
@@ -243,8 +248,8 @@ def test_a_worker_that_cannot_load_its_data_fails_all_its_jobs_and_the_next(monk
     for _ in range(2):
         (report,) = rest(worker)
         assert [(o.state, o.error) for o in done([report])] == [("failed", "ValueError: no data here")] * 3
-        assert report["value"] is None and report["about"] is None
-        worker.reset_config(order(jobs("adam", *[{"lr": 1e-3}] * 3)))
+        assert report.value is None and report.task is None
+        worker.reset_config(request(jobs("adam", *[{"lr": 1e-3}] * 3)))
 
 
 # What a scheduler sees.
@@ -254,34 +259,35 @@ def test_each_evaluation_of_a_single_job_is_reported_to_a_scheduler() -> None:
     settled = config("search.scheduler=asha")
     (asked,) = jobs("adam", {"lr": 1e-2})
     reports = rest(started(settled, [asked], every_evaluation=True))
-    assert [report["done"] for report in reports] == [False, False, True]
-    assert [report["outcomes"] for report in reports[:2]] == [{}, {}]
+    assert [report.done for report in reports] == [False, False, True]
+    assert [report.outcomes for report in reports[:2]] == [{}, {}]
     for number, report in enumerate(reports[:2], 1):
-        stopped = report["if_stopped"][0]
+        stopped = report.if_stopped[0]
         assert (stopped.state, stopped.clocks["steps"], len(stopped.evaluations)) == ("stopped", 4 * number, number + 1)
-        assert report["value"] == stopped.metrics["val_loss"] == stopped.evaluations[-1]["metrics"]["val_loss"]
+        assert report.value == stopped.metrics["val_loss"] == stopped.evaluations[-1]["metrics"]["val_loss"]
         assert stopped.clocks["seconds"] > 0
     (outcome,) = done(reports)
     assert_as_alone(settled, asked, outcome)
-    assert reports[-1]["value"] == outcome.metrics["val_loss"]
+    assert reports[-1].value == outcome.metrics["val_loss"]
 
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_elsewhere_only_the_end_is_reported(number: int) -> None:
     reports = rest(started(config(), jobs("adam", *[{"lr": 1e-2}] * number)))
-    assert len(reports) == 1 and reports[0]["if_stopped"] == {}
+    assert len(reports) == 1 and reports[0].if_stopped == {}
 
 
 def test_a_job_stopped_on_its_way_leaves_the_worker_fit_for_the_next() -> None:
     settled = config("search.scheduler=asha")
     first, second = jobs("adam", {"lr": 1e-2}, {"lr": 1e-3})
     worker = started(settled, [first], every_evaluation=True)
-    assert not worker.step()["done"]
-    worker.reset_config(order([second]))
+    assert not step(worker).done
+    worker.reset_config(request([second]))
     assert_as_alone(settled, second, done(rest(worker))[0])
 
 
 def test_data_and_network_are_told_of() -> None:
     (report,) = rest(started(config(), jobs("adam", {"lr": 1e-3})))
-    assert report["about"]["data"]["rows"] == {"train": 90, "val": 30, "test": 30}
-    assert report["about"]["parameters"] == 4 * 15 + 15 + 15 * 10 + 10 + 10 * 3 + 3
+    assert report.task is not None
+    assert report.task.data["rows"] == {"train": 90, "val": 30, "test": 30}
+    assert report.task.parameters == 4 * 15 + 15 + 15 * 10 + 10 + 10 * 3 + 3
