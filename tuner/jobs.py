@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from tuner import text
@@ -34,6 +34,37 @@ class Job:
         return f"{self.optimizer} {which}"
 
 
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One evaluation of a training run, as it travels and is written down.
+
+    Attributes:
+        epoch: the passes over the training rows until then, a fraction in between.
+        metrics: ``<split>_<name>`` -> value.
+        diagnostics: what the optimizer says of itself.
+        curvature: quantity, index, value, and its place on the horizontal axis, of what was analysed.
+        unanalyzed: why that is not all, in a line.
+    """
+
+    step: int
+    epoch: float
+    seconds: float
+    grad_equivalents: float
+    metrics: dict[str, float]
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    curvature: Sequence[tuple[str, int, float, float | None]] = ()
+    unanalyzed: str = ""
+
+    def cleaned(self) -> EvaluationRecord:
+        """The same evaluation with names and lines that can be written down."""
+        return replace(
+            self,
+            metrics=text.named(self.metrics),
+            diagnostics=text.named(self.diagnostics),
+            unanalyzed=text.line(self.unanalyzed),
+        )
+
+
 @dataclass
 class Outcome:
     """What became of a job. What its code has said, in errors or as names, is clean from here on.
@@ -44,8 +75,7 @@ class Outcome:
         metrics: ``<split>_<name>`` -> value at the end.
         clocks: steps, grad_equivalents (counted, and nominal_), seconds and peak_mem_mb; empty where the worker was
             lost.
-        evaluations: step, epoch, seconds, grad_equivalents and metrics of each evaluation, and what was found of the
-            curvature there, where it was analysed.
+        evaluations: in the order of their steps.
         error: one line, of a failed run, and of a diverged one, what was not finite or beyond the bound.
         traceback: the worker's.
         cohort: how many jobs trained as one stack with it, itself included.
@@ -55,7 +85,7 @@ class Outcome:
     state: State
     metrics: dict[str, float] = field(default_factory=dict)
     clocks: dict[str, float] = field(default_factory=dict)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
     error: str = ""
     traceback: str = ""
     cohort: int = 1
@@ -64,13 +94,7 @@ class Outcome:
     def __post_init__(self) -> None:
         self.error, self.traceback = text.line(self.error), text.log(self.traceback)
         self.metrics = text.named(self.metrics)
-        self.evaluations = [_clean(evaluation) for evaluation in self.evaluations]
-
-
-def _clean(evaluation: dict[str, Any]) -> dict[str, Any]:
-    names = {key: text.named(evaluation[key]) for key in ("metrics", "diagnostics") if key in evaluation}
-    said = {key: text.line(evaluation[key]) for key in ("unanalyzed",) if key in evaluation}
-    return evaluation | names | said
+        self.evaluations = [evaluation.cleaned() for evaluation in self.evaluations]
 
 
 Done = Sequence[tuple[Job, Outcome]]

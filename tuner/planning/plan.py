@@ -281,8 +281,8 @@ class Plan:
 
     def _curve_rows(self, job: Job, outcome: Outcome) -> Iterator[dict[str, Any]]:
         for evaluation in outcome.evaluations:
-            diagnostics = {f"train_{name}": value for name, value in evaluation["diagnostics"].items()}
-            for name, value in (evaluation["metrics"] | diagnostics).items():
+            diagnostics = {f"train_{name}": value for name, value in evaluation.diagnostics.items()}
+            for name, value in (evaluation.metrics | diagnostics).items():
                 split, metric = name.split("_", 1)
                 yield {
                     "task": self.config.task.name,
@@ -290,7 +290,10 @@ class Plan:
                     "phase": job.phase,
                     "trial": job.trial,
                     "seed": job.seed,
-                    **{clock: evaluation[clock] for clock in ("step", "epoch", "seconds", "grad_equivalents")},
+                    "step": evaluation.step,
+                    "epoch": evaluation.epoch,
+                    "seconds": evaluation.seconds,
+                    "grad_equivalents": evaluation.grad_equivalents,
                     "split": split,
                     "metric": metric,
                     "value": value,
@@ -298,13 +301,13 @@ class Plan:
 
     def _curvature_rows(self, job: Job, outcome: Outcome) -> Iterator[dict[str, Any]]:
         for evaluation in outcome.evaluations:
-            for quantity, index, value, x in evaluation.get("curvature", ()):
+            for quantity, index, value, x in evaluation.curvature:
                 yield {
                     "task": self.config.task.name,
                     "optimizer": job.optimizer,
                     "seed": job.seed,
-                    "step": evaluation["step"],
-                    "epoch": evaluation["epoch"],
+                    "step": evaluation.step,
+                    "epoch": evaluation.epoch,
                     "quantity": quantity,
                     "index": index,
                     "value": value,
@@ -313,7 +316,7 @@ class Plan:
 
     def _note_unanalyzed(self, job: Job, outcome: Outcome) -> None:
         """A line for each analysis of the curvature that failed, which is no fault of the run."""
-        faults = [(look["step"], look["unanalyzed"]) for look in outcome.evaluations if look.get("unanalyzed")]
+        faults = [(each.step, each.unanalyzed) for each in outcome.evaluations if each.unanalyzed]
         if faults:
             lines = "".join(f"step {step}: curvature not analysed: {fault}\n" for step, fault in faults)
             self.run.write_log(f"{checkpoint_name([job])}-curvature", lines)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 from tuner import text
 from tuner.config.schema import Config
 from tuner.errors import UserError
-from tuner.jobs import Job, Outcome
+from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.store.run import Run
 from tuner.store.tables import hp_columns
 
@@ -67,9 +67,9 @@ class Ended:
 
 def describe(task: str, job: Job, outcome: Outcome, ended: float) -> Ended:
     """What backends are told of a job that ended then."""
-    last: dict[str, Any] = outcome.evaluations[-1] if outcome.evaluations else {"step": 0, "seconds": 0.0}
-    began = ended - outcome.clocks.get("seconds", last["seconds"])
-    points = [Point(e["step"], began + e["seconds"], _finite(_named(e))) for e in outcome.evaluations]
+    last = outcome.evaluations[-1] if outcome.evaluations else EvaluationRecord(0, 0.0, 0.0, 0.0, {})
+    began = ended - outcome.clocks.get("seconds", last.seconds)
+    points = [Point(e.step, began + e.seconds, _finite(_named(e))) for e in outcome.evaluations]
     final = {f"final/{name}": value for name, value in (outcome.metrics | outcome.clocks).items()}
     identity = {"task": task, "optimizer": job.optimizer, "phase": job.phase, "trial": job.trial, "seed": job.seed}
     return Ended(
@@ -77,15 +77,15 @@ def describe(task: str, job: Job, outcome: Outcome, ended: float) -> Ended:
         outcome.state == "failed", began, ended,
         settings=identity | hp_columns(job.hp),
         tags={"state": outcome.state, "error": outcome.error[:1000]},
-        points=[*points, Point(last["step"], ended, _finite(final))],
+        points=[*points, Point(last.step, ended, _finite(final))],
     )  # fmt: skip
 
 
-def _named(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    metrics = {name.replace("_", "/", 1): value for name, value in evaluation["metrics"].items()}
-    diagnostics = {f"train/{name}": value for name, value in evaluation["diagnostics"].items()}
-    clocks = {f"clock/{name}": evaluation[name] for name in ("epoch", "seconds", "grad_equivalents")}
-    return metrics | diagnostics | clocks
+def _named(evaluation: EvaluationRecord) -> dict[str, float]:
+    metrics = {name.replace("_", "/", 1): value for name, value in evaluation.metrics.items()}
+    diagnostics = {f"train/{name}": value for name, value in evaluation.diagnostics.items()}
+    clocks = {"epoch": evaluation.epoch, "seconds": evaluation.seconds, "grad_equivalents": evaluation.grad_equivalents}
+    return metrics | diagnostics | {f"clock/{name}": value for name, value in clocks.items()}
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from tuner import text
 from tuner.config import classes
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
-from tuner.jobs import Job, Outcome, checkpoint_name
+from tuner.jobs import EvaluationRecord, Job, Outcome, checkpoint_name
 from tuner.planning.messages import Report, Request, TaskSummary
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Training = Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]
 
-Curves = list[list[dict[str, Any]]]
+Curves = list[list[EvaluationRecord]]
 """The evaluations of jobs that train as one."""
 
 NOTHING: Mapping[str, bytes] = {}
@@ -193,7 +193,8 @@ class Workbench:
             except StopIteration as stop:
                 return stop.value
             if isinstance(told, Snapshot):
-                content = {"jobs": [job.to_dict() for job in jobs], "curves": curves, "state": told.state}
+                plain_curves = [[asdict(evaluation) for evaluation in curve] for curve in curves]
+                content = {"jobs": [job.to_dict() for job in jobs], "curves": plain_curves, "state": told.state}
                 if (data := checkpoint.pack(content)) is not None:
                     yield Report(checkpoint=(list(range(len(jobs))), data))
                 continue
@@ -213,11 +214,12 @@ class Workbench:
         try:
             kept = checkpoint.unpack(data)
             same = kept["jobs"] == [job.to_dict() for job in jobs] and kept.keys() == {"jobs", "curves", "state"}
+            curves = [[EvaluationRecord(**values) for values in curve] for curve in kept["curves"]]
         except (checkpoint.UnreadableError, LookupError, TypeError):
             return None
-        return kept if same else None
+        return kept | {"curves": curves} if same else None
 
-    def _checked(self, evaluation: Evaluation) -> dict[str, Any]:
+    def _checked(self, evaluation: Evaluation) -> EvaluationRecord:
         """The evaluation as it travels.
 
         Raises:
@@ -226,7 +228,7 @@ class Workbench:
         metric = self.config.task.metric
         if metric not in evaluation.metrics:
             raise UserError(f"task.metric: the task has no metric {metric!r}{nearest(metric, evaluation.metrics)}")
-        return asdict(evaluation)
+        return EvaluationRecord(**asdict(evaluation))
 
     def _optimizer(self, job: Job) -> MakeOptimizer:
         return classes.optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
@@ -258,11 +260,11 @@ def new_curves(jobs: Sequence[Job]) -> Curves:
     return [[] for _ in jobs]
 
 
-def outcome(result: Result, curve: list[dict[str, Any]]) -> Outcome:
+def outcome(result: Result, curve: list[EvaluationRecord]) -> Outcome:
     return Outcome(result.status, result.metrics, asdict(result.clocks), curve, error=result.why, cohort=result.cohort)
 
 
-def failure(error: Exception, curve: list[dict[str, Any]]) -> Outcome:
+def failure(error: Exception, curve: list[EvaluationRecord]) -> Outcome:
     """The outcome of a job in which this went wrong."""
     message = text.fault(error)
     return Outcome(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tuner.config.layers import from_yaml, resolve
 from tuner.config.schema import Config, Dimension, OptimizerConfig
 from tuner.console.parsing import run_command
 from tuner.errors import UserError
-from tuner.jobs import Job, Outcome
+from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.machine.resources import Machine, settle, this_machine
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import Plan, retrain_plan, search_plan
@@ -232,8 +233,7 @@ def sizes(seeds: int = 1) -> CohortSizes:
 
 
 def complete(job: Job) -> Outcome:
-    clocks = {"step": 1, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 1.0}
-    evaluation = {**clocks, "metrics": {"val_loss": 0.5}, "diagnostics": {}}
+    evaluation = EvaluationRecord(1, 1.0, 0.5, 1.0, {"val_loss": 0.5})
     return Outcome("complete", {"val_loss": 0.5}, {"steps": 1, "seconds": 0.5}, [evaluation])
 
 
@@ -248,7 +248,7 @@ def test_rows_with_whole_numbers_stay_to_the_byte(tmp_path: Path) -> None:
 def test_a_run_done_again_replaces_its_curves(tmp_path: Path) -> None:
     def lost_at_the_end(job: Job) -> Outcome:
         done = complete(job)
-        slower = [{**e, "seconds": 0.75} for e in done.evaluations]
+        slower = [replace(e, seconds=0.75) for e in done.evaluations]
         return Outcome("failed", evaluations=slower, error="lost") if job.phase == "retrain" else done
 
     run = Run.create(tmp_path / "r", adam())

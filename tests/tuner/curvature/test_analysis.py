@@ -19,7 +19,7 @@ from tuner import retrain, search
 from tuner.config.layers import from_yaml
 from tuner.curvature import spectrum
 from tuner.errors import UserError
-from tuner.jobs import Job, Outcome
+from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import retrain_plan
 from tuner.store.run import Run
@@ -217,7 +217,8 @@ def evaluation(step: int, curvature: Any = (), unanalyzed: str = "") -> dict[str
 
 
 def outcome(*evaluations: dict[str, Any], state: Any = "complete") -> Outcome:
-    return Outcome(state, {"val_loss": 1.0}, {"steps": 4}, list(evaluations))
+    records = [EvaluationRecord(**values) for values in evaluations]
+    return Outcome(state, {"val_loss": 1.0}, {"steps": 4}, records)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from tests.support.run_configs import SEED, blank_database, copied_url, run_config, stored
 from tuner import execute
 from tuner.config.schema import Config
-from tuner.jobs import Job, Outcome
+from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import Plan, retrain_plan, search_plan
 from tuner.planning.progress import Progress
@@ -63,10 +63,9 @@ def ended(job: Job, state: Any = "complete", cohort: int = 1) -> Outcome:
     metrics = {"train_loss": 2.0, "val_loss": 99.0 if state == "diverged" else loss(job)}
     if job.phase == "retrain":
         metrics["test_loss"] = 3.0
-    start = {"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0}
-    end = {"step": 8, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 16.0}
-    evaluations = [{**start, "metrics": {"val_loss": 5.0}, "diagnostics": {}},
-                   {**end, "metrics": metrics, "diagnostics": {}}]  # fmt: skip
+    evaluations = [
+        EvaluationRecord(0, 0.0, 0.0, 0.0, {"val_loss": 5.0}), EvaluationRecord(8, 1.0, 0.5, 16.0, metrics)
+    ]  # fmt: skip
     return Outcome(state, metrics, dict(CLOCKS), evaluations, cohort=cohort)
 
 
@@ -322,7 +321,7 @@ def test_curves_are_in_long_form(run: Run) -> None:
     job = next_job(plan)
     assert job
     outcome = ended(job)
-    outcome.evaluations[1]["diagnostics"] = {"clipped_fraction": 0.25}
+    outcome.evaluations[1] = replace(outcome.evaluations[1], diagnostics={"clipped_fraction": 0.25})
     plan.record([(job, outcome)])
     plan.close()
     same = {"task": "blobs", "optimizer": "one", "phase": "search", "trial": 0, "seed": SEED, "metric": "loss"}

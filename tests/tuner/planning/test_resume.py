@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from tests.support.run_configs import OPTIMIZERS, blank_database, copied_url, run_config, stored
 from tuner.config.schema import Config
-from tuner.jobs import Job, Outcome
+from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import Plan, retrain_plan, search_plan
 from tuner.planning.study import ABANDONED_AFTER
@@ -78,8 +78,7 @@ def ended(job: Job, state: Any, cohort: int = 1) -> Outcome:
     metrics = {"val_loss": 99.0 if state == "diverged" else loss(job)}
     if job.phase == "retrain":
         metrics["test_loss"] = 2 * loss(job)
-    clocks = {"step": 8, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 16.0}
-    evaluations = [{**clocks, "metrics": metrics, "diagnostics": {}}]
+    evaluations = [EvaluationRecord(8, 1.0, 0.5, 16.0, metrics)]
     clocks = {"steps": 8, "grad_equivalents": 16.0, "seconds": 0.5, "peak_mem_mb": 3.0}
     return Outcome(state, metrics, clocks, evaluations, cohort=cohort)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.support.run_configs import run_config
 from tuner import status, text
 from tuner.errors import UserError
-from tuner.jobs import Job, Outcome
+from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import Plan, search_plan
 from tuner.store.run import Run
@@ -172,9 +172,10 @@ def test_nothing_that_a_job_says_fails_a_record(tmp_path: Path, capsys: pytest.C
 
 def test_names_that_a_job_makes_up_are_clean_in_its_outcome() -> None:
     names = {"val_lo\nss": 1.0, "val_\ud800": 2.0, "x" * 500: 3.0}
-    made = Outcome("complete", names, evaluations=[{"step": 0, "metrics": names, "diagnostics": {5: 1.0}}])
+    odd: Any = {5: 1.0}
+    made = Outcome("complete", names, evaluations=[EvaluationRecord(0, 0.0, 0.0, 0.0, names, odd)])
     assert list(made.metrics)[:2] == ["val_lo ss", "val_\\ud800"] and list(map(len, made.metrics))[2] <= 200
-    assert made.evaluations == [{"step": 0, "metrics": made.metrics, "diagnostics": {"5": 1.0}}]
+    assert made.evaluations == [EvaluationRecord(0, 0.0, 0.0, 0.0, made.metrics, {"5": 1.0})]
 
 
 @pytest.mark.parametrize("error", [LONG, "\x1b[2J" + BIDI])

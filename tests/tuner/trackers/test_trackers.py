@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from tuner.errors import UserError
-from tuner.jobs import Job, Outcome
+from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.store.run import Run
 from tuner.trackers import trackers
 
@@ -39,11 +39,9 @@ COMPLETE = Outcome(
     {"train_loss": 0.5, "val_top_5": 0.75},
     {"steps": 8, "seconds": 4.0},
     [
-        {"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0, "metrics": {"train_loss": 2.0},
-         "diagnostics": {}},
-        {"step": 8, "epoch": 2.0, "seconds": 4.0, "grad_equivalents": 12.0,
-         "metrics": {"train_loss": 0.5, "val_top_5": 0.75, "val_loss": math.inf},
-         "diagnostics": {"clipped_fraction": 0.125, "damping": math.nan}},
+        EvaluationRecord(0, 0.0, 0.0, 0.0, {"train_loss": 2.0}),
+        EvaluationRecord(8, 2.0, 4.0, 12.0, {"train_loss": 0.5, "val_top_5": 0.75, "val_loss": math.inf},
+                         {"clipped_fraction": 0.125, "damping": math.nan}),
     ],
 )  # fmt: skip
 CURVE = {
@@ -285,8 +283,7 @@ def test_mlflow_goes_to_the_server_that_is_set(
 
 
 def test_mlflow_gets_a_long_curve_with_odd_names_whole(tmp_path: Path, mlflow: FakeMlflow) -> None:
-    clocks = {"epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0}
-    evaluations = [{"step": s, **clocks, "metrics": {"val_acc@5": s / 2}, "diagnostics": {}} for s in range(700)]
+    evaluations = [EvaluationRecord(s, 0.0, 0.0, 0.0, {"val_acc@5": s / 2}) for s in range(700)]
     tell("mlflow", tmp_path / "r", (SEARCHED, Outcome("complete", evaluations=evaluations)))
     values = {step: value for name, value, _, step in mlflow.runs[0].metrics if name == "val/acc_5"}
     assert values == {step: step / 2 for step in range(700)}
@@ -403,9 +400,16 @@ def test_the_first_fault_is_one_line_and_the_end(
     assert capsys.readouterr().err == f"tracker mlflow: {reason}; the run directory has everything\n"
 
 
+class Untold(dict[str, float]):
+    def get(self, *_: Any) -> Any:
+        raise KeyError("seconds")
+
+
 def test_a_record_that_cannot_be_told_is_the_trackers_fault_too(capsys: pytest.CaptureFixture[str]) -> None:
     tracker = trackers.Tracker("mlflow", "blobs", lambda: Backend(None, OSError(), at=9))
-    tracker.record(SEARCHED, Outcome("complete", evaluations=[{"step": 1}]))
+    outcome = Outcome("complete")
+    outcome.clocks = Untold()
+    tracker.record(SEARCHED, outcome)
     tracker.close()
     assert capsys.readouterr().err.startswith("tracker mlflow: KeyError: ")
 

@@ -182,7 +182,7 @@ def outcomes(bench: Workbench, asked: list[Job]) -> list[Outcome]:
 def clocks(outcome: Outcome) -> tuple[float, ...]:
     assert outcome.state == "complete", outcome
     look = outcome.evaluations[-1]
-    assert look["grad_equivalents"] == outcome.clocks["grad_equivalents"]
+    assert look.grad_equivalents == outcome.clocks["grad_equivalents"]
     return tuple(outcome.clocks[name] for name in ("steps", "grad_equivalents", "nominal_grad_equivalents"))
 
 

@@ -62,7 +62,11 @@ def then(worker: Worker, wanted: list[Job]) -> list[Outcome]:
 def told(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     """All but the machine's numbers."""
     return [
-        {**asdict(outcome), "clocks": {}, "evaluations": [look | {"seconds": 0.0} for look in outcome.evaluations]}
+        {
+            **asdict(outcome),
+            "clocks": {},
+            "evaluations": [asdict(look) | {"seconds": 0.0} for look in outcome.evaluations],
+        }
         for outcome in outcomes
     ]
 

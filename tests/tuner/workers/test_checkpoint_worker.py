@@ -106,7 +106,7 @@ def told(work: Worked) -> list[Any]:
     of_machine = {"seconds": 0.0, "peak_mem_mb": 0.0}
     return [
         {**asdict(outcome), "clocks": outcome.clocks | of_machine,
-         "evaluations": [look | {"seconds": 0.0} for look in outcome.evaluations]}
+         "evaluations": [asdict(look) | {"seconds": 0.0} for look in outcome.evaluations]}
         for _, outcome in sorted(work.outcomes.items())
     ]  # fmt: skip
 
@@ -118,7 +118,7 @@ def test_a_job_that_goes_on_tells_of_the_whole_curve_and_of_the_same_end(
     asked = jobs(optimizer, number)
     expected = worked(asked, settled=config("faults.checkpoint_s=1e9"))
     assert expected.checkpoints == [] and expected.steps == 12
-    assert [look["step"] for look in expected.outcomes[0].evaluations] == [0, 4, 8, 12]
+    assert [look.step for look in expected.outcomes[0].evaluations] == [0, 4, 8, 12]
     for cut, left in ((1, 10), (2, 8), (3, 6), (6, 0)):
         places, content = worked(asked, cut=cut).checkpoints[-1]
         assert places == list(range(number))

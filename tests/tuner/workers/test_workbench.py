@@ -93,7 +93,7 @@ def assert_as_alone(settled: Config, job: Job, outcome: Outcome) -> None:
     metrics, curve = alone(settled, job)
     assert outcome.state == "complete" and outcome.error == outcome.traceback == ""
     assert outcome.metrics == pytest.approx(metrics, rel=1e-4)
-    assert [found["metrics"] for found in outcome.evaluations] == [pytest.approx(of, rel=1e-4) for of in curve]
+    assert [found.metrics for found in outcome.evaluations] == [pytest.approx(of, rel=1e-4) for of in curve]
 
 
 # A stack.
@@ -110,7 +110,7 @@ def test_outcomes_of_a_cohort_come_together_and_are_those_of_each_job_alone(opti
         assert_as_alone(settled, job, outcome)
         assert outcome.cohort == 3
         assert outcome.clocks["steps"] == EPOCHS and outcome.clocks["seconds"] > 0
-        assert [e["step"] for e in outcome.evaluations] == [0, 4, 8, 12]
+        assert [e.step for e in outcome.evaluations] == [0, 4, 8, 12]
     assert len({outcome.metrics["val_loss"] for outcome in outcomes}) == 3
     shares = [outcome.clocks["seconds"] for outcome in outcomes]
     assert shares == pytest.approx([shares[0]] * 3)  # of the stack's time
@@ -134,7 +134,7 @@ def test_a_diverged_member_is_worst_and_the_others_go_on() -> None:
     assert_as_alone(settled, asked[2], third)
     assert second.state == "diverged" and second.cohort == 3
     assert second.metrics["val_loss"] > max(first.metrics["val_loss"], third.metrics["val_loss"])
-    assert len(second.evaluations) < len(first.evaluations) and second.evaluations[0]["step"] == 0
+    assert len(second.evaluations) < len(first.evaluations) and second.evaluations[0].step == 0
 
 
 def test_one_cohort_follows_the_other_on_the_same_bench() -> None:
@@ -192,7 +192,7 @@ def test_a_stack_that_breaks_is_trained_one_at_a_time_from_the_beginning(
     reports = rest(started(settled, asked))
     assert [list(report.outcomes) for report in reports] == [[0], [1], [2]]
     for job, outcome in zip(asked, done(reports), strict=True):
-        assert [e["step"] for e in outcome.evaluations] == [0, 4, 8, 12]
+        assert [e.step for e in outcome.evaluations] == [0, 4, 8, 12]
         assert_as_alone(settled, job, outcome)
         assert outcome.cohort == 1
 
@@ -228,7 +228,7 @@ def test_a_job_that_fails_on_its_way_fails_alone(monkeypatch: pytest.MonkeyPatch
     first, second, third = done(rest(started(settled, asked)))
     assert (first.state, second.state, third.state) == ("complete", "failed", "complete")
     assert second.error == "RuntimeError: two lines"
-    assert [e["step"] for e in second.evaluations] == [0, 4]  # what it had come to
+    assert [e.step for e in second.evaluations] == [0, 4]  # what it had come to
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -264,7 +264,7 @@ def test_each_evaluation_of_a_single_job_is_reported_to_a_scheduler() -> None:
     for number, report in enumerate(reports[:2], 1):
         stopped = report.if_stopped[0]
         assert (stopped.state, stopped.clocks["steps"], len(stopped.evaluations)) == ("stopped", 4 * number, number + 1)
-        assert report.value == stopped.metrics["val_loss"] == stopped.evaluations[-1]["metrics"]["val_loss"]
+        assert report.value == stopped.metrics["val_loss"] == stopped.evaluations[-1].metrics["val_loss"]
         assert stopped.clocks["seconds"] > 0
     (outcome,) = done(reports)
     assert_as_alone(settled, asked, outcome)
