@@ -19,7 +19,7 @@ from tuner.config.layers import from_yaml, revise
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.planning.cohorts import CohortSizes
-from tuner.planning.plan import Search
+from tuner.planning.phases import Search
 from tuner.planning.study import hyperparameters
 from tuner.store.run import Run
 from tuner.store.tables import HP
@@ -103,7 +103,7 @@ def begin(config: Config, run: Run) -> Search:
     sizes = CohortSizes(config, {}, 1)
     sizes.startup = lambda optimizer: 2  # type: ignore[method-assign]  # so that samplers learn soon
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tuner.planning.plan.Writer", AtOnce)
+        patch.setattr("tuner.planning.phases.Writer", AtOnce)
         return Search(config, run, lambda: optuna.storages.RDBStorage(run.study_url), sizes)
 
 

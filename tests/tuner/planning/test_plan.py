@@ -268,7 +268,7 @@ def test_a_cohort_of_which_some_fail_is_recorded_whole(run: Run) -> None:
 
 def test_study_db_follows_and_holds_nothing_unfinished(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("tuner.planning.plan.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("tuner.planning.phases.time", SimpleNamespace(monotonic=lambda: clock.now))
     plan = new_search(config(trials=6, cohort=3), run)
     jobs = plan.next_jobs()
     plan.record([(jobs[1], ended(jobs[1]))])
