@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.analysis.stats import Mode
+from tuner.config.boundary import at_boundary
 from tuner.config.schema import Dimension, Value
 from tuner.store.tables import HP
 
@@ -99,7 +100,7 @@ def _study(hp: Mapping[str, list[Any]], space: Mapping[str, Dimension], values: 
     """A study, in memory, of trials that have ended."""
     import optuna
 
-    from tuner.planning.study import distribution, params
+    from tuner.store.optuna_space import distribution, params
 
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
     distributions = {name: distribution(dimension) for name, dimension in space.items()}
@@ -170,17 +171,14 @@ def boundary(hp: Mapping[str, Any], space: Mapping[str, Dimension]) -> pd.DataFr
         at_boundary: whether it lies in the outer 5 % of the range. Choices have neither low nor high (NaN), and no
         boundary.
     """
-    from tuner.planning.study import BOUNDARY
-
-    rows = []
+    outer, rows = at_boundary(space, hp), []
     for name, dimension in space.items():
         if name not in hp:
             continue
-        position = dimension.position(hp[name])
         rows.append({
             "hyperparameter": name, "value": hp[name], "low": dimension.low, "high": dimension.high,
-            "log": dimension.log, "position": position,
-            "at_boundary": position is not None and not BOUNDARY <= position <= 1 - BOUNDARY,
+            "log": dimension.log, "position": dimension.position(hp[name]),
+            "at_boundary": name in outer,
         })  # fmt: skip
     columns = {"hyperparameter": object, "value": object, "low": float, "high": float, "log": bool, "position": float,
                "at_boundary": bool}  # fmt: skip

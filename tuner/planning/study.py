@@ -1,4 +1,4 @@
-"""One Optuna study per (task, optimizer): asks for hyperparameters, is told what became of them."""
+"""The study of one optimizer asks for hyperparameters, is told what became of them, and knows the best. No Ray."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, get_args
 
-import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuner.config.schema import Config, Dimension, OptimizerConfig
+from tuner.config.boundary import at_boundary
+from tuner.config.schema import Config, OptimizerConfig
 from tuner.errors import UserError
 from tuner.jobs import Done, Job, Outcome, State
+from tuner.planning.samplers import LEARNING, draw_seed, make_sampler
 from tuner.planning.study_db import STATE, OpenStorage, StudyRecord, orphans
-from tuner.store.tables import HP, Row, cell
+from tuner.store.optuna_space import distribution, hyperparameters, params
+from tuner.store.tables import HP, Row
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -31,12 +27,9 @@ STATES = {
     "complete": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL,
     "stopped": TrialState.PRUNED,
 }  # fmt: skip
-LEARNING = ("tpe", "gp")
 ANY_TRIAL = create_trial(state=TrialState.WAITING)
 ABANDONED_AFTER = 5
 """A search is given up when so many trials have ended and all of them failed."""
-BOUNDARY = 0.05
-"""A best value in this outer share of its range is reported as at the boundary."""
 
 
 class OptimizerStudy:
@@ -226,7 +219,7 @@ class OptimizerStudy:
             "n_trials": self.done,
             "n_diverged": self.counts["diverged"],
             "n_failed": self.counts["failed"],
-            "at_boundary": at_boundary(self.spec, job.hp) if job else [],
+            "at_boundary": at_boundary(self.spec.space, job.hp) if job else [],
         }
 
     def _better(self, value: float, than: float) -> bool:
@@ -236,69 +229,3 @@ class OptimizerStudy:
 def study_name(task: str, optimizer: str) -> str:
     """The study's name in study.db."""
     return f"{task}/{optimizer}"
-
-
-def at_boundary(spec: OptimizerConfig, hp: dict[str, Any]) -> list[str]:
-    """The hyperparameters whose value lies in the outer 5 % of their range, on the searched scale."""
-    positions = {name: dim.position(hp[name]) for name, dim in spec.space.items()}
-    return [name for name, p in positions.items() if p is not None and not BOUNDARY <= p <= 1 - BOUNDARY]
-
-
-def params(hp: Mapping[str, Any]) -> dict[str, Any]:
-    """Optuna's form of hyperparameters."""
-    return {name: cell(value) for name, value in hp.items()}
-
-
-def hyperparameters(spec: OptimizerConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters that ``params`` gave Optuna's form."""
-    return {name: spec.space[name].parse(str(value)) for name, value in params.items()}
-
-
-def distribution(dim: Dimension) -> BaseDistribution:
-    """Optuna's form of a dimension of the search space."""
-    if dim.choices is not None:
-        return CategoricalDistribution(list(map(cell, dim.choices)))
-    assert dim.low is not None and dim.high is not None
-    if dim.integer:
-        return IntDistribution(int(dim.low), int(dim.high), log=dim.log)
-    return FloatDistribution(dim.low, dim.high, log=dim.log)
-
-
-def draw_seed(seed: int, asked: int) -> int:
-    """Of what is drawn after so many trials."""
-    return int(np.random.SeedSequence([seed, asked]).generate_state(1)[0])
-
-
-class NumberedQMC(QMCSampler):
-    """A point of the scrambled Sobol sequence by its number; the first trials, where nothing has ended, are random.
-
-    Optuna's own counts in the study how many it drew, so that one that was cut off would begin anew.
-    """
-
-    def __init__(self, seed: int, asked: int) -> None:
-        independent = RandomSampler(seed=draw_seed(seed, asked))
-        super().__init__(seed=seed, scramble=True, independent_sampler=independent, warn_independent_sampling=False)
-        self._asked = asked
-
-    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
-        return self._asked
-
-
-def make_sampler(name: str, seed: int, asked: int, startup: int) -> BaseSampler:
-    """The sampler of that name for the next trial, one that is not drawn at random.
-
-    Args:
-        asked: trials that were asked for before.
-        startup: trials to draw at random before those that learn.
-    """
-    drawn = draw_seed(seed, asked)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match name:
-            case "tpe":
-                return TPESampler(seed=drawn, n_startup_trials=startup)
-            case "gp":
-                return GPSampler(seed=drawn, n_startup_trials=startup)
-            case "qmc":
-                return NumberedQMC(seed, asked)
-    raise ValueError(f"unknown sampler {name!r}")

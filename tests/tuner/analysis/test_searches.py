@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.run_configs import run_config
 from tuner.analysis.searches import FEW_TRIALS, best_so_far, boundary, importance
+from tuner.config.boundary import at_boundary
 from tuner.config.schema import Dimension
-from tuner.planning.study import at_boundary
 from tuner.store.run import Run
 from tuner.store.tables import hp_columns
 
@@ -276,7 +276,9 @@ def test_the_boundary_is_that_of_the_search() -> None:
         for n in (1, 5, 9):
             hp = {"lr": lr, "momentum": 0.5, "n": n, "kind": True}
             found = boundary(hp, SPACE)
-            assert found.loc[found["at_boundary"], "hyperparameter"].tolist() == at_boundary(spec.optimizers["one"], hp)
+            assert found.loc[found["at_boundary"], "hyperparameter"].tolist() == at_boundary(
+                spec.optimizers["one"].space, hp
+            )
 
 
 def test_without_a_valid_trial_there_is_no_boundary() -> None:

@@ -20,7 +20,7 @@ from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.phases import Search
-from tuner.planning.study import hyperparameters
+from tuner.store.optuna_space import hyperparameters
 from tuner.store.run import Run
 from tuner.store.tables import HP
 

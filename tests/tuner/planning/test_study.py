@@ -23,8 +23,11 @@ from tests.support.run_configs import (
     stored,
     study_config,
 )
-from tuner.config.schema import Dimension, OptimizerConfig
-from tuner.planning.study import OptimizerStudy, at_boundary, distribution, draw_seed
+from tuner.config.boundary import at_boundary
+from tuner.config.schema import Dimension
+from tuner.planning.samplers import draw_seed
+from tuner.planning.study import OptimizerStudy
+from tuner.store.optuna_space import distribution
 
 DEFAULTS = [{"lr": 1e-3, "beta": 0.9}, {"lr": 0.5, "beta": 0.9}, {"lr": 1e-2, "beta": 0.0}]  # the second is outside
 
@@ -261,18 +264,16 @@ def test_the_rest_of_a_range_is_not_at_the_boundary(log: bool, share: float) -> 
     assert at_boundary(*placed(share, log)) == []
 
 
-def placed(share: float, log: bool) -> tuple[OptimizerConfig, dict[str, Any]]:
+def placed(share: float, log: bool) -> tuple[dict[str, Dimension], dict[str, Any]]:
     low, high = 1e-4, 10.0
     value = math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if log else low + share * (high - low)
-    spec = OptimizerConfig(class_="pkg.Opt", space={"x": Dimension(low=low, high=high, log=log)})
-    return spec, {"x": min(max(value, low), high)}
+    return {"x": Dimension(low=low, high=high, log=log)}, {"x": min(max(value, low), high)}
 
 
 def test_each_hyperparameter_at_its_boundary_is_named_but_no_choice() -> None:
     space = {"a": Dimension(low=0, high=1), "b": Dimension(choices=[1, 2]), "c": Dimension(low=1, high=9, integer=True),
              "d": Dimension(low=0, high=1)}  # fmt: skip
-    spec = OptimizerConfig(class_="pkg.Opt", space=space)
-    assert at_boundary(spec, {"a": 0.01, "b": 1, "c": 9, "d": 0.5}) == ["a", "c"]
+    assert at_boundary(space, {"a": 0.01, "b": 1, "c": 9, "d": 0.5}) == ["a", "c"]
 
 
 @pytest.mark.parametrize(
