@@ -26,7 +26,7 @@ from benchmarks import soak_trials
 from benchmarks.bench_processes import ON_TWO_CORES, ROOT, Bench, BenchmarkError, Claim, resident_mb, say
 from benchmarks.search_throughput import setting
 from benchmarks.soak_trials import FAULTS, OPTIMIZER, SOUND, Row
-from tuner.console.parsing import DONE, PARTLY
+from tuner.errors import DONE, PARTLY
 from tuner.store.run import Run
 
 TASK, SEED = "rahimi_recht", 1000

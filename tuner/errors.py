@@ -1,4 +1,4 @@
-"""Errors that a person can act on."""
+"""Errors that a person can act on, and the exit codes of commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from difflib import get_close_matches
 
 from tuner.text import line
 
+DONE, NOTHING, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+CHANGED_CODE = "--allow-changed-code"
+"""The flag with which a run goes on by other code than it was begun with."""
 PLAUSIBLE = 0.5
 """The share of characters that two names have in common, in their order, from which one may be meant by the other."""
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.console.parsing import DONE, NOTHING, Parser, run_command
-from tuner.errors import UserError
+from tuner.console.parsing import Parser, run_command
+from tuner.errors import DONE, NOTHING, UserError
 
 if TYPE_CHECKING:
     from tuner.comparison.results import Answer

@@ -9,33 +9,32 @@ import argparse
 import os
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tuner.config.registry import available
 from tuner.console.parsing import (
-    CHANGED_CODE,
+    RETRAINING_KEYS,
     Parser,
     add_output_flags,
-    analysis_period,
+    add_retraining_flags,
     check_utf8,
-    cohort_size,
-    parse_seeds,
+    given,
     run_command,
 )
-from tuner.errors import UserError
+from tuner.errors import CHANGED_CODE, UserError
 
 if TYPE_CHECKING:
     from tuner.config.schema import Config
     from tuner.store.run import Run
 
 FLAG_KEYS = {
-    "task": "task.name", "optimizers": "search.optimizers", "trials": "search.trials", "seeds": "retrain.seeds",
+    "task": "task.name", "optimizers": "search.optimizers", "trials": "search.trials",
     "preset": "preset", "gpus_per_trial": "resources.gpus_per_trial", "cpus_per_trial": "resources.cpus_per_trial",
-    "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort", "address": "resources.address",
+    "address": "resources.address",
     "sampler": "search.sampler", "scheduler": "search.scheduler", "data_dir": "task.data_dir",
-    "dataset": "task.dataset", "out": "out", "name": "name", "tracker": "tracker",
-    "analyze_curvature": "retrain.analyze_curvature",
+    "dataset": "task.dataset", "out": "out", "name": "name", "tracker": "tracker", **RETRAINING_KEYS,
 }  # fmt: skip
 
 
@@ -47,23 +46,15 @@ def make_parser() -> Parser:
     add("--task", help=f"the training problem: {', '.join(available('tasks'))}")
     add("--optimizers", nargs="+", metavar="NAME", help=", ".join(available("optimizers")))
     add("--trials", type=int, metavar="N", help="trials per optimizer")
-    add("--seeds", metavar="N|a,b,c", help="evaluation seeds: 0 to N-1, or a list (a single seed: 'a,')")
+    add_retraining_flags(parser)
     add("--preset", help="smoke, default or paper")
     add("--gpus-per-trial", type=float, metavar="G", help="a fraction shares a GPU; 0 trains on the CPU")
     add("--cpus-per-trial", type=float, metavar="C")
-    add("--max-concurrent", type=int, metavar="K", help="trials at once; 1 makes a search repeatable")
-    add("--cohort", type=cohort_size, metavar="auto|M", help="trials trained as one stacked model; 1: one at a time")
     add("--address", help="of a running Ray cluster, or auto; by default Ray starts on this machine")
     add("--sampler", help="tpe, gp, random or qmc")
     add("--scheduler", help="fifo or asha")
     add("--data-dir", metavar="DIR", help="the folder (or text file) where the task's data lies")
     add("--dataset", metavar="NAME", help="one of the task's data sets")
-    add(
-        "--analyze-curvature",
-        type=analysis_period,
-        metavar="every=K",
-        help="of each retraining run: the loss's Hessian at evaluations 0, K, 2K, ... and the last",
-    )
     add("--tracker", help="tensorboard, mlflow or wandb: tell it what the run directory gets")
     add(
         "--resume",
@@ -71,7 +62,6 @@ def make_parser() -> Parser:
         type=Path,
         help="the directory of a run that goes on; more --trials or --seeds extend it",
     )
-    add(CHANGED_CODE, action="store_true", help="go on though code has changed; rows made from now on are marked")
     add("--out", metavar="DIR", help="where the run directory is made (default: runs)")
     add("--name", help="the run directory's name (default: <task>-<date>-<time>)")
     add("--configs", metavar="DIR", type=Path, help="your own folder with optimizers/, tasks/ and defaults.yaml")
@@ -93,19 +83,24 @@ def main(argv: list[str]) -> int:
     path = run.path if run else new_path(config)
     if args.dry_run:
         from tuner.console import dry_run
-        from tuner.machine import code
+        from tuner.store.provenance import check_code
 
         if run is not None:
-            code.check(config, run, allowed=args.allow_changed_code)
+            check_code(config, run, allowed=args.allow_changed_code, remark=partial(print, file=sys.stderr))
         dry_run.show(config, path, as_json=args.json)
         return 0
 
     from tuner import execute
+    from tuner.console.terminal import Terminal, conclude
 
-    output = execute.Output(args.json, args.quiet, args.verbose)
+    terminal = Terminal(quiet=args.quiet)
     if run is None:
-        return execute.new_run(config, path, output)
-    return execute.go_on(config, run, output, search=True, changed_code=args.allow_changed_code)
+        result = execute.new_run(config, path, terminal, verbose=args.verbose)
+    else:
+        result = execute.resume(
+            config, run, terminal, search=True, changed_code=args.allow_changed_code, verbose=args.verbose
+        )
+    return conclude(result, terminal, as_json=args.json)
 
 
 def prepare(args: argparse.Namespace, run: Run | None) -> Config:
@@ -125,15 +120,13 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
         raise UserError(f"{CHANGED_CODE}: only a run that goes on (--resume RUN) has code of before")
     if run is not None and args.configs is not None:
         raise UserError("--configs: a run that goes on has its own config.yaml; leave it out with --resume")
-    flags: dict[str, Any] = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items()}
+    flags = given(args, FLAG_KEYS)
     if args.data_dir is not None:
         if not os.path.exists(args.data_dir):  # unlike Path's, false for a name that no file can have
             raise UserError(f"--data-dir {args.data_dir}: no such folder or file")
         flags["task.data_dir"] = str(Path(args.data_dir).absolute())  # workers may run elsewhere
     if args.dataset is not None and args.dataset.endswith(".npz"):
         flags["task.dataset"] = str(Path(args.dataset).absolute())
-    flags["retrain.seeds"] = None if args.seeds is None else parse_seeds(args.seeds)
-    flags = {key: value for key, value in flags.items() if value is not None}
     if run is None:
         config = one_at_a_time(resolve(flags, args.set, args.configs))
     else:

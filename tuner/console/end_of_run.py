@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.config.schema import Config
-from tuner.console.parsing import CHANGED_CODE, command_line
+from tuner.errors import CHANGED_CODE
+from tuner.machine.invocation import command_line
 from tuner.store.run import Run
 from tuner.text import hp_text, line
 

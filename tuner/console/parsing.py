@@ -5,22 +5,16 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from tuner import text
 from tuner.config.registry import check_own_packages
-from tuner.errors import MachineError, UserError, nearest
+from tuner.errors import CHANGED_CODE, DONE, INTERRUPTED, NOTHING, PARTLY, USAGE, MachineError, UserError, nearest
 from tuner.machine import home, streams
-from tuner.machine.signals import INTERRUPTED, interruption
-
-DONE, NOTHING, USAGE, PARTLY = 0, 1, 2, 3
-CHANGED_CODE = "--allow-changed-code"
+from tuner.machine.signals import interruption
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,6 +50,38 @@ def add_output_flags(parser: Parser) -> None:
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", action="store_true", help="no progress")
     volume.add_argument("-v", "--verbose", action="store_true", help="logs of Ray and its workers; tracebacks")
+
+
+RETRAINING_KEYS = {
+    "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort",
+    "analyze_curvature": "retrain.analyze_curvature",
+}  # fmt: skip
+"""Flags that a search and a retraining have in common -> the keys of the configuration that they set."""
+
+
+def given(args: argparse.Namespace, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Keys of the configuration, by the flags that set them, with the values that were given; and the seeds'."""
+    flags = {key: value for flag, key in keys.items() if (value := getattr(args, flag)) is not None}
+    return flags | ({} if args.seeds is None else {"retrain.seeds": parse_seeds(args.seeds)})
+
+
+def add_retraining_flags(parser: Parser) -> None:
+    """Those with which a search and a retraining alike say how, and on what, winners are retrained."""
+    add = parser.add_argument
+    add(
+        "--seeds",
+        metavar="N|a,b,c",
+        help="evaluation seeds: 0 to N-1, or a list (a single seed: 'a,'); those of a run stay",
+    )
+    add("--max-concurrent", type=int, metavar="K", help="training runs at once; 1 makes a search repeatable")
+    add("--cohort", type=cohort_size, metavar="auto|M", help="runs trained as one stacked model; 1: one at a time")
+    add(
+        "--analyze-curvature",
+        type=analysis_period,
+        metavar="every=K",
+        help="of each retraining run: the loss's Hessian at evaluations 0, K, 2K, ... and the last",
+    )
+    add(CHANGED_CODE, action="store_true", help="go on though code has changed; rows made from now on are marked")
 
 
 def parse_seeds(text: str) -> int | list[int]:
@@ -104,19 +130,6 @@ def check_utf8(argv: Sequence[str]) -> None:
         encoding = sys.getfilesystemencoding()
         locale = "" if encoding == "utf-8" else f", or Python takes it for {encoding}: set PYTHONUTF8=1"
         raise UserError(f"{what} {name!r}: is not UTF-8{locale}")
-
-
-def command_line(module: str, *words: object) -> str:
-    """``python -m module words`` for the shell, with the interpreter as it was named to start this command."""
-    return shlex.join([_interpreter(), "-m", module, *map(str, words)])
-
-
-def _interpreter() -> str:
-    if not any(flag == "-m" and name.startswith("tuner.") for flag, name in pairwise(sys.orig_argv)):
-        return "python"
-    named = sys.orig_argv[0]
-    plain = Path(named).with_name("python")  # of python3 beside it
-    return str(plain) if "/" in named and plain.exists() and plain.samefile(named) else named
 
 
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -26,7 +26,7 @@ class View(Protocol):
     def update(self) -> None: ...
 
 
-def make_view(progress: Callable[[], list[Progress]], metric: str, quiet: bool) -> View:
+def make_view(progress: Callable[[], Sequence[Progress]], metric: str, quiet: bool) -> View:
     """The view that fits where stderr goes."""
     console = Console(stderr=True)
     if quiet:
@@ -49,7 +49,7 @@ class Silence:
 class _Lines:
     """The text of each line, with the time left."""
 
-    def __init__(self, progress: Callable[[], list[Progress]], metric: str, console: Console) -> None:
+    def __init__(self, progress: Callable[[], Sequence[Progress]], metric: str, console: Console) -> None:
         self.progress = progress
         self.metric = metric
         self.console = console

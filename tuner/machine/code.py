@@ -20,10 +20,8 @@ from typing import Any
 
 from tuner.config.registry import OWN_PACKAGES, ROOT
 from tuner.config.schema import Config
-from tuner.console.parsing import CHANGED_CODE
 from tuner.errors import UserError
 from tuner.machine.environment import git
-from tuner.store.run import Run
 from tuner.text import line
 
 Code = dict[str, dict[str, Any]]
@@ -73,38 +71,6 @@ def mark(code: Code) -> str:
     """What tells rows that were made by this code from others: twelve digits."""
     counted = {part: _counts(found) for part, found in code.items()}
     return sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def check(config: Config, run: Run, *, allowed: bool) -> None:
-    """Let the rows that a run gets from now on know their code.
-
-    Raises:
-        UserError: a class is not where it was; or the code is not what the run was begun with, and that is not
-            ``allowed``.
-    """
-    check_folder(config)
-    run.code, env = identity(config), run.env() if run.has_env() else {}
-    for path in [path for path, found in run.code.items() if not found]:
-        print(f"{path}: by which code it is made cannot be known, so not whether it changes", file=sys.stderr)
-    commands = [env, *(command for command in env.get("resumed", []) if isinstance(command, dict))]
-    before = next((command["code"] for command in commands if command.get("code")), None)
-    if not env.get("code") and (run.trial_rows() or run.seed_rows()):
-        print(
-            f"{run.path}: by which code it was made is not known, so not whether it is the same now",
-            file=sys.stderr,
-        )
-    different = differences(before, run.code) if before else []
-    if not different:
-        return
-    for part in different:
-        print(part, file=sys.stderr)
-    if not allowed:
-        raise UserError(
-            f"{run.path}: was made by other code, as above, so that results would not be comparable; {CHANGED_CODE} "
-            "goes on all the same, and marks the rows"
-        )
-    run.mark = mark(run.code)
-    print(f"rows that are made from now on have {run.mark} in their column code", file=sys.stderr)
 
 
 def check_folder(config: Config) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from tuner.errors import INTERRUPTED
 from tuner.machine import streams
 
-INTERRUPTED = 130
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 WORD = "interrupted"
 

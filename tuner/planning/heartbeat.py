@@ -16,7 +16,7 @@ from tuner.store.run import Run
 INTERVAL_S = 2.0
 
 
-def say(run: Run, state: str, progress: list[dict[str, Any]]) -> None:
+def write_state(run: Run, state: str, progress: list[dict[str, Any]]) -> None:
     """Write status.json.
 
     Args:
@@ -56,4 +56,4 @@ class Heartbeat:
     def _write(self, state: str) -> None:
         self.written = time.monotonic()
         progress = [asdict(p) | {"left_s": self.pace.left_s(p)} for p in self.plan.progress()]
-        say(self.plan.run, state, progress)
+        write_state(self.plan.run, state, progress)

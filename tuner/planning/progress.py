@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner.jobs import Phase
@@ -28,7 +29,7 @@ class Progress:
 class Pace:
     """The time left, reckoned from the runs after the first that this command saw end, which waited for a worker."""
 
-    def __init__(self, progress: list[Progress]) -> None:
+    def __init__(self, progress: Sequence[Progress]) -> None:
         self.before = {(p.phase, p.optimizer): p.done for p in progress}
         self.first: dict[Key, tuple[int, float]] = {}  # how many had ended, and when, at the first look that saw one
 

@@ -21,8 +21,6 @@ from tuner.planning.study_db import STATE, OpenStorage, StudyRecord, orphans
 from tuner.store.optuna_space import distribution, hyperparameters, params
 from tuner.store.tables import HP, Row
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 STATES = {
     "complete": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL,
     "stopped": TrialState.PRUNED,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tuner.config.schema import Dimension, OptimizerConfig
 from tuner.store.tables import cell
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def params(hp: Mapping[str, Any]) -> dict[str, Any]:

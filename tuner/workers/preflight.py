@@ -30,8 +30,8 @@ from tuner.workers.heard import heard
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the check found.
+class PreflightResult:
+    """What the preflight came to.
 
     Attributes:
         timings: of a few steps.
@@ -76,8 +76,8 @@ class Preflight:
         self.process.kill()  # torch takes its time to leave
         self.process.wait()
 
-    def wait(self) -> Found | None:
-        """What was found; ``None`` for a cluster, whose nodes are other machines.
+    def wait(self) -> PreflightResult | None:
+        """The result; ``None`` for a cluster, whose nodes are other machines.
 
         Raises:
             UserError: what is wrong.
@@ -85,7 +85,7 @@ class Preflight:
         line = self.answer.readline()
         if not line.endswith("\n"):
             raise UserError(f"the check of the task {_end(self.process.wait())}; -v shows why")
-        return read(json.loads(line))
+        return read_answer(json.loads(line))
 
 
 def _end(code: int) -> str:
@@ -101,12 +101,12 @@ def main(argv: list[str]) -> None:
     pipe = int(argv[0])
     os.set_inheritable(pipe, False)
     config = from_yaml(sys.stdin.buffer.read().decode())
-    said = look(config, here=config.resources.address is None)
+    answered = run_checks(config, here=config.resources.address is None)
     with os.fdopen(pipe, "w", encoding="utf-8") as answer:
-        answer.write(json.dumps(said) + "\n")
+        answer.write(json.dumps(answered) + "\n")
 
 
-def look(config: Config, *, here: bool) -> dict[str, Any]:
+def run_checks(config: Config, *, here: bool) -> dict[str, Any]:
     """The check: ``{"found": ...}``, or ``{"error": ...}``.
 
     Args:
@@ -114,8 +114,8 @@ def look(config: Config, *, here: bool) -> dict[str, Any]:
     """
     try:
         with heard() as warnings:
-            found = check(config, here=here)
-        return {"found": found and asdict(replace(found, warnings=found.warnings + warnings))}
+            result = check(config, here=here)
+        return {"found": result and asdict(replace(result, warnings=result.warnings + warnings))}
     except UserError as error:
         return {"error": str(error)}
     except Exception as error:
@@ -123,19 +123,19 @@ def look(config: Config, *, here: bool) -> dict[str, Any]:
         return {"error": f"task {config.task.name}: {text.fault(error)} (-v shows where)"}
 
 
-def read(said: dict[str, Any]) -> Found | None:
-    """What ``look`` says.
+def read_answer(answered: dict[str, Any]) -> PreflightResult | None:
+    """What ``run_checks`` answers.
 
     Raises:
         UserError: what is wrong.
     """
-    if "error" in said:
-        raise UserError(said["error"])
-    found = said["found"]
-    return found and Found(**(found | {"timings": Timings.from_json(found["timings"])}))
+    if "error" in answered:
+        raise UserError(answered["error"])
+    fields = answered["found"]
+    return fields and PreflightResult(**(fields | {"timings": Timings.from_json(fields["timings"])}))
 
 
-def check(config: Config, *, here: bool) -> Found | None:
+def check(config: Config, *, here: bool) -> PreflightResult | None:
     """
     Raises:
         UserError: what is wrong.
@@ -163,7 +163,7 @@ def check(config: Config, *, here: bool) -> Found | None:
         raise UserError(f"optimizer {name}: its first steps failed{others} ({error})")
     warnings = rehearsal.evaluate_once(who, task, timings.evaluation_s)
     notes, unsaved = rehearsal.rehearse_all(config, task, timings)
-    return Found(timings, text.plain(task.data_summary), task.device.type, warnings + notes, unsaved)
+    return PreflightResult(timings, text.plain(task.data_summary), task.device.type, warnings + notes, unsaved)
 
 
 def check_device(config: Config) -> None:

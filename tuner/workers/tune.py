@@ -20,7 +20,7 @@ from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
 from tuner.planning.dispatch import Dispatcher, Interrupted, on_disk
 from tuner.planning.messages import EVALUATIONS, Report, Request
-from tuner.workers.preflight import Found
+from tuner.workers.preflight import PreflightResult
 from tuner.workers.trainable import Worker
 
 HEAVY = (
@@ -34,7 +34,7 @@ HEAVY = (
 """Parts of a trial of Tune that nobody asks for once it has ended; all such trials share those of the first."""
 
 
-def look_there(config: Config) -> Found | None:
+def preflight_in_cluster(config: Config) -> PreflightResult | None:
     """What ``preflight`` finds in a process of the cluster that has a trial's resources; ``None`` if it is lost.
 
     Raises:
@@ -43,14 +43,14 @@ def look_there(config: Config) -> Found | None:
     from tuner.workers import preflight
 
     def look(text: str) -> dict[str, Any]:
-        return preflight.look(from_yaml(text), here=True)
+        return preflight.run_checks(from_yaml(text), here=True)
 
     resources = {"num_cpus": config.resources.cpus_per_trial, "num_gpus": config.resources.gpus_per_trial or 0}
     try:
         found = ray.get(ray.remote(**resources, max_calls=1)(look).remote(config.to_yaml()))
     except ray.exceptions.RayError:
         return None
-    return preflight.read(found)
+    return preflight.read_answer(found)
 
 
 def run(dispatcher: Dispatcher, config: Config, scratch: Path) -> None:

@@ -248,7 +248,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         patch.setattr("tuner.machine.resources.this_machine", lambda: Machine(4, 0))
-        for name in ("check", "carry_out"):
+        for name in ("preflight", "run_plan"):
             patch.setattr(f"tuner.execute.{name}", start)
         yield
 

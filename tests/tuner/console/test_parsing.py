@@ -13,8 +13,9 @@ import pytest
 from tests.support.commands import environment
 from tests.support.folders import everything
 from tuner import retrain, search
-from tuner.console.parsing import check_utf8, command_line, parse_seeds, run_command
+from tuner.console.parsing import check_utf8, parse_seeds, run_command
 from tuner.errors import UserError, nearest
+from tuner.machine.invocation import command_line
 from tuner.text import hp_text
 
 pytestmark = pytest.mark.usefixtures("folder")

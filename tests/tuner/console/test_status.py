@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-import tuner.status
+import tuner.console.status_view
 from tests.support.commands import python
 from tests.support.run_configs import run_config
 from tuner.console.parsing import run_command
-from tuner.status import describe, lines, main
+from tuner.console.status_view import describe, lines
+from tuner.status import main
 from tuner.store.run import Run
 
 NAMES = ("adam", "diag_hessian")
@@ -26,7 +27,7 @@ def at_noon(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
     """Make it ``NOW``; the time, to be changed."""
     now = [NOW]
     clock = SimpleNamespace(now=lambda _: now[0], fromisoformat=datetime.fromisoformat)
-    monkeypatch.setattr(tuner.status, "datetime", clock)
+    monkeypatch.setattr(tuner.console.status_view, "datetime", clock)
     return now
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from tests.support.run_configs import run_config
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.machine import code as identity
-from tuner.machine.code import check, check_folder, differences, locate, mark
+from tuner.machine.code import check_folder, differences, locate, mark
+from tuner.store.provenance import check_code
 from tuner.store.run import Run
 
 SPACE = {"lr": {"low": 0.0, "high": 1.0}}
@@ -28,6 +30,10 @@ def config(*classes: str, folder: Path | None = None) -> Config:
     made = run_config(optimizers)
     task = made.task.model_copy(update={"class_": "tasks.mnist1d.Mnist1d"})
     return made.model_copy(update={"task": task, "configs": folder and str(folder)})
+
+
+def check(config: Config, run: Run, *, allowed: bool) -> None:
+    check_code(config, run, allowed=allowed, remark=partial(print, file=sys.stderr))
 
 
 def identity_of(*classes: str, folder: Path | None = None) -> dict[str, Any]:

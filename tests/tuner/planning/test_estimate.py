@@ -254,7 +254,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 
 
 def test_the_driver_gets_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = preflight.Found(TIMINGS, {"rows": {"train": 3}}, "cpu")
+    found = preflight.PreflightResult(TIMINGS, {"rows": {"train": 3}}, "cpu")
     for said, expected in ((json.dumps(asdict(found)), found), ("null", None)):
         stand_in(tmp_path, monkeypatch, f"cat > /dev/null\necho '{{\"found\": {said}}}' > /dev/fd/$3")
         with preflight.Preflight(small()) as checking:

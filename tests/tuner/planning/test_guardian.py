@@ -16,16 +16,16 @@ import os, signal, sys
 from pathlib import Path
 from tuner.machine import streams
 from tuner.planning.guardian import guarded
-from tuner.planning.heartbeat import say
+from tuner.planning.heartbeat import write_state
 from tuner.store.run import Run
 
 streams.prepare()
 run = Run(sys.argv[1])
 phases = [{"phase": "search", "optimizer": "adam", "done": 1, "total": 40, "left_s": None}]
-say(run, "running", phases)
+write_state(run, "running", phases)
 with guarded(run.path, "go on"):
     %s
-say(run, "ended", phases)
+write_state(run, "ended", phases)
 """
 
 
@@ -68,9 +68,9 @@ def test_what_another_command_or_itself_has_said_stays(
     run: Run, change: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tuner.planning.guardian import note_end
-    from tuner.planning.heartbeat import say
+    from tuner.planning.heartbeat import write_state
 
-    say(run, "running", [])
+    write_state(run, "running", [])
     said = (run.status() or {}) | change
     run.write_status(said)
     note_end(os.getpid(), run.path, "go on")

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from tests.support.run_configs import SEED, blank_database, copied_url, run_config, stored
 from tuner import execute
 from tuner.config.schema import Config
+from tuner.console.terminal import Terminal, conclude
 from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import Plan, retrain_plan, search_plan
@@ -445,9 +446,11 @@ def test_with_nothing_missing_neither_data_is_loaded_nor_ray_started(
 ) -> None:
     finish(new_search(config(), run))
     run.write_env({})
-    for name in ("check", "carry_out"):
+    for name in ("preflight", "run_plan"):
         monkeypatch.setattr(execute, name, lambda *args, **kwargs: pytest.fail("there is nothing to do"))
-    assert execute.go_on(config(), run, execute.Output(as_json=False, quiet=True, verbose=False), search=search) == 0
+    terminal = Terminal(quiet=True)
+    result = execute.resume(config(), run, terminal, search=search)
+    assert conclude(result, terminal, as_json=False) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in OPTIMIZERS)
 

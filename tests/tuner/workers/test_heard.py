@@ -43,9 +43,9 @@ def test_a_loss_that_broadcasts_is_warned_of_once(tmp_path: Path, monkeypatch: p
         "task.name": "tabular_mlp", "search.optimizers": ["adam", "rmsprop"], "resources.gpus_per_trial": 0.0,
     }  # fmt: skip
     ordinary, own = resolve(flags), resolve(flags, ["task.class=broadcast_task.Broadcast"])
-    found = preflight.read(preflight.look(ordinary, here=True))
+    found = preflight.read_answer(preflight.run_checks(ordinary, here=True))
     assert found is not None and found.warnings == []
-    found = preflight.read(preflight.look(own, here=True))
+    found = preflight.read_answer(preflight.run_checks(own, here=True))
     assert found is not None
     said = [line for line in found.warnings if line.startswith("Using a target size (torch.Size([90])) that is diff")]
     assert len(said) == 1 and "input size (torch.Size([90, 1]))" in said[0]

@@ -1,0 +1,157 @@
+"""Events are what a command tells whoever listens while it works: a terminal, or a program that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tuner.errors import INTERRUPTED, NOTHING, PARTLY
+from tuner.planning.progress import Progress
+
+EndState = Literal["ended", "interrupted", "halted", "lost"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Anything that is told."""
+
+
+@dataclass(frozen=True)
+class WaitBegan(Event):
+    """Nothing else is to be told until ``WaitEnded``; ``what`` says what takes so long."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class WaitEnded(Event):
+    """What was waited for is there."""
+
+
+@dataclass(frozen=True)
+class CodeRemark(Event):
+    """What is known, or not, of the code that a run was made by."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TaskWarning(Event):
+    """What the preflight has seen of the task or an optimizer, or was warned of."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Expected(Event):
+    """What is known of a run before it begins: how long it takes, how large cohorts are, what goes unsaved."""
+
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ResourceWarning(Event):
+    """Training will be elsewhere, or take much longer, than was perhaps meant."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RayRemark(Event):
+    """How Ray's start is going."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TrainingBegan(Event):
+    """Jobs are given out from now on.
+
+    Attributes:
+        metric: the task's.
+    """
+
+    metric: str
+    progress: Sequence[Progress]
+
+
+@dataclass(frozen=True)
+class Progressed(Event):
+    """A job has begun or ended, or a moment has passed."""
+
+    progress: Sequence[Progress]
+
+
+@dataclass(frozen=True)
+class TrainingEnded(Event):
+    """No job is given out any more."""
+
+    progress: Sequence[Progress]
+
+
+@dataclass(frozen=True)
+class SearchAbandoned(Event):
+    """All trials of an optimizer failed."""
+
+    optimizer: str
+
+
+@dataclass(frozen=True)
+class WorkerReplaced(Event):
+    """A worker's process could do no other job, as ``reason`` says."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunsFailed(Event):
+    """Training runs failed, or their curvature could not be analysed.
+
+    Attributes:
+        first: the first of them.
+        logs: where the others are.
+    """
+
+    what: Literal["training", "analysis of the curvature"]
+    count: int
+    first: str
+    error: str
+    logs: Path
+
+
+@dataclass(frozen=True)
+class NotRecorded(Event):
+    """Something that trials.csv has could not be written elsewhere."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """How the work on a run ended.
+
+    Attributes:
+        state: by itself ("ended"), by a person or the system ("interrupted"), since something cannot be written
+            ("halted"), or without Ray ("lost").
+        reason: of the last two.
+        run: the run directory.
+        finished, total: training runs.
+        some_valid: whether one of them did not fail.
+    """
+
+    state: EndState
+    reason: str
+    run: Path
+    finished: int
+    total: int
+    some_valid: bool
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command whose work did not end by itself."""
+        return INTERRUPTED if self.state == "interrupted" else PARTLY if self.some_valid else NOTHING
+
+
+Listener = Callable[[Event], Any]
