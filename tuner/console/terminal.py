@@ -41,12 +41,15 @@ class Terminal:
                 self._wait(what)
             case events.WaitEnded():
                 self._end_wait()
-            case events.TrainingBegan(metric, self.progress):
+            case events.TrainingBegan(metric, progress):
+                self.progress = progress
                 self.view = make_view(lambda: self.progress, metric, self.quiet)
                 self.view.__enter__()
-            case events.Progressed(self.progress):
+            case events.Progressed(progress):
+                self.progress = progress
                 self.view.update()
-            case events.TrainingEnded(self.progress):
+            case events.TrainingEnded(progress):
+                self.progress = progress
                 self.view.__exit__()
             case events.Expected(sentences):
                 for sentence in sentences:
