@@ -112,7 +112,7 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
     from tuner.config.classes import check_dataset
     from tuner.config.layers import extend, keep_seeds, resolve
     from tuner.machine.resources import settle, this_machine
-    from tuner.trackers.trackers import check
+    from tuner.trackers.tracker import check
 
     if run is None and args.task is None:
         raise UserError("--task is missing: the training problem (or --resume RUN, to go on with an earlier run)")

@@ -11,7 +11,8 @@ from tuner.jobs import Done, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.progress import Progress
 from tuner.planning.study import OptimizerStudy
-from tuner.planning.study_db import OpenStorage, Writer
+from tuner.planning.study_db import OpenStorage
+from tuner.store.background import BackgroundThread
 from tuner.store.run import Run
 from tuner.store.seed_rows import current_rows, missing_seeds
 from tuner.store.tables import hp_columns
@@ -29,7 +30,7 @@ class Search:
     def __init__(self, config: Config, run: Run, storage: OpenStorage, sizes: CohortSizes) -> None:
         self.config = config
         self.run = run
-        writer = Writer()
+        writer = BackgroundThread()
         rows = run.trial_rows()
         self.studies = {
             name: OptimizerStudy(

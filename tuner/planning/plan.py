@@ -16,7 +16,7 @@ from tuner.planning.phases import Retrain, Search
 from tuner.planning.progress import Progress
 from tuner.planning.study_db import PATIENCE_S
 from tuner.store.run import Run
-from tuner.trackers.trackers import make_tracker
+from tuner.trackers.tracker import make_tracker
 
 
 class Plan:

@@ -1,15 +1,11 @@
-"""study.db: what an optimizer's study in memory knows, written behind it."""
+"""study.db is written behind an optimizer's study, which lives in memory, by a thread."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import partial
 from itertools import takewhile
-from queue import SimpleQueue
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -29,27 +25,6 @@ def orphans(storage: OpenStorage, name: str) -> set[int]:
     except Exception:  # there is none yet, or it cannot be read; the search does not need it
         return set()
     return {t.number for t in trials if STATE not in t.user_attrs and t.state != TrialState.WAITING}
-
-
-class Writer(Executor):
-    """One thread that the end of the process does not wait for: SQLite may hold it up for half a minute."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-        threading.Thread(target=self._work, daemon=True).start()
-
-    def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._queue.put((future, partial(do, *args, **kwargs)))
-        return future
-
-    def _work(self) -> None:
-        while True:
-            future, do = self._queue.get()
-            try:
-                future.set_result(do())
-            except Exception as error:
-                future.set_exception(error)
 
 
 class StudyRecord:

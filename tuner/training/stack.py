@@ -24,6 +24,7 @@ from tuner.training.loop import (
     Result,
     Saving,
     Snapshot,
+    Told,
     all_batches,
     copy_tensors,
     in_lockstep,
@@ -58,32 +59,46 @@ def train(
 ) -> list[Result]:
     """Train each member as ``single.train`` would; ``on_eval`` is told of every evaluation and whose it is.
 
-    Members that can be stacked train in lockstep, all others one at a time. So do those of a stack that fails, for
-    want of memory, say, or of an operation's batching rule: their evaluations then begin again, with step 0.
+    Members that can be stacked train in lockstep, all others one at a time. So do those of a stack that fails: their
+    evaluations then begin again, with step 0.
     """
     results: dict[int, Result] = {}
 
-    def run(places: list[int]) -> None:
-        steps = training(task, make_optimizer, [members[place] for place in places], budget, engine)
-        while True:
-            try:
-                told = next(steps)
-            except StopIteration as stop:
-                results.update(zip(places, stop.value, strict=True))
-                return
-            except Exception:
-                if len(places) == 1:
-                    raise
-                break
-            for member, evaluation in told.items() if isinstance(told, dict) else ():
-                on_eval(places[member], evaluation)
-        release_memory(task.device)
-        for place in places:
-            run([place])
+    def run(indices: list[int]) -> Iterator[dict[int, Evaluation] | Snapshot]:
+        ended = yield from training(task, make_optimizer, [members[index] for index in indices], budget, engine)
+        results.update(zip(indices, ended, strict=True))
 
-    for places in stacks(task, make_optimizer, members, engine):
-        run(places)
-    return [results[place] for place in range(len(members))]
+    for stackable in stacks(task, make_optimizer, members, engine):
+        for indices, told in together_or_singly(stackable, run, task.device):
+            for member, evaluation in told.items() if isinstance(told, dict) else ():
+                on_eval(indices[member], evaluation)
+    return [results[index] for index in range(len(members))]
+
+
+def together_or_singly(
+    stackable: list[int], run: Callable[[list[int]], Iterator[Told]], device: torch.device
+) -> Iterator[tuple[list[int], Told]]:
+    """What ``run`` yields of members trained as one stack, and, once that fails, of each trained alone from step 0.
+
+    A stack fails for want of memory, say, or of an operation's batching rule.
+
+    Args:
+        stackable: the members, by their index.
+
+    Yields:
+        The indices of the members that ``run`` was called with, and what it yielded.
+
+    Raises:
+        Exception: that of a member trained alone.
+    """
+    if len(stackable) > 1:
+        try:
+            yield from ((stackable, told) for told in run(stackable))
+            return
+        except Exception:
+            release_memory(device)
+    for index in stackable:
+        yield from (([index], told) for told in run([index]))
 
 
 def training(

@@ -70,26 +70,30 @@ class Workbench:
         """
         from tuner.training import stack
 
-        jobs, checkpoints = request.jobs, request.checkpoints
+        jobs = request.jobs
         classes.limit_memory(self.config, self.task.device, alone=request.alone)
         members = [stack.Member(job.hp, job.seed) for job in jobs]
         with self._apart(jobs[0]):  # the class is imported here, so that what that does is undone for all its runs
             make = self._optimizer(jobs[0])
             stacks = stack.stacks(self.task, make, members, self.engine) if len(jobs) > 1 else [[0]]
-        for places in stacks:
-            chosen = [jobs[place] for place in places]
-            if len(chosen) > 1:
-                try:
-                    for report in self._training(chosen, new_curves(chosen), checkpoints):
-                        yield report.at(places)
-                    continue
-                except Exception:
-                    stack.release_memory(self.task.device)
-                if self.unusable:
-                    os._exit(1)  # lost: other workers then do them one at a time
-            for place, job in zip(places, chosen, strict=True):
-                for report in self._single(job, checkpoints, every_evaluation=every_evaluation and len(jobs) == 1):
-                    yield report.at([place])
+        for stackable in stacks:
+            yield from self._train_stack(request, stackable, every_evaluation=every_evaluation and len(jobs) == 1)
+
+    def _train_stack(self, request: Request, stackable: list[int], *, every_evaluation: bool) -> Iterator[Report]:
+        """Train jobs that can be stacked, by their index, as one, or one at a time where that fails."""
+        from tuner.training import stack
+
+        def run(indices: list[int]) -> Iterator[Report]:
+            jobs = [request.jobs[index] for index in indices]
+            if len(jobs) > 1:
+                yield from self._training(jobs, new_curves(jobs), request.checkpoints)
+                return
+            if self.unusable and len(stackable) > 1:
+                os._exit(1)  # as if the worker was lost: others then do the jobs of the stack that failed
+            yield from self._single(jobs[0], request.checkpoints, every_evaluation=every_evaluation)
+
+        for indices, report in stack.together_or_singly(stackable, run, self.task.device):
+            yield report.at(indices)
 
     @contextmanager
     def _apart(self, job: Job) -> Iterator[None]:

@@ -103,7 +103,7 @@ def begin(config: Config, run: Run) -> Search:
     sizes = CohortSizes(config, {}, 1)
     sizes.startup = lambda optimizer: 2  # type: ignore[method-assign]  # so that samplers learn soon
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tuner.planning.phases.Writer", AtOnce)
+        patch.setattr("tuner.planning.phases.BackgroundThread", AtOnce)
         return Search(config, run, lambda: optuna.storages.RDBStorage(run.study_url), sizes)
 
 

@@ -27,7 +27,8 @@ import pytest
 from tuner.errors import UserError
 from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.store.run import Run
-from tuner.trackers import trackers
+from tuner.trackers import backend, tensorboard
+from tuner.trackers import tracker as trackers
 
 CONFIG: Any = SimpleNamespace(task=SimpleNamespace(name="blobs"))
 SEARCHED = Job("search", "adam", 3, 1000, {"lr": 0.25, "nesterov": True, "kind": "x"})
@@ -174,7 +175,7 @@ def test_tensorboard_does_not_import_torch(tmp_path: Path) -> None:
 
 def test_torch_is_hidden_from_one_thread_only() -> None:
     found: list[object] = []
-    with trackers._without_torch():
+    with tensorboard._without_torch():
         finder: Any = sys.meta_path[0]
         with pytest.raises(ImportError):
             finder.find_spec("torch")
@@ -355,7 +356,7 @@ def test_wandb_without_a_key_does_not_ask(
 # Faults.
 
 
-class Backend(trackers.Backend):
+class Backend(backend.Backend):
     """Fails at the nth training run, or when it is made; or waits until it is let go."""
 
     package = "json"
@@ -366,7 +367,7 @@ class Backend(trackers.Backend):
         if at < 0:
             raise fault
 
-    def record(self, run: trackers.Ended) -> None:
+    def record(self, run: backend.Ended) -> None:
         if len(self.seen) == self.at:
             raise self.fault
         self.seen.append(run.name)
@@ -422,7 +423,7 @@ def test_a_slow_tracker_is_waited_for_but_not_for_long(
     busy, go = threading.Event(), threading.Event()
 
     class Slow(Backend):
-        def record(self, run: trackers.Ended) -> None:
+        def record(self, run: backend.Ended) -> None:
             super().record(run)
             if len(self.seen) == 2:
                 busy.set()
@@ -441,9 +442,9 @@ def test_a_slow_tracker_is_waited_for_but_not_for_long(
     monkeypatch.setattr(trackers, "PATIENCE_S", 60.0)
     tracker.close()
     assert time.monotonic() - began < 8
-    assert tracker._thread.daemon  # the process can end
+    assert tracker._background.thread.daemon  # the process can end
     go.set()
-    tracker._thread.join(10)
+    tracker._background.thread.join(10)
     assert len(backend.seen) == 2
     line = "tracker wandb: 3 of 4 training runs not told after 0.1 s; the run directory has everything\n"
     assert capsys.readouterr().err == line  # and none for what went wrong afterwards
