@@ -15,10 +15,11 @@ import torch
 from benchmarks import plain_loops
 from benchmarks.plain_loops import Batch, Loop, Recipe, fit
 from tasks.base import SPLITS, Task
-from tuner.config import classes, layers
+from tuner.config import layers
 from tuner.config.schema import Config
+from tuner.training import build
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.single import MakeOptimizer, Trainer, training
 
 SEED = 0
@@ -206,13 +207,13 @@ def prepare(name: str, optimizer: str, device: str, data_dir: Path | None) -> Su
     whole = cut = configured(name, optimizer, device, data_dir)
     if case.steps:
         cut = configured(name, optimizer, device, data_dir, _cut(whole, case.steps[device] * whole.train.batch_size))
-    task = classes.make_task(cut)
-    classes.set_up(task, cut)
+    task = build.make_task(cut)
+    build.set_up(task, cut)
     rows = {split: len(task.splits[split][0]) for split in SPLITS}
     timed = full = Run(rows, whole.retrain_epochs, whole.train.evaluations)
     data = task.data_summary["name"]
     if case.steps:
-        loaded = classes.make_task(whole).load(data_dir)
+        loaded = build.make_task(whole).load(data_dir)
         data, timed = loaded.name, Run(rows, epochs=1, evaluations=1)
         full = replace(full, rows={split: len(loaded.splits[split][0]) for split in SPLITS})
     train, spec = whole.train, whole.optimizers[optimizer]
@@ -225,7 +226,7 @@ def prepare(name: str, optimizer: str, device: str, data_dir: Path | None) -> Su
         final_lr=train.final_lr if train.schedule == "cosine" else None,
         clip=train.clip_grad_norm,
     )
-    engine, make = classes.make_engine(cut), classes.optimizer_maker(optimizer, spec)
+    engine, make = build.make_engine(cut), build.optimizer_maker(optimizer, spec)
     return Subject(name, task, engine, make, hp, case.loop(task), recipe, timed, full, data)
 
 

@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.bench_processes import Claim
 from tuner.store.run import Run
+from tuner.training import build
 
 OPTIMIZER = "faulty_adam"
 DEFAULT_LR = 1e-3  # never spoilt: the steps timed before the run are with it
@@ -206,12 +207,11 @@ def states(rows: list[Row]) -> Iterator[str]:
 
 def values(run: Run, rows: list[Row]) -> Iterator[str]:
     """Trained in this process, by the same loop: what was retried or resumed is as if nothing had happened."""
-    from tuner.config import classes
     from tuner.training import single
 
     config = run.config()
-    task, engine = classes.make_task(config), classes.make_engine(config)
-    classes.set_up(task, config)
+    task, engine = build.make_task(config), build.make_engine(config)
+    build.set_up(task, config)
     budget = single.Budget(config.train.epochs, config.train.evaluations)
     worst = task.worst[config.task.metric.split("_", 1)[1]]
     for row in rows:

@@ -23,12 +23,12 @@ import torch
 from benchmarks import space_rows
 from benchmarks.space_rows import Row
 from tasks.base import Task
-from tuner.config.classes import make_engine, make_task, optimizer_maker, set_up
 from tuner.config.layers import resolve
 from tuner.config.registry import available
 from tuner.config.schema import Config, Dimension
-from tuner.training.loop import Budget
+from tuner.training.build import make_engine, make_task, optimizer_maker, set_up
 from tuner.training.metrics import evaluate
+from tuner.training.records import Budget
 from tuner.training.single import Hyperparameters
 from tuner.training.stack import Member, stacks, train
 

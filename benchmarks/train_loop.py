@@ -24,8 +24,8 @@ from benchmarks.loop_subjects import CASES, CHECKED_STEPS, SEED, BenchmarkError,
 from benchmarks.networks import setting
 from benchmarks.plain_loops import OPTIMIZERS
 from tasks.base import Task
-from tuner.config import classes
 from tuner.errors import UserError
+from tuner.training import build
 from tuner.training.engine import Engine
 from tuner.training.single import MakeOptimizer, Trainer
 
@@ -105,9 +105,9 @@ def epochs_table(name: str, device: str, data_dir: Path | None, settings: tuple[
         settings: further ``key=value`` of the task's configuration.
     """
     config = configured(name, "adam", device, data_dir, settings)
-    task = classes.make_task(config)
-    classes.set_up(task, config)
-    make, hp = classes.optimizer_maker("adam", config.optimizers["adam"]), config.optimizers["adam"].first_point()
+    task = build.make_task(config)
+    build.set_up(task, config)
+    make, hp = build.optimizer_maker("adam", config.optimizers["adam"]), config.optimizers["adam"].first_point()
     images, width = len(task.splits["train"][0]), config.task.args["width"]
     lines = [
         f"{name} of width {width} on {task.data_summary['name']}, {images:,} training images, batch {task.batch_size}:",
@@ -137,7 +137,7 @@ def seconds_per_epoch(task: Task, make: MakeOptimizer, hp: dict[str, Any], engin
             torch.cuda.synchronize()
         before = trainer.seconds[0]
         trainer.take_steps(iter(task.batches(SEED, 1)), trainer.steps + task.steps_per_epoch)
-        if not trainer.live:
+        if not trainer.active:
             raise BenchmarkError(f"an epoch of {type(task).__name__} diverged with {engine}")
         return trainer.seconds[0] - before
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tests.support.commands import run
-from tuner.config import classes
 from tuner.store.run import Run
-from tuner.training.loop import Budget
+from tuner.training import build
+from tuner.training.records import Budget
 from tuner.training.single import train
 
 IRIS = ["--task", "tabular_mlp", "--out", ".", "--name", "job", "--gpus-per-trial", "0"]
@@ -87,10 +87,10 @@ def test_trials_of_a_cohort_are_those_trained_alone(job: tuple[Run, int, str, st
     made = job[0]
     config, trials = made.config(), made.trials()
     states: Counter[tuple[str, str]] = Counter()
-    task = classes.make_task(config)
-    classes.set_up(task, config)
+    task = build.make_task(config)
+    build.set_up(task, config)
     for row in trials[trials["optimizer"] != "deadly"].to_dict("records"):
-        make = classes.optimizer_maker(row["optimizer"], config.optimizers[row["optimizer"]])
+        make = build.optimizer_maker(row["optimizer"], config.optimizers[row["optimizer"]])
         budget = Budget(config.train.epochs, config.train.evaluations)
         expected = train(task, make, {"lr": row["hp.lr"]}, row["seed"], budget)
         assert row["state"] == expected.status

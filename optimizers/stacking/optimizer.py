@@ -45,7 +45,7 @@ class StackedOptimizer:
     """The optimizers of members that train in lockstep, as one.
 
     Args:
-        members: one optimizer each, of the same ``kind``, made with one and the same list of parameters.
+        members: one optimizer each, of the same ``stack_key``, made with one and the same list of parameters.
         params: the stack's, (members, ...) each, changed in place.
         scheduled: whether ``step`` will be given factors of the learning rate.
     """
@@ -98,7 +98,7 @@ class StackedOptimizer:
         self.steps += 1
         return losses
 
-    def lend(self, place: int) -> torch.optim.Optimizer:
+    def member_optimizer(self, place: int) -> torch.optim.Optimizer:
         """A member's own optimizer, with the state that it would have by now."""
         member = self.members[place]
         params = [param for group in member.param_groups for param in group["params"]]
@@ -200,7 +200,7 @@ class StackedOptimizer:
         """An estimator that knows nothing of stacks: each member for itself."""
         found = []
         for place in range(len(self.members)):
-            member = self.lend(place)
+            member = self.member_optimizer(place)
             assert isinstance(member, CurvatureOptimizer)
             member._steps, member.grad_equivalents = self.steps, self.grad_equivalents
             found.append(member.differentiate(problem.closure(place), max_grad_norm=max_grad_norm))
@@ -233,7 +233,7 @@ class StackedOptimizer:
             inputs += self.states[i].values()
         inputs += self._now.values()
         if layout not in self._rules:
-            self._rules[layout] = traced(self.rule, layout, tuple(self._now), self._constants, replay.kind(inputs))
+            self._rules[layout] = traced(self.rule, layout, tuple(self._now), self._constants, replay.signature(inputs))
         rule, names = self._rules[layout]
         new = iter(rule(*inputs))
         torch._foreach_copy_([self._data[i] for i in places], [next(new) for _ in places])

@@ -31,13 +31,13 @@ class ChangedError(RuntimeError):
 
 class Traced:
     """A function that is run as it is the first time, which may be the only one, recorded at the second call and
-    replayed from then on. The first replay, and the one after ``doubt``, are compared with the function itself.
+    replayed from then on. The first replay, and one after ``recheck_next_replay``, are compared with the function.
 
     Operations that change an input in place do so at each replay; random ones draw anew. What is replayed carries no
     gradients of its own. If the first comparison fails, the function stays in use.
 
     Args:
-        function: to be called with inputs of one ``kind`` only.
+        function: to be called with inputs of one ``signature`` only.
         programs: what was recorded before of functions that should do the same, by key; a new recording is added.
         key: this function's.
     """
@@ -64,7 +64,7 @@ class Traced:
         self._keep(Program(inputs, recorder.calls, outputs))
         return outputs
 
-    def doubt(self) -> None:
+    def recheck_next_replay(self) -> None:
         """Compare the next replay.
 
         It raises ``ChangedError`` if there is a difference after replays that were not compared.
@@ -103,7 +103,7 @@ class Traced:
         return outputs
 
 
-def kind(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+def signature(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     """What a recording depends on of its inputs."""
     return tuple((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors)
 

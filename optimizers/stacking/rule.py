@@ -20,7 +20,7 @@ Layout = tuple[tuple[int, bool, tuple[str, ...]], ...]
 """Per tensor: which parameter it is, whether there is a curvature, and the names of its state."""
 
 
-def kind(optimizer: torch.optim.Optimizer) -> Hashable | None:
+def stack_key(optimizer: torch.optim.Optimizer) -> Hashable | None:
     """What must be the same in all members of a stack; ``None`` for an optimizer that cannot be in one.
 
     That is one with several parameter groups, without a pure rule, or with steps or hooks of its own.

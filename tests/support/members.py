@@ -16,7 +16,7 @@ from optimizers import (
 from tasks.base import Data, Task
 from tuner.training import stack
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.single import train
 from tuner.training.stack import Member
 

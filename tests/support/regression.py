@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optimizers import DiagHessian
 from tasks.base import Data, Task
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget, Evaluation, Result
+from tuner.training.records import Budget, Evaluation, Result
 from tuner.training.single import train
 
 STEPS_PER_EPOCH = 5

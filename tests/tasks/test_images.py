@@ -14,7 +14,7 @@ from optimizers import DiagHessian
 from tasks import images
 from tasks.image_data import Images
 from tasks.images import ImageClassification
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.single import train
 
 CLASSES = 3

@@ -6,7 +6,7 @@ import torch
 
 from tasks.quadratic_deep import QuadraticDeep, hessian, random_rotation
 from tuner.training.engine import Engine, Runner
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.single import train
 
 

@@ -14,7 +14,7 @@ import optimizers
 from tasks.quadratic_deep import QuadraticDeep
 from tasks.rahimi_recht import RahimiRecht
 from tasks.tabular_mlp import TabularMLP
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.single import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ import optimizers
 from optimizers.curvature.gauss_newton import GGNMC, GGNExact
 from tasks.transformer import LanguageModel, Transformer, sinusoids
 from tests.support.networks import Once, Problem, estimate, gauss_newton, relative_error
-from tuner.config.classes import make_task
 from tuner.config.layers import resolve
-from tuner.training.loop import Budget
+from tuner.training.build import make_task
+from tuner.training.records import Budget
 from tuner.training.single import train
 
 SMALL = {"width": 8, "heads": 2, "hidden": 6, "layers": 2, "dropout": 0.2, "length": 5}

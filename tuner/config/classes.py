@@ -1,27 +1,16 @@
-"""Classes named by dotted path in YAML, and what is made of them: tasks and optimizers."""
+"""Classes and functions are named by dotted path in YAML: found, and asked whether they take their arguments."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
-from dataclasses import fields
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuner import text
 from tuner.config.registry import OWN_PACKAGES, reach
+from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from tasks.base import Task
-    from tuner.config.schema import Config, OptimizerConfig, TaskConfig
-    from tuner.training.engine import Engine
-    from tuner.training.single import MakeOptimizer
 
 OPTIONAL = "requirements-optional.txt"
 PATTERN = re.compile(r"[<*]")  # a name in a task's list of datasets that stands for many
@@ -51,83 +40,10 @@ def find(path: str) -> Any:
             else ""
         )
         raise UserError(f"{path}: {module_name} has no {name!r}{close}{ours}")
-    found = getattr(module, name)
-    if not callable(found):
-        raise UserError(f"{path}: is a {type(found).__name__}, neither a class nor a function")
-    return found
-
-
-def make_task(config: Config) -> Task:
-    """The configured task, its data not yet loaded.
-
-    Raises:
-        UserError: its class does not exist, or does not take the arguments.
-    """
-    reach(config.configs)
-    task: TaskConfig = config.task
-    arguments = {
-        "metric": task.metric,
-        "mode": task.mode,
-        "target": task.target,
-        "dataset": task.dataset,
-        "batch_size": config.train.batch_size,
-        **task.args,
-    }
-    cls = find(task.class_)
-    _check_arguments(f"task {task.name}", cls, 0, arguments)
-    try:
-        return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"task {task.name}: {error}{nearest_argument(error, cls)}") from None
-
-
-def set_up(task: Task, config: Config) -> None:
-    """Load the task's data onto a trial's device, and keep this process within a trial's resources.
-
-    Raises:
-        UserError: the data cannot be used.
-    """
-    import torch
-
-    device = torch.device("cuda" if config.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
-    limit_memory(config, device)
-    torch.set_num_threads(max(1, int(config.resources.cpus_per_trial)))
-    data_dir = None if config.task.data_dir is None else Path(config.task.data_dir)
-    try:
-        task.setup(data_dir, device)
-    except ValueError as error:
-        raise UserError(f"task {config.task.name}: {error}") from None
-
-
-def limit_memory(config: Config, device: torch.device, *, alone: bool = False) -> None:
-    """Keep this process within a trial's share of the GPU, but where nothing else is on it."""
-    import torch
-
-    share = config.resources.gpus_per_trial or 0.0
-    if device.type == "cuda" and 0 < share < 1:
-        torch.cuda.set_per_process_memory_fraction(1.0 if alone else share)
-
-
-def make_engine(config: Config) -> Engine:
-    """How models are run: see ``tuner.training.engine.Engine``."""
-    from tuner.training.engine import Engine
-
-    return Engine(**{field.name: getattr(config.train, field.name) for field in fields(Engine)})
-
-
-def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:
-    """A function (params, hp) -> optimizer.
-
-    Raises:
-        UserError: its class does not exist, or does not take the fixed arguments and hyperparameters.
-    """
-    cls = find(spec.class_)
-    _check_arguments(f"optimizer {name}", cls, 1, {**spec.fixed(), **dict.fromkeys(spec.space)})
-
-    def make(params: Iterable[nn.Parameter], hp: dict[str, Any]) -> torch.optim.Optimizer:
-        return cls(params, **spec.arguments(hp))
-
-    return make
+    named = getattr(module, name)
+    if not callable(named):
+        raise UserError(f"{path}: is a {type(named).__name__}, neither a class nor a function")
+    return named
 
 
 def check_dataset(config: Config) -> None:
@@ -161,7 +77,14 @@ def nearest_argument(error: Exception, cls: Any) -> str:
     return nearest(refused[1], dict.fromkeys(taken))
 
 
-def _check_arguments(who: str, cls: Any, positional: int, arguments: dict[str, Any]) -> None:
+def check_arguments(who: str, cls: Any, positional: int, arguments: dict[str, Any]) -> None:
+    """
+    Args:
+        positional: how many arguments come before those with names.
+
+    Raises:
+        UserError: the class does not take the arguments.
+    """
     signature = inspect.signature(cls)
     parameters = list(signature.parameters.values())[positional:]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):

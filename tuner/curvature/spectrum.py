@@ -1,8 +1,7 @@
-"""The Hessian of a network's loss: its spectrum, its diagonal, and how near an optimizer's own estimate comes to it."""
+"""The spectrum of the Hessian of a network's loss, exact for small networks, estimated for large ones; its diagonal."""
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from optimizers import CurvatureOptimizer
-from optimizers.base import CURVATURE_KEY
-from optimizers.curvature.estimators import HessianBlocks, HessianVector, NoCurvature, Secant
 from tasks.base import Batch, Task
-from tuner import text
-from tuner.curvature.hessian import ROWS_SEED, Hessian, fixed_batches, in_double, undisturbed
-from tuner.training.stacked_model import Bound
+from tuner.curvature.hessian import Hessian, fixed_batches, in_double, undisturbed
+from tuner.training.records import Finding
 
 EXACT_UP_TO = 2000
 """Parameters up to which the whole Hessian is computed."""
@@ -26,10 +21,6 @@ ENDS, PROBES, LANCZOS_STEPS, LANCZOS_RUNS, GRID = 5, 20, 40, 2, 256
 TOLERANCE = 1e-4
 """Of extreme eigenvalues, relative to the largest magnitude."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-NOT_A_DIAGONAL = (HessianBlocks, HessianVector, NoCurvature, Secant)
-
-Finding = tuple[str, int, float, float | None]
-"""A quantity, which of several, its value, and where that lies on an axis, if it does."""
 
 
 @dataclass(frozen=True)
@@ -166,94 +157,3 @@ def extreme_eigenvalues(hessian: Hessian, ends: int, seed: int) -> np.ndarray:
     krylov = min(size, max(8 * ends, 20))
     found = eigsh(shifted, k=2 * ends, which="BE", ncv=krylov, tol=TOLERANCE, v0=start, return_eigenvectors=False)
     return np.sort(found - shift)[::-1]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """An estimate of a Hessian's diagonal beside the exact one.
-
-    Attributes:
-        relative_error: the norm of the difference, relative to that of the exact diagonal.
-        cosine: of the angle between them.
-    """
-
-    relative_error: float
-    cosine: float
-
-    def findings(self) -> list[Finding]:
-        found = {"estimate_relative_error": self.relative_error, "estimate_cosine": self.cosine}
-        return [(name, 0, value, None) for name, value in found.items() if np.isfinite(value)]
-
-
-def compare_estimate(
-    task: Task, model: nn.Module, optimizer: object, batch: Batch | None = None, *, seed: int = 0
-) -> Agreement | None:
-    """How near the optimizer's estimate of the Hessian's diagonal comes to the exact one, both of the same batch.
-
-    The estimator begins anew, with probes from the seed, on a copy of the optimizer, in evaluation mode.
-
-    Args:
-        batch: ``None``: the first training batch of a fixed seed.
-
-    Returns:
-        ``None`` for an optimizer that estimates no diagonal.
-    """
-    if not isinstance(optimizer, CurvatureOptimizer) or isinstance(optimizer.estimator, NOT_A_DIAGONAL):
-        return None
-    with undisturbed(model, task.device, seed):
-        batch = next(iter(task.batches(ROWS_SEED, 0))) if batch is None else batch
-        twin = _begun_anew(optimizer, seed)
-        copies = dict(zip(map(id, _params(optimizer)), _params(twin), strict=True))
-        state = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
-        state |= {name: copies.get(id(param), param.detach()) for name, param in model.named_parameters()}
-        network: Any = Bound(model, state)
-        names = [name for name, param in model.named_parameters() if id(param) in copies and param.requires_grad]
-        order = {id(param): place for place, param in enumerate(_params(twin))}
-        _, _, found = twin.differentiate(lambda: task.loss(network, batch))
-        estimates = [found[order[id(state[name])]] for name in names]
-        sign = -1.0 if optimizer.param_groups[0]["maximize"] else 1.0
-        estimate = (
-            sign
-            * torch.cat(
-                [
-                    (torch.zeros_like(state[n]) if e is None else e).flatten()
-                    for n, e in zip(names, estimates, strict=True)
-                ]
-            ).double()
-        )
-        exact = in_double(task, model, names, [batch]).matrix().diagonal().double()
-    size, norm = float(exact.norm()), float(estimate.norm())
-    return Agreement(
-        float((estimate - exact).norm()) / size if size else float("nan"),
-        float(estimate @ exact) / (size * norm) if size * norm else float("nan"),
-    )
-
-
-def look(task: Task, model: nn.Module, optimizer: object) -> tuple[list[Finding], str]:
-    """All that is found out of a network in training, and in a line what could not be."""
-    found: list[Finding] = []
-    try:
-        spectrum = analyze(task, model)
-        found += spectrum.findings()
-        agreement = compare_estimate(task, model, optimizer) if spectrum.diagonal is not None else None
-        found += agreement.findings() if agreement else []
-    except Exception as error:
-        return found, text.fault(error)
-    finally:
-        if task.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return found, ""
-
-
-def _params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [param for group in optimizer.param_groups for param in group["params"]]
-
-
-def _begun_anew(optimizer: CurvatureOptimizer, seed: int) -> CurvatureOptimizer:
-    """A copy at its first step, so that the next one estimates curvature."""
-    twin = copy.deepcopy(optimizer)
-    first: dict[str, Any] = {
-        "steps": 0, "grad_equivalents": 0.0, "seed": seed, "generator": None, "previous": {}, "memory": {},
-    }  # fmt: skip
-    twin.load_state_dict(twin.state_dict() | {CURVATURE_KEY: first})
-    return twin

@@ -1,4 +1,4 @@
-"""The training loop, of one run or of a stack of them: evaluations, looks at losses, divergence, clocks, snapshots."""
+"""The training loop runs one training run or a stack of them: steps, evaluations, divergence, clocks, snapshots."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,113 +16,24 @@ from torch import Tensor, nn
 from tasks.base import Batch, Task
 from tuner.machine import memory
 from tuner.training import metrics
+from tuner.training.records import (
+    NEVER,
+    Analyze,
+    Budget,
+    Clocks,
+    Evaluation,
+    Finding,
+    NotRestoredError,
+    Result,
+    Saving,
+    Snapshot,
+)
 
-Told = TypeVar("Told")
+Yielded = TypeVar("Yielded")
 Ended = TypeVar("Ended")
 
-Status = Literal["complete", "diverged"]
-
 LOSSES_PER_CHECK = 20
-"""Steps between looks at the losses: each look synchronises with the device."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train and how often to look.
-
-    Attributes:
-        epochs: passes over the training rows.
-        evaluations: evaluations after the first step's, equally spaced, the last one at the end.
-        test: whether to evaluate the test split, once, at the end.
-        analyze_every: K, to analyse the loss's curvature at evaluations 0, K, 2K, ... and the last; ``None`` for never.
-    """
-
-    epochs: int
-    evaluations: int = 10
-    test: bool = False
-    analyze_every: int | None = None
-
-    def analyzes(self, look: int, looks: int) -> bool:
-        """Whether evaluation ``look`` of 0 to ``looks`` is with an analysis."""
-        return self.analyze_every is not None and (look % self.analyze_every == 0 or look == looks)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One look at a run: the clocks, the metrics, named ``<split>_<metric>``, and what the optimizer says of itself.
-
-    Attributes:
-        curvature: what an analysis found, see ``tuner.curvature.spectrum``.
-        unanalyzed: why it did not find all, in a line.
-    """
-
-    step: int
-    epoch: float
-    seconds: float
-    grad_equivalents: float
-    metrics: dict[str, float]
-    diagnostics: dict[str, float]
-    curvature: list[tuple[str, int, float, float | None]] = field(default_factory=list)
-    unanalyzed: str = ""
-
-
-@dataclass
-class Clocks:
-    """Steps; gradient-equivalents, by counted FLOPs and by nominal costs; seconds of training (evaluation not counted,
-    the device synchronised); and the peak memory in MB."""
-
-    steps: int = 0
-    grad_equivalents: float = 0.0
-    nominal_grad_equivalents: float = 0.0
-    seconds: float = 0.0
-    peak_mem_mb: float = 0.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that a run, or a stack, needs to go on later to the same numbers.
-
-    Attributes:
-        state: plain values and tensors, some of them the run's own: to be written down before the run goes on.
-    """
-
-    state: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where a run begins and how often it pauses for a ``Snapshot``.
-
-    Attributes:
-        state: a snapshot's; ``None`` for the beginning.
-        every_s: seconds between snapshots; ``None`` for none.
-    """
-
-    state: dict[str, Any] | None = None
-    every_s: float | None = None
-
-
-NEVER = Saving()
-
-
-class NotRestoredError(Exception):
-    """A run cannot go on from this state: it is of something else."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended. A diverged run has the task's worst values as its metrics.
-
-    Attributes:
-        cohort: how many members trained in lockstep with it, itself included.
-        why: of a diverged run: what was not finite, or beyond the bound, its value, and the step.
-    """
-
-    status: Status
-    metrics: dict[str, float]
-    clocks: Clocks = field(default_factory=Clocks)
-    cohort: int = 1
-    why: str = ""
+"""Steps between readings of the losses: each waits for the device."""
 
 
 def in_lockstep(
@@ -130,45 +41,45 @@ def in_lockstep(
 ) -> Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]:
     """The loop, of one run or of a stack: pauses after each evaluation, of every member that has not diverged."""
     steps = budget.epochs * run.task.steps_per_epoch
-    looks = min(budget.evaluations, steps)
+    last = min(budget.evaluations, steps)
     if saving.state is None:
         batches = run.batches(budget.epochs)
-        evaluations = run.evaluate(("train", "val"), analyze=budget.analyzes(0, looks))
+        evaluations = run.evaluate(("train", "val"), analyze=budget.analysis_at(0, last))
         worst = worst_of(run.task, evaluations[0].metrics, test=budget.test)
-        looked = 0
+        evaluated = 0
         yield evaluations
     else:
         try:
             batches = run.restore(saving.state, budget.epochs)
-            looked, worst = saving.state["looked"], saving.state["worst"]
+            evaluated, worst = saving.state["evaluated"], saving.state["worst"]
         except Exception as error:
             raise NotRestoredError(str(error)) from error
     saved = time.monotonic()
-    for look in range(looked + 1, looks + 1):
-        until = math.ceil(steps * look / looks)
-        while run.live and run.steps < until:
+    for number in range(evaluated + 1, last + 1):
+        until = math.ceil(steps * number / last)
+        while run.active and run.steps < until:
             run.take_steps(batches, min(until, run.steps + LOSSES_PER_CHECK))
-            if saving.every_s is not None and run.live and time.monotonic() - saved >= saving.every_s:
+            if saving.every_s is not None and run.active and time.monotonic() - saved >= saving.every_s:
                 try:
                     state = run.state()
                 except Exception:  # an optimizer's own: the run is worth more than its snapshot
                     saving = NEVER
                     continue
-                yield Snapshot(state | {"looked": look - 1, "worst": worst})
+                yield Snapshot(state | {"evaluated": number - 1, "worst": worst})
                 saved = time.monotonic()
         splits = ("train", "val", "test") if budget.test and until == steps else ("train", "val")
-        evaluations = run.evaluate(splits, analyze=budget.analyzes(look, looks))
-        run.part_diverged({member: found.metrics for member, found in evaluations.items()})
-        evaluations = {member: evaluations[member] for member in run.live}
+        evaluations = run.evaluate(splits, analyze=budget.analysis_at(number, last))
+        run.retire_diverged({member: evaluation.metrics for member, evaluation in evaluations.items()})
+        evaluations = {member: evaluations[member] for member in run.active}
         if not evaluations:
             break
         yield evaluations
-    run.part(dict.fromkeys(run.live, ""))
+    run.retire(dict.fromkeys(run.active, ""))
     return [
         Result("complete", evaluations[member].metrics, clocks, len(run.seconds))
         if member in evaluations
         else Result("diverged", dict(worst), clocks, len(run.seconds), run.why[member])
-        for member, clocks in sorted(run.parted.items())
+        for member, clocks in sorted(run.retired.items())
     ]
 
 
@@ -185,13 +96,13 @@ def worst_of(task: Task, names: Iterable[str], *, test: bool) -> dict[str, float
 
 
 class Lockstep(ABC):
-    """What one run and a stack of them share: takes steps, looks at losses and metrics, keeps the clocks.
+    """What one run and a stack of them share: takes steps, reads losses and metrics, keeps the clocks.
 
     Attributes:
         steps, nominal_grad_equivalents: so far, of every member alike.
         seconds: of each member; of a stack's time each gets an equal share, so that seconds add up to what was spent.
-        live: the members that are still training, by their numbers from 0.
-        parted: the clocks of those that are not, when they ended.
+        active: the members that are still training, by their numbers from 0.
+        retired: the clocks of those that are not, when they ended.
         why: of those that have diverged, the reason.
     """
 
@@ -207,8 +118,8 @@ class Lockstep(ABC):
         self.steps = 0
         self.nominal_grad_equivalents = 0.0
         self.seconds = [0.0] * members
-        self.live = list(range(members))
-        self.parted: dict[int, Clocks] = {}
+        self.active = list(range(members))
+        self.retired: dict[int, Clocks] = {}
         self.why: dict[int, str] = {}
         self._peak_before = 0.0
         memory.reset_peak(task.device)
@@ -224,14 +135,14 @@ class Lockstep(ABC):
 
     @abstractmethod
     def step(self, batch: Any) -> Tensor:
-        """One step; the losses before it, detached: 0-dim or (live members,)."""
+        """One step; the losses before it, detached: 0-dim or (active members,)."""
 
     @abstractmethod
-    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+    def evaluate_member(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
         """A member's metrics, named ``<split>_<metric>``, and what its optimizer says of itself."""
 
     @abstractmethod
-    def lend(self, member: int) -> tuple[nn.Module, Any]:
+    def member_model(self, member: int) -> tuple[nn.Module, Any]:
         """A member's network, in full precision and not compiled, and its optimizer, to be left as they are."""
 
     @abstractmethod
@@ -248,8 +159,8 @@ class Lockstep(ABC):
             "steps": self.steps,
             "nominal_grad_equivalents": self.nominal_grad_equivalents,
             "seconds": list(self.seconds),
-            "live": list(self.live),
-            "parted": {member: asdict(clocks) for member, clocks in self.parted.items()},
+            "active": list(self.active),
+            "retired": {member: asdict(clocks) for member, clocks in self.retired.items()},
             "why": dict(self.why),
             "peak_mem_mb": self._peak_mb(),
             "own": self.own_state(),
@@ -265,8 +176,8 @@ class Lockstep(ABC):
         if len(state["seconds"]) != len(self.seconds):
             raise ValueError("the state is of another number of members")
         self.steps, self.nominal_grad_equivalents = state["steps"], state["nominal_grad_equivalents"]
-        self.seconds, self.live = list(state["seconds"]), list(state["live"])
-        self.parted = {member: Clocks(**clocks) for member, clocks in state["parted"].items()}
+        self.seconds, self.active = list(state["seconds"]), list(state["active"])
+        self.retired = {member: Clocks(**clocks) for member, clocks in state["retired"].items()}
         self.why = dict(state["why"])
         self._peak_before = state["peak_mem_mb"]
         self.restore_own(state["own"])
@@ -278,39 +189,39 @@ class Lockstep(ABC):
         return max(self._peak_before, memory.peak_mb(self.task.device))
 
     def take_steps(self, batches: Iterator[Any], until: int) -> None:
-        """Train up to step ``until``; members whose losses are seen to have diverged part."""
-        while self.live and self.steps < until:
+        """Train up to step ``until``; members whose losses have diverged retire."""
+        while self.active and self.steps < until:
             started = time.perf_counter()
             steps = min(LOSSES_PER_CHECK, until - self.steps)
             losses = torch.stack([self.step(next(batches)) for _ in range(steps)]).view(steps, -1)
-            fine = losses <= self.bound  # not for NaN
-            sane = fine.all(0).tolist()  # waits for the device
+            within = losses <= self.bound  # not for NaN
+            all_within = within.all(0).tolist()  # waits for the device
             before = self.steps
             self.steps += steps
-            share = (time.perf_counter() - started) / len(self.live)
-            for member in self.live:
+            share = (time.perf_counter() - started) / len(self.active)
+            for member in self.active:
                 self.seconds[member] += share
             why = {}
-            for place in [place for place, all_fine in enumerate(sane) if not all_fine]:
-                first = fine[:, place].tolist().index(False)
-                reason = metrics.beyond("the training loss", losses[first, place].item(), self.bound)
-                why[self.live[place]] = f"{reason}, at step {before + first}"
-            self.part(why)
+            for column in [column for column, sound in enumerate(all_within) if not sound]:
+                first = within[:, column].tolist().index(False)
+                reason = metrics.beyond("the training loss", losses[first, column].item(), self.bound)
+                why[self.active[column]] = f"{reason}, at step {before + first}"
+            self.retire(why)
 
     @property
     def bound(self) -> float:
         """On the training loss."""
         return self.task.worst["loss"]
 
-    def part(self, why: Mapping[int, str]) -> None:
+    def retire(self, why: Mapping[int, str]) -> None:
         """Stop the clocks of members and go on without them.
 
         Args:
             why: for each of them: why it has diverged; empty where it has not.
         """
         for member, reason in why.items():
-            self.live.remove(member)
-            self.parted[member] = Clocks(
+            self.active.remove(member)
+            self.retired[member] = Clocks(
                 self.steps,
                 self.grad_equivalents,
                 self.nominal_grad_equivalents,
@@ -320,46 +231,45 @@ class Lockstep(ABC):
             if reason:
                 self.why[member] = reason
 
-    def part_diverged(self, found: Mapping[int, dict[str, float]]) -> None:
+    def retire_diverged(self, values: Mapping[int, dict[str, float]]) -> None:
         """Go on without the members whose metrics say that they have diverged."""
-        reasons = {member: metrics.divergence(own, self.bound) for member, own in found.items()}
-        self.part({member: f"{reason}, at step {self.steps}" for member, reason in reasons.items() if reason})
+        reasons = {member: metrics.divergence(of_member, self.bound) for member, of_member in values.items()}
+        self.retire({member: f"{reason}, at step {self.steps}" for member, reason in reasons.items() if reason})
 
-    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
-        """Of each live member.
+    def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:
+        """Of each active member.
 
         Args:
-            analyze: the curvature too, of those whose metrics are sane.
+            analyze: analyses the curvature of those whose metrics are sane.
         """
         epoch = self.steps / self.task.steps_per_epoch
-        found = {member: self.look(member, splits) for member in self.live}
-        sound = [m for m, (own, _) in found.items() if analyze and not metrics.divergence(own, self.bound)]
-        analyzed = {member: self._analyzed(member) for member in sound}
+        values = {member: self.evaluate_member(member, splits) for member in self.active}
+        sane = [member for member, (of_member, _) in values.items() if not metrics.divergence(of_member, self.bound)]
+        analyzed = {member: self._analyzed(member, analyze) for member in sane} if analyze else {}
         return {
             member: Evaluation(
-                self.steps, epoch, self.seconds[member], self.grad_equivalents, *looked, *analyzed.get(member, ([], ""))
+                self.steps, epoch, self.seconds[member], self.grad_equivalents, *of_member,
+                *analyzed.get(member, ([], "")),
             )
-            for member, looked in found.items()
-        }
+            for member, of_member in values.items()
+        }  # fmt: skip
 
-    def _analyzed(self, member: int) -> tuple[list[tuple[str, int, float, float | None]], str]:
-        """What was found of a member's curvature, and what was not; the peak of the memory is that of training."""
-        from tuner.curvature import spectrum
-
+    def _analyzed(self, member: int, analyze: Analyze) -> tuple[list[Finding], str]:
+        """What is known of a member's curvature, and what is not; the peak of the memory stays that of training."""
         self._peak_before = self._peak_mb()
-        found = spectrum.look(self.task, *self.lend(member))
+        analyzed = analyze(self.task, *self.member_model(member))
         memory.reset_peak(self.task.device)
-        return found
+        return analyzed
 
 
-def drained(run: Generator[Told, None, Ended], tell: Callable[[Told], object]) -> Ended:
+def drained(run: Generator[Yielded, None, Ended], tell: Callable[[Yielded], object]) -> Ended:
     """What a training generator returns, after ``tell`` has been told of all that it yields."""
     while True:
         try:
-            told = next(run)
+            yielded = next(run)
         except StopIteration as stop:
             return stop.value
-        tell(told)
+        tell(yielded)
 
 
 def all_batches(task: Task, seed: int, epochs: int, done: int = 0) -> Iterator[Batch]:

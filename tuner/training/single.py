@@ -12,20 +12,9 @@ from optimizers import CurvatureOptimizer
 from tasks.base import Batch, Task
 from tuner.training.closures import Closures, takes_closure
 from tuner.training.engine import Engine, Runner
-from tuner.training.loop import (
-    NEVER,
-    Budget,
-    Evaluation,
-    Lockstep,
-    Result,
-    Saving,
-    Snapshot,
-    all_batches,
-    copy_tensors,
-    drained,
-    in_lockstep,
-)
+from tuner.training.loop import Lockstep, all_batches, copy_tensors, drained, in_lockstep
 from tuner.training.metrics import evaluate
+from tuner.training.records import NEVER, Analyze, Budget, Evaluation, Result, Saving, Snapshot
 
 Hyperparameters = dict[str, Any]
 MakeOptimizer = Callable[[list[nn.Parameter], Hyperparameters], torch.optim.Optimizer]
@@ -66,10 +55,10 @@ def training(
         run = in_lockstep(Trainer(task, make_optimizer, hp, seed, engine, budget.epochs), budget, saving)
         while True:
             try:
-                told = next(run)
+                yielded = next(run)
             except StopIteration as stop:
                 return stop.value[0]
-            yield told if isinstance(told, Snapshot) else told[0]
+            yield yielded if isinstance(yielded, Snapshot) else yielded[0]
 
 
 class Trainer(Lockstep):
@@ -142,7 +131,7 @@ class Trainer(Lockstep):
         return loss
 
     def _closure_step(self, batch: Batch) -> Tensor:
-        """Of an optimizer that may look at the loss, or take several gradients in a step, as LBFGS and SAM do."""
+        """Of an optimizer that may read the loss, or take several gradients in a step, as LBFGS and SAM do."""
         loss = self._gradient(batch)
         self.optimizer.step(self._closures.make(loss, lambda: self._gradient(batch)))
         return loss
@@ -157,15 +146,15 @@ class Trainer(Lockstep):
         self.nominal_grad_equivalents += 1
         return loss.detach()
 
-    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
+    def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:
         if self._mode:  # else there are no other weights yet, and some optimizers know of none
             self._optimizer_mode("eval")
         return super().evaluate(splits, analyze=analyze)
 
-    def lend(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def member_model(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         return self.runner.exact, self.optimizer
 
-    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+    def evaluate_member(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
         metrics = evaluate(self.task, self.runner.evaluated, splits)
         diagnostics: dict[str, float] = {}
         if isinstance(self.optimizer, CurvatureOptimizer) and self.steps:

@@ -13,23 +13,12 @@ from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
 from optimizers.stacking.optimizer import StackedOptimizer
-from optimizers.stacking.rule import kind
+from optimizers.stacking.rule import stack_key
 from tasks.base import Task
 from tuner.training.engine import Engine
-from tuner.training.loop import (
-    NEVER,
-    Budget,
-    Evaluation,
-    Lockstep,
-    Result,
-    Saving,
-    Snapshot,
-    Told,
-    all_batches,
-    copy_tensors,
-    in_lockstep,
-)
+from tuner.training.loop import Lockstep, Yielded, all_batches, copy_tensors, in_lockstep
 from tuner.training.metrics import evaluate
+from tuner.training.records import NEVER, Analyze, Budget, Evaluation, Result, Saving, Snapshot
 from tuner.training.single import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
 from tuner.training.stacked_model import AtBatch, StackBatch, StackedModel
 
@@ -37,7 +26,7 @@ WORTH_DROPPING = 1 / 16
 """The share of a stack that must have diverged for the rest to go on as a smaller one, which is recorded anew."""
 
 
-DOUBTED_LOOKS = {1, 2, 5, 10, 20, 50, 100}
+RECHECKED_EVALUATIONS = {1, 2, 5, 10, 20, 50, 100}
 """Evaluations after which replays are compared with what they stand for: a loss may come to depend on the epoch."""
 
 
@@ -76,8 +65,8 @@ def train(
 
 
 def together_or_singly(
-    stackable: list[int], run: Callable[[list[int]], Iterator[Told]], device: torch.device
-) -> Iterator[tuple[list[int], Told]]:
+    stackable: list[int], run: Callable[[list[int]], Iterator[Yielded]], device: torch.device
+) -> Iterator[tuple[list[int], Yielded]]:
     """What ``run`` yields of members trained as one stack, and, once that fails, of each trained alone from step 0.
 
     A stack fails for want of memory, say, or of an operation's batching rule.
@@ -93,12 +82,12 @@ def together_or_singly(
     """
     if len(stackable) > 1:
         try:
-            yield from ((stackable, told) for told in run(stackable))
+            yield from ((stackable, yielded) for yielded in run(stackable))
             return
         except Exception:
             release_memory(device)
     for index in stackable:
-        yield from (([index], told) for told in run([index]))
+        yield from (([index], yielded) for yielded in run([index]))
 
 
 def training(
@@ -128,24 +117,24 @@ def training(
 
 
 def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member], engine: Engine) -> list[list[int]]:
-    """Which members can train as one stack, by their places; one that cannot is alone."""
+    """Which members can train as one stack, by their numbers; one that cannot is alone."""
     if engine.compile or engine.channels_last or not members:
-        return [[place] for place in range(len(members))]
+        return [[number] for number in range(len(members))]
     params = list(task.build(members[0].seed).parameters())
-    found: dict[Hashable, list[int]] = {}
-    for place, member in enumerate(members):
+    by_key: dict[Hashable, list[int]] = {}
+    for number, member in enumerate(members):
         try:
             optimizer = make_optimizer(params, member.hp)
         except Exception:  # it will be raised again where this member trains
-            of_kind = None
+            key = None
         else:
             groups = getattr(optimizer, "param_groups", None) or [{"params": []}]
             stackable = list(map(id, groups[0]["params"])) == list(map(id, params)) and (
                 "lr" in groups[0] or not engine.scheduled
             )
-            of_kind = kind(optimizer) if stackable else None
-        found.setdefault(("alone", place) if of_kind is None else of_kind, []).append(place)
-    return list(found.values())
+            key = stack_key(optimizer) if stackable else None
+        by_key.setdefault(("alone", number) if key is None else key, []).append(number)
+    return list(by_key.values())
 
 
 class Stack(Lockstep):
@@ -172,8 +161,8 @@ class Stack(Lockstep):
             optimizers.append(make_optimizer(self.model.own_params, member.hp))
         torch.manual_seed(members[0].seed)  # dropout
         self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=engine.scheduled)
-        self._looks = 0
-        self._first_looks: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
+        self._evaluations = 0
+        self._first_metrics: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
 
     def batches(self, epochs: int) -> Iterator[StackBatch]:
         """Members of the same seed see the same rows."""
@@ -185,8 +174,8 @@ class Stack(Lockstep):
         for drawn in zip(*map(_with_versions, each), strict=True):
             if any(tensor._version != version for batch in drawn for tensor, version in batch):
                 raise ValueError("the task yields one tensor for the batches of several seeds")
-            own = ([tensor for tensor, _ in drawn[seeds.index(self.seeds[member])]] for member in self.stacked)
-            yield StackBatch(tuple(map(torch.stack, zip(*own, strict=True))), shared=False)
+            batches = ([tensor for tensor, _ in drawn[seeds.index(self.seeds[member])]] for member in self.stacked)
+            yield StackBatch(tuple(map(torch.stack, zip(*batches, strict=True))), shared=False)
 
     def step(self, batch: StackBatch) -> Tensor:
         factor = 1.0
@@ -195,59 +184,64 @@ class Stack(Lockstep):
             factor = self.engine.lr_factor(self.optimizer.steps, self.total_steps, warm_up)
         losses = self.optimizer.step(AtBatch(self.model, batch), factor, self.engine.clip_grad_norm)
         self.nominal_grad_equivalents = self.optimizer.grad_equivalents
-        if len(self.live) < len(self.stacked):
-            losses = losses[[self.stacked.index(member) for member in self.live]]
+        if len(self.active) < len(self.stacked):
+            losses = losses[[self.stacked.index(member) for member in self.active]]
         return losses
 
     def own_state(self) -> dict[str, Any]:
         model = [tensor.detach() for tensor in (*self.model.params, *self.model.buffers)]
-        return {"stacked": self.stacked, "model": model, "optimizer": self.optimizer.state_dict(), "looks": self._looks}
+        return {
+            "stacked": self.stacked,
+            "model": model,
+            "optimizer": self.optimizer.state_dict(),
+            "evaluations": self._evaluations,
+        }
 
     def restore_own(self, state: dict[str, Any]) -> None:
         self._keep(state["stacked"])
         copy_tensors(state["model"], [*self.model.params, *self.model.buffers])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._looks = state["looks"]
+        self._evaluations = state["evaluations"]
 
-    def evaluate(self, splits: tuple[str, ...], *, analyze: bool = False) -> dict[int, Evaluation]:
-        self._looks += 1
-        if self._looks in DOUBTED_LOOKS:
-            self.model.doubt()
+    def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:
+        self._evaluations += 1
+        if self._evaluations in RECHECKED_EVALUATIONS:
+            self.model.recheck_next_replay()
         return super().evaluate(splits, analyze=analyze)
 
-    def lend(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-        place = self.stacked.index(member)
-        self.model.load(place)
-        return self.model.runner.exact, self.optimizer.lend(place)
+    def member_model(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        row = self.stacked.index(member)
+        self.model.load(row)
+        return self.model.runner.exact, self.optimizer.member_optimizer(row)
 
-    def look(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-        place = self.stacked.index(member)
+    def evaluate_member(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+        row = self.stacked.index(member)
         first = (self.seeds[member], splits)
-        if self.steps == 0 and first in self._first_looks:
-            return self._first_looks[first], {}
-        self.model.load(place)
+        if self.steps == 0 and first in self._first_metrics:
+            return self._first_metrics[first], {}
+        self.model.load(row)
         metrics = evaluate(self.task, self.model.runner.evaluated, splits)
         if self.steps == 0:
-            self._first_looks[first] = metrics
+            self._first_metrics[first] = metrics
             return metrics, {}
-        if not isinstance(self.optimizer.members[place], CurvatureOptimizer):
+        if not isinstance(self.optimizer.members[row], CurvatureOptimizer):
             return metrics, {}
-        own = cast(CurvatureOptimizer, self.optimizer.lend(place))
-        return metrics, {name: float(value) for name, value in own.diagnostics().items()}
+        optimizer = cast(CurvatureOptimizer, self.optimizer.member_optimizer(row))
+        return metrics, {name: float(value) for name, value in optimizer.diagnostics().items()}
 
-    def part(self, why: Mapping[int, str]) -> None:
-        """Those that part stay in the stack, and are looked at no more, until enough have."""
-        super().part(why)
-        if self.live and len(self.live) <= (1 - WORTH_DROPPING) * len(self.stacked):
-            self._keep(self.live)
+    def retire(self, why: Mapping[int, str]) -> None:
+        """Those that retire stay in the stack, and are evaluated no more, until enough have."""
+        super().retire(why)
+        if self.active and len(self.active) <= (1 - WORTH_DROPPING) * len(self.stacked):
+            self._keep(self.active)
 
     def _keep(self, members: list[int]) -> None:
         """Go on as a smaller stack."""
         if members == self.stacked:
             return
-        places = torch.tensor([self.stacked.index(member) for member in members], device=self.task.device)
-        self.model.keep(places)
-        self.optimizer.keep(places, self.model.params)
+        rows = torch.tensor([self.stacked.index(member) for member in members], device=self.task.device)
+        self.model.keep(rows)
+        self.optimizer.keep(rows, self.model.params)
         self.stacked = list(members)
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from optimizers.base import Closure
 from optimizers.stacking.optimizer import Finish
-from optimizers.stacking.replay import Flat, Program, Traced, kind
+from optimizers.stacking.replay import Flat, Program, Traced, signature
 from tasks.base import Task
 from tuner.training.engine import Engine, Runner
 
@@ -82,15 +82,15 @@ class StackedModel:
         key = name, batch.shared, tuple((tensor.shape, tensor.stride()) for tensor in batch.tensors)
         if key not in self._graphs:
             programs = PROGRAMS.setdefault(self.task, {})
-            whole = name, batch.shared, self.runner.engine, kind(inputs)
+            whole = name, batch.shared, self.runner.engine, signature(inputs)
             model = self.runner.exact if exact else self.runner.trained
             self._graphs[key] = Traced(self._flat(model, batch, finish), programs, whole)
         return list(self._graphs[key](*inputs))
 
-    def doubt(self) -> None:
-        """See ``Traced.doubt``."""
+    def recheck_next_replay(self) -> None:
+        """See ``Traced.recheck_next_replay``."""
         for graph in self._graphs.values():
-            graph.doubt()
+            graph.recheck_next_replay()
 
     def _flat(self, model: nn.Module, batch: StackBatch, finish: Finish) -> Flat:
         task, shared = self.task, batch.shared

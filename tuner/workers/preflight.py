@@ -142,9 +142,10 @@ def check(config: Config, *, here: bool) -> PreflightResult | None:
     """
     if config.resources.address is None:
         check_device(config)
+    from tuner.training import build
     from tuner.training.isolation import restored
 
-    task = classes.make_task(config)
+    task = build.make_task(config)
     for name, spec in config.optimizers.items():
         with restored([]):
             try_optimizer(name, spec)
@@ -153,7 +154,7 @@ def check(config: Config, *, here: bool) -> PreflightResult | None:
     from tuner.workers import rehearsal
     from tuner.workers.timing import measure
 
-    classes.set_up(task, config)
+    build.set_up(task, config)
     who = f"task {config.task.name}"
     rehearsal.check_data(who, task)
     timings = measure(config, task)
@@ -185,7 +186,9 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     """
     import torch
 
-    make = classes.optimizer_maker(name, spec)
+    from tuner.training import build
+
+    make = build.optimizer_maker(name, spec)
     try:
         make([torch.nn.Parameter(torch.zeros(2, 2))], spec.first_point())
     except Exception as error:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from optimizers import CurvatureOptimizer
 from tasks.base import SPLITS, Task
-from tuner.config import classes
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.planning.estimate import Timings
 from tuner.text import fault
-from tuner.training import checkpoint
+from tuner.training import build, checkpoint
 from tuner.training.engine import Engine
 from tuner.training.flops import curvature_scale
 from tuner.training.isolation import restored
@@ -83,13 +82,13 @@ def evaluate_once(who: str, task: Task, seconds: float) -> list[str]:
 
 def rehearse_all(config: Config, task: Task, timings: Timings) -> tuple[list[str], dict[str, str]]:
     """``rehearse`` with each optimizer that could be timed, at the first point that its search will try."""
-    engine = classes.make_engine(config)
+    engine = build.make_engine(config)
     warnings: list[str] = []
     unsaved: dict[str, str] = {}
     with engine.settings():
         for name in timings.step_s:
             spec = config.optimizers[name]
-            make = classes.optimizer_maker(name, spec)
+            make = build.optimizer_maker(name, spec)
             try:
                 with restored([]):
                     notes, why = rehearse(task, make, spec.first_point(), engine)
@@ -116,7 +115,7 @@ def rehearse(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engin
     uncalled = _methods_for_others(run.optimizer)
     batches = run.batches(epochs)
     run.take_steps(batches, STEPS)
-    if not run.live:
+    if not run.active:
         return [], ""
     run.task = task.shortened(task.batch_size)
     run.evaluate(("val",))  # where its train and eval are called

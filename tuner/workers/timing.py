@@ -10,13 +10,12 @@ import torch
 
 from tasks.base import Task
 from tuner import text
-from tuner.config import classes
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.machine import memory
 from tuner.planning.cohorts import to_measure
 from tuner.planning.estimate import Timings
-from tuner.training import stack
+from tuner.training import build, stack
 from tuner.training.engine import Engine
 from tuner.training.isolation import restored
 from tuner.training.loop import Lockstep
@@ -43,7 +42,7 @@ def measure(config: Config, task: Task) -> Timings:
     Raises:
         UserError: the optimizer cannot be trained as the configuration says.
     """
-    engine = classes.make_engine(config)
+    engine = build.make_engine(config)
     steps_per_epoch = task.steps_per_epoch
     batch = min(task.batch_size, len(task.splits["train"][0]))
     step_s, member_s, untimed = {}, {}, {}
@@ -51,7 +50,7 @@ def measure(config: Config, task: Task) -> Timings:
     with engine.settings():
         scale, plain = _scaled(task, engine)
         for name, spec in config.optimizers.items():
-            make = classes.optimizer_maker(name, spec)
+            make = build.optimizer_maker(name, spec)
             try:
                 with restored([]):
                     step_s[name] = scale * seconds_per_step(task, make, spec.first_point(), engine)
@@ -75,7 +74,7 @@ def stacks(
 
     A step may be so long that a stack has nothing to save. A size that was asked for then counts as one at a time.
     """
-    engine = classes.make_engine(config)
+    engine = build.make_engine(config)
     found: dict[int, float] = {}
     if len(stack.stacks(task, make, [stack.Member(hp, seed=0)] * 2, engine)) > 1:
         return found

@@ -15,14 +15,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tuner import text
-from tuner.config import classes
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.jobs import EvaluationRecord, Job, Outcome, checkpoint_name
 from tuner.planning.messages import Report, Request, TaskSummary
 
 if TYPE_CHECKING:
-    from tuner.training.loop import Budget, Evaluation, Result, Saving, Snapshot
+    from tuner.training.records import Budget, Evaluation, Result, Saving, Snapshot
     from tuner.training.single import MakeOptimizer
 
     Training = Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]
@@ -50,12 +49,12 @@ class Workbench:
         self.config = config
         import torch
 
-        from tuner.training import checkpoint, flops, isolation, stack, watched_code  # noqa: F401  (imports take seconds: charged to none)
+        from tuner.training import build, checkpoint, flops, isolation, stack, watched_code  # noqa: F401  (imports take seconds: charged to none)
 
         torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports for seconds
-        self.task = classes.make_task(config)
-        classes.set_up(self.task, config)
-        self.engine = classes.make_engine(config)
+        self.task = build.make_task(config)
+        build.set_up(self.task, config)
+        self.engine = build.make_engine(config)
         self.scales: dict[str, float] = {}
         self.unusable = ""
         self.code = watched_code.Code(type(self.task))
@@ -68,10 +67,10 @@ class Workbench:
         Args:
             every_evaluation: report those of a single job, but for the first and the last.
         """
-        from tuner.training import stack
+        from tuner.training import build, stack
 
         jobs = request.jobs
-        classes.limit_memory(self.config, self.task.device, alone=request.alone)
+        build.limit_memory(self.config, self.task.device, alone=request.alone)
         members = [stack.Member(job.hp, job.seed) for job in jobs]
         with self._apart(jobs[0]):  # the class is imported here, so that what that does is undone for all its runs
             make = self._optimizer(jobs[0])
@@ -137,7 +136,7 @@ class Workbench:
         every_evaluation: bool = False,
     ) -> Iterator[Report]:
         """Train jobs as one, from their checkpoint where there is one, and fill in their curves."""
-        from tuner.training.loop import NotRestoredError, Saving
+        from tuner.training.records import NotRestoredError, Saving
 
         every_s = None if checkpoints is None else self.config.faults.checkpoint_s
         kept = self._kept(jobs, checkpoints or NOTHING)
@@ -186,7 +185,7 @@ class Workbench:
     ) -> Generator[Report, None, list[Result]]:
         """Fill in the curves, report on the way, return the results."""
         from tuner.training import checkpoint
-        from tuner.training.loop import Snapshot
+        from tuner.training.records import Snapshot
 
         limit_s = self.config.faults.trial_limit_s
         until = None if limit_s is None else time.monotonic() + limit_s * len(jobs)
@@ -235,16 +234,21 @@ class Workbench:
         return EvaluationRecord(**asdict(evaluation))
 
     def _optimizer(self, job: Job) -> MakeOptimizer:
-        return classes.optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
+        from tuner.training import build
+
+        return build.optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
 
     def _budget(self, job: Job) -> Budget:
         """Only a retraining run reads the test split."""
-        from tuner.training.loop import Budget
+        from tuner.curvature.analysis import analyze_curvature
+        from tuner.training.records import Budget
 
         retrain = job.phase == "retrain"
         epochs = self.config.retrain_epochs if retrain else self.config.train.epochs
         every = self.config.retrain.analyze_curvature if retrain else None
-        return Budget(epochs, self.config.train.evaluations, test=retrain, analyze_every=every)
+        return Budget(
+            epochs, self.config.train.evaluations, test=retrain, analyze_every=every, analyze=analyze_curvature
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from optimizers import (
 from optimizers.curvature.interface import Streams
 from optimizers.stacking.first_order import PURE
 from optimizers.stacking.optimizer import StackedOptimizer
-from optimizers.stacking.rule import kind
+from optimizers.stacking.rule import stack_key
 from tests.support.settings import SETTINGS
 
 STEPS = 12
@@ -214,7 +214,7 @@ def test_a_lent_optimizer_has_its_members_state(rule):
     hps = [NUMBERS[rule], changed(NUMBERS[rule], "lr")]
     _, stack = stacked_path(rule, hps)
     for place in range(2):
-        lent, (_, optimizer) = stack.lend(place), own_path(rule, hps, place)
+        lent, (_, optimizer) = stack.member_optimizer(place), own_path(rule, hps, place)
         found, expected = ([o.state[p] for p in o.param_groups[0]["params"]] for o in (lent, optimizer))
         names = {"momentum": "momentum_buffer"} if rule is torch.optim.SGD else {}
         for state, own in zip(found, expected, strict=True):
@@ -269,12 +269,12 @@ def made(rule, params=None, **hp):
 @each_rule
 def test_kind_is_that_of_members_that_differ_in_numbers(rule):
     hp = NUMBERS[rule]
-    kinds = {kind(made(rule, **changed(hp, name))) for name in hp} | {kind(made(rule))}
+    kinds = {stack_key(made(rule, **changed(hp, name))) for name in hp} | {stack_key(made(rule))}
     assert len(kinds) == 1 and None not in kinds
 
 
 def test_kinds_of_different_rules_differ():
-    assert len({kind(made(rule)) for rule in NUMBERS}) == len(NUMBERS)
+    assert len({stack_key(made(rule)) for rule in NUMBERS}) == len(NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -291,9 +291,9 @@ def test_kinds_of_different_rules_differ():
     ],
 )
 def test_kinds_that_differ_in_more_than_numbers(rule, one, other):
-    assert None not in (kind(made(rule, **one)), kind(made(rule, **other)))
-    assert kind(made(rule, **one)) != kind(made(rule, **other))
-    assert kind(made(rule, **one)) == kind(made(rule, **one))
+    assert None not in (stack_key(made(rule, **one)), stack_key(made(rule, **other)))
+    assert stack_key(made(rule, **one)) != stack_key(made(rule, **other))
+    assert stack_key(made(rule, **one)) == stack_key(made(rule, **one))
 
 
 class Inherited(torch.optim.Adam):
@@ -343,11 +343,11 @@ UNSTACKABLE = {
 
 @pytest.mark.parametrize("optimizer", UNSTACKABLE)
 def test_what_cannot_be_stacked_has_no_kind(optimizer):
-    assert kind(UNSTACKABLE[optimizer]()) is None
+    assert stack_key(UNSTACKABLE[optimizer]()) is None
 
 
 def test_a_rule_of_ones_own_can_be_stacked():
-    assert kind(made(OwnRule, **NUMBERS[DiagHessian])) not in (None, kind(made(DiagHessian)))
+    assert stack_key(made(OwnRule, **NUMBERS[DiagHessian])) not in (None, stack_key(made(DiagHessian)))
     hps = [NUMBERS[DiagHessian], changed(NUMBERS[DiagHessian], "lr")]
     path, _ = stacked_path(OwnRule, hps)
     for place in range(2):

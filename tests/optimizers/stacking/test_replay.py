@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers.stacking.replay import Traced, kind
+from optimizers.stacking.replay import Traced, signature
 
 CALLS = 6  # more than it takes until a function is replayed
 
@@ -333,5 +333,5 @@ def test_an_error_of_the_function_is_raised():
 )
 def test_kind_tells_inputs_apart(other):
     x = draw(3, 4)
-    assert kind([x, x]) == kind([draw(3, 4, seed=1), draw(3, 4, seed=2)])
-    assert len({kind([x]), kind([other(x)]), kind([x, x])}) == 3
+    assert signature([x, x]) == signature([draw(3, 4, seed=1), draw(3, 4, seed=2)])
+    assert len({signature([x]), signature([other(x)]), signature([x, x])}) == 3

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from optimizers import CurvatureOptimizer
-from tuner.config.classes import check_dataset, find, make_engine, make_task, optimizer_maker, set_up
+from tuner.config.classes import check_dataset, find
 from tuner.config.layers import resolve
 from tuner.config.registry import available
 from tuner.config.schema import Config, Dimension, OptimizerConfig, TaskConfig
 from tuner.errors import UserError
+from tuner.training.build import make_engine, make_task, optimizer_maker, set_up
 from tuner.workers.preflight import try_optimizer
 
 

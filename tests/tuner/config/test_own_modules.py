@@ -55,15 +55,15 @@ def test_a_configuration_of_before_there_was_the_key_is_read() -> None:
 def test_a_process_that_is_given_the_configuration_finds_its_classes(mine: Path, tmp_path: Path) -> None:
     """As the check before a run, and each worker, does: with no other word of the folder."""
     script = (
-        "import sys\nfrom tuner.config import classes\nfrom tuner.config.layers import from_yaml\n"
-        "config = from_yaml(sys.stdin.read())\nclasses.make_task(config)\n"
-        "print(classes.optimizer_maker('mine', config.optimizers['mine']).__module__, sys.path[-1])\n"
+        "import sys\nfrom tuner.training import build\nfrom tuner.config.layers import from_yaml\n"
+        "config = from_yaml(sys.stdin.read())\nbuild.make_task(config)\n"
+        "print(build.optimizer_maker('mine', config.optimizers['mine']).__module__, sys.path[-1])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], input=resolved(mine), env=environment(), cwd=tmp_path, text=True,
         capture_output=True, check=False,
     )  # fmt: skip
-    assert (done.stderr, done.stdout) == ("", f"tuner.config.classes {mine}\n")
+    assert (done.stderr, done.stdout) == ("", f"tuner.training.build {mine}\n")
 
 
 def said(folder: Path, *args: str) -> Done:

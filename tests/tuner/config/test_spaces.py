@@ -71,7 +71,7 @@ def test_diag_hessian_diverges_as_seldom_as_the_page_says(tmp_path: Path) -> Non
 
 
 def drawn(optimizer: str, name: str, trials: int) -> pd.DataFrame:
-    from tuner.config.classes import make_task, set_up
+    from tuner.training.build import make_task, set_up
 
     config = spaces.settings(optimizer, name)
     task = make_task(config)

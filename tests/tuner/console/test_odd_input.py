@@ -273,13 +273,13 @@ def test_a_check_that_cannot_be_called_is_refused(check: str) -> None:
 
 @pytest.mark.parametrize("cls", ["torch.optim.lr_scheduler", "math.pi"])
 def test_a_class_that_is_none_is_refused(cls: str) -> None:
-    from tuner.config.classes import optimizer_maker
+    from tuner.training.build import optimizer_maker
 
     refused(lambda: optimizer_maker("mine", OptimizerConfig(class_=cls, space={})))
 
 
 def test_an_argument_that_is_needed_and_not_given_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tuner.config.classes import optimizer_maker
+    from tuner.training.build import optimizer_maker
 
     (tmp_path / "needs_rate.py").write_text("class Opt:\n    def __init__(self, params, rate): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -287,7 +287,7 @@ def test_an_argument_that_is_needed_and_not_given_is_refused(tmp_path: Path, mon
 
 
 def test_a_task_argument_behind_kwargs_is_checked() -> None:
-    from tuner.config.classes import make_task
+    from tuner.training.build import make_task
 
     c = resolve({"task.name": "rahimi_recht"})
     task = c.task.model_copy(update={"args": {"dta_seed": 1}})

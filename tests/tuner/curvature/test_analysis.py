@@ -17,7 +17,8 @@ from tests.support.members import NETWORKS, Small
 from tests.support.run_configs import OPTIMIZERS, run_config
 from tuner import retrain, search
 from tuner.config.layers import from_yaml
-from tuner.curvature import spectrum
+from tuner.curvature import analysis, spectrum
+from tuner.curvature.analysis import analyze_curvature
 from tuner.errors import UserError
 from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
@@ -25,12 +26,12 @@ from tuner.planning.plan import retrain_plan
 from tuner.store.run import Run
 from tuner.training import checkpoint, stack
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget, Evaluation, Saving, Snapshot
+from tuner.training.records import Budget, Evaluation, Saving, Snapshot
 from tuner.training.single import train, training
 from tuner.training.stack import Member
 
 BUDGET = Budget(epochs=5, evaluations=5, test=True)  # 20 steps
-ANALYZED = replace(BUDGET, analyze_every=2)
+ANALYZED = replace(BUDGET, analyze_every=2, analyze=analyze_curvature)
 
 
 class Switching(torch.optim.SGD):
@@ -91,7 +92,7 @@ def largest(look: Evaluation) -> float:
      (None, 5, [])],
 )  # fmt: skip
 def test_evaluations_0_k_2k_and_the_last_are_analysed(every: Any, evaluations: int, analyzed: list[int]) -> None:
-    looks = looks_of(MAKERS["adam"], Budget(5, evaluations, analyze_every=every))
+    looks = looks_of(MAKERS["adam"], Budget(5, evaluations, analyze_every=every, analyze=analyze_curvature))
     assert [number for number, look in enumerate(looks) if look.curvature] == analyzed
     assert [look.unanalyzed for look in looks] == [""] * (evaluations + 1)
 
@@ -113,7 +114,7 @@ def test_what_is_found_is_of_the_weights_that_are_evaluated() -> None:
         seen.append(list(params))
         return Switching(seen[-1], **hp)
 
-    looks = looks_of(make, Budget(1, 1, analyze_every=1), task, lr=0.0)
+    looks = looks_of(make, Budget(1, 1, analyze_every=1, analyze=analyze_curvature), task, lr=0.0)
     model = task.build(3)  # after train() and eval() each: the weights times 1.1 / 1.1
     assert largest(looks[0]) == pytest.approx(float(spectrum.analyze(task, model).eigenvalues[0]), rel=1e-9)
 
@@ -155,8 +156,7 @@ def test_the_peak_of_memory_is_that_of_training(monkeypatch: Any) -> None:
         peak[0] = 9000.0
         return [], ""
 
-    monkeypatch.setattr(spectrum, "look", hungry)
-    result = train(Small(), MAKERS["adam"], {"lr": 1e-2}, 0, ANALYZED)
+    result = train(Small(), MAKERS["adam"], {"lr": 1e-2}, 0, replace(ANALYZED, analyze=hungry))
     assert result.clocks.peak_mem_mb == 50.0
 
 
@@ -165,20 +165,26 @@ def test_a_failed_analysis_is_noted_and_the_run_goes_on(monkeypatch: Any) -> Non
         raise RuntimeError("out of\nmemory")
 
     plain = looks_of(MAKERS["adam"], BUDGET)
-    monkeypatch.setattr(spectrum, "analyze", fails)
+    monkeypatch.setattr(analysis, "analyze", fails)
     looks = looks_of(MAKERS["adam"], ANALYZED)
     assert [*map(without_analysis, looks)] == [*map(without_analysis, plain)]
     noted = "RuntimeError: out of memory"
     assert [look.unanalyzed for look in looks] == [noted, "", noted, "", noted, noted]
 
 
-def test_a_run_that_diverges_is_not_analysed_where_it_has(monkeypatch: Any) -> None:
+def test_a_run_that_diverges_is_not_analysed_where_it_has() -> None:
     seen = []
-    monkeypatch.setattr(
-        spectrum, "look", lambda task, model, _: (seen.append(model[0].weight.sum().item()), ([], ""))[1]
-    )
+
+    def analyze(task: Any, model: Any, _: object) -> tuple[list[Any], str]:
+        seen.append(model[0].weight.sum().item())
+        return [], ""
+
     result = train(
-        Small(), lambda params, hp: torch.optim.SGD(params, lr=1e30), {}, 0, replace(ANALYZED, analyze_every=1)
+        Small(),
+        lambda params, hp: torch.optim.SGD(params, lr=1e30),
+        {},
+        0,
+        replace(ANALYZED, analyze_every=1, analyze=analyze),
     )
     assert result.status == "diverged"
     assert np.isfinite(seen).all()

@@ -18,7 +18,9 @@ from tasks.quadratic_deep import QuadraticDeep
 from tasks.rahimi_recht import RahimiRecht
 from tests.support.members import NETWORKS, Small
 from tuner.curvature import hessian
-from tuner.curvature.spectrum import Spectrum, analyze, compare_estimate, look
+from tuner.curvature.analysis import analyze_curvature
+from tuner.curvature.estimates import compare_estimate
+from tuner.curvature.spectrum import Spectrum, analyze
 
 
 def set_up(task: Any) -> Any:
@@ -308,7 +310,7 @@ class Bag(nn.EmbeddingBag):
 
 def test_what_cannot_be_differentiated_twice_is_said_in_a_line() -> None:
     task = Small(lambda: Bag(2, 3))
-    found, why = look(task, task.build(0), None)
+    found, why = analyze_curvature(task, task.build(0), None)
     assert found == []
     assert why == "NotImplementedError: the derivative for '_embedding_bag_backward' is not implemented."
     assert "\n" not in why
@@ -319,7 +321,7 @@ def test_what_was_found_before_a_fault_is_kept() -> None:
     model = task.build(0)
     optimizer = DiagHessian(model.parameters(), estimator="exact")
     optimizer.estimator.watch = None  # type: ignore[assignment]
-    found, why = look(task, model, optimizer)
+    found, why = analyze_curvature(task, model, optimizer)
     assert {quantity for quantity, *_ in found} >= {"eigenvalue", "trace", "positive_share"}
     assert why.startswith("TypeError: ")
 

@@ -22,13 +22,12 @@ from torch import nn
 
 import tuner.training.loop
 from tests.support.members import Small, of
-from tuner.config import classes
 from tuner.config.layers import resolve
 from tuner.config.registry import available
 from tuner.machine import memory
-from tuner.training import checkpoint
+from tuner.training import build, checkpoint
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot
+from tuner.training.records import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot
 from tuner.training.single import Trainer, training
 
 BUDGET = Budget(epochs=3, evaluations=5, test=True)  # looks after steps 3, 5, 8, 10 and 12; an epoch has 4
@@ -109,7 +108,7 @@ def assert_goes_on(start: Start) -> tuple[Result, int]:
 def shipped(name: str) -> tuple[Any, dict[str, Any]]:
     """An optimizer of the folder and the first point of its space."""
     spec = resolve({"task.name": "mnist1d", "search.optimizers": [name]}, []).optimizers[name]
-    return classes.optimizer_maker(name, spec), spec.first_point()
+    return build.optimizer_maker(name, spec), spec.first_point()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

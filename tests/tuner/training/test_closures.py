@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.support.regression import Noting
 from tuner.training.closures import takes_closure
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget, Result
+from tuner.training.records import Budget, Result
 from tuner.training.single import Trainer, train
 
 EPOCHS = 4

@@ -15,7 +15,7 @@ from tests.support.regression import Made, Noting, adam, diag_hessian, run, sgd
 from tuner.config.layers import resolve
 from tuner.config.schema import TrainConfig
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.single import train, training
 
 # The gradient's norm.

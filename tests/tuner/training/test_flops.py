@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from optimizers import DiagHessian, SubsampledNewton
 from tests.support.members import Attention, Small, convolutional, of
-from tuner.config import classes
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome
 from tuner.planning.estimate import Timings
 from tuner.planning.messages import Request
+from tuner.training import build
 from tuner.training.flops import curvature_scale
 from tuner.workers import rehearsal
 from tuner.workers.workbench import Workbench
@@ -42,7 +42,7 @@ def config(*settings: str) -> Config:
 
 @pytest.fixture(scope="module")
 def mnist1d() -> Any:
-    task = classes.make_task(config())
+    task = build.make_task(config())
     task.setup(None, torch.device("cpu"))
     return task
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.support.regression import Noting
-from tuner.config import classes
 from tuner.config.layers import resolve
 from tuner.errors import UserError
-from tuner.training.loop import Budget
+from tuner.training import build
 from tuner.training.metrics import divergence, evaluate, number, worst
+from tuner.training.records import Budget
 from tuner.training.single import train
 
 
@@ -109,7 +109,7 @@ def test_a_training_loss_beyond_the_bound_or_a_number_that_is_not_finite(metrics
 
 def test_a_network_that_fits_its_data_has_not_diverged_however_wrong_it_is_about_others() -> None:
     """Iris, Rprop 1e-2, 100 epochs: the bound is 10 ln 3 = 10.99, the validation loss 12.5, the accuracy 0.9."""
-    task = classes.make_task(resolve({"task.name": "tabular_mlp"}))
+    task = build.make_task(resolve({"task.name": "tabular_mlp"}))
     task.setup(None, torch.device("cpu"))
     make = lambda params, hp: torch.optim.Rprop(params, **hp)  # noqa: E731
     result = train(task, make, {"lr": 1e-2}, 0, Budget(100, test=True))

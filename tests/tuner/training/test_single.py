@@ -13,7 +13,7 @@ from optimizers import DiagHessian, Sophia
 from optimizers.curvature.estimators import Hutchinson
 from tasks.base import Data, Task
 from tuner.machine import memory
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.single import train
 
 WORST = {"loss": 50.0, "error": 7.0}

@@ -38,7 +38,8 @@ from tests.support.members import (
 )
 from tuner.training import stack as cohort
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget, all_batches
+from tuner.training.loop import all_batches
+from tuner.training.records import Budget
 from tuner.training.stack import Member, Stack
 
 SEEDS = {"same seed": (7, 7, 7), "own seeds": (0, 1, 2), "two seeds": (3, 4, 3)}

@@ -18,7 +18,7 @@ from optimizers import SSVP, Sophia
 from tests.support.members import CLIPPED_HPS, RULES, Small, diag, normalised, of
 from tuner.training import checkpoint, stack
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot
+from tuner.training.records import Budget, Evaluation, NotRestoredError, Result, Saving, Snapshot
 from tuner.training.stack import Member
 
 BUDGET = Budget(epochs=4, evaluations=5, test=True)  # looks after steps 4, 7, 10, 13 and 16; an epoch has 4

@@ -11,7 +11,7 @@ from optimizers import SSVP, DiagHessian, Sophia
 from tests.support.members import CONSTANT, GAUSSIAN, Small, alone, assert_equal, normalised, of, perceptron, together
 from tuner.training import stack as cohort
 from tuner.training.engine import Engine
-from tuner.training.loop import Budget
+from tuner.training.records import Budget
 from tuner.training.stack import Member, Stack
 
 BUDGET = Budget(epochs=25, evaluations=5, test=True)

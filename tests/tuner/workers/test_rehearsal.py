@@ -13,9 +13,9 @@ import torch
 
 from tasks.base import Data
 from tests.support.regression import Noting
-from tuner.config import classes
 from tuner.config.layers import resolve
 from tuner.errors import UserError
+from tuner.training import build
 from tuner.training.engine import Engine
 from tuner.workers.rehearsal import check_data, evaluate_once, rehearse, rehearse_all
 from tuner.workers.timing import measure
@@ -105,7 +105,7 @@ def test_a_slow_evaluation_is_one_of_fewer_rows_and_what_they_lack_is_no_refusal
 @pytest.mark.parametrize("name", ["transformer", "mnist1d", "quadratic_deep", "rahimi_recht", "tabular_mlp"])
 def test_the_tasks_can_be_looked_at_in_fewer_rows(name: str) -> None:
     dataset = {"task.dataset": "stdlib"} if name == "transformer" else {}
-    task = classes.make_task(resolve({"task.name": name, "preset": "smoke"} | dataset))
+    task = build.make_task(resolve({"task.name": name, "preset": "smoke"} | dataset))
     task.setup(None, torch.device("cpu"))
     model = task.build(0)
     short = task.shortened(task.batch_size)
@@ -197,7 +197,7 @@ class NoEval(torch.optim.SGD):
 
 def test_all_optimizers_of_a_run_and_a_line_of_one_that_cannot_be_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolve({"task.name": "tabular_mlp", "search.optimizers": ["adam", "sgd", "ssvp"]})
-    task = classes.make_task(config)
+    task = build.make_task(config)
     task.setup(None, torch.device("cpu"))
     timings = measure(config, task)
     assert rehearse_all(config, task, timings) == ([], {})

@@ -12,9 +12,9 @@ import torch
 
 from tasks import images
 from tasks.image_data import Images
-from tuner.config import classes
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
+from tuner.training import build
 from tuner.workers import timing
 from tuner.workers.timing import measure, seconds_per_step
 
@@ -25,7 +25,7 @@ def config(task: str, optimizers: list[str], *settings: str, **flags: Any) -> Co
 
 
 def loaded(settled: Config) -> Any:
-    task = classes.make_task(settled)
+    task = build.make_task(settled)
     task.setup(None, torch.device("cpu"))
     return task
 
@@ -157,7 +157,7 @@ def stacks(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: Callable[[int
     monkeypatch.setattr(timing.stack, "Stack", stack)
     settled = config("tabular_mlp", [more.get("optimizer", "adam")], *more.get("settings", []))
     ((name, spec),) = settled.optimizers.items()
-    make, task = classes.optimizer_maker(name, spec), loaded(settled)
+    make, task = build.optimizer_maker(name, spec), loaded(settled)
     found = timing.stacks(
         settled, task, make, spec.first_point(), more.get("alone", 0.01), more.get("sizes", [2, 8, 32])
     )

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from tuner.config.classes import optimizer_maker
 from tuner.config.schema import OptimizerConfig
 from tuner.errors import UserError
+from tuner.training.build import optimizer_maker
 from tuner.workers import wants
 from tuner.workers.preflight import try_optimizer
 

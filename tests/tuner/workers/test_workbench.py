@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from tuner.config import classes
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome, Phase
 from tuner.planning.messages import Report, Request
-from tuner.training import stack
-from tuner.training.loop import Budget
+from tuner.training import build, stack
+from tuner.training.records import Budget
 from tuner.training.single import train
 from tuner.workers.trainable import Worker
 
@@ -78,9 +77,9 @@ def done(reports: list[Report]) -> list[Outcome]:
 
 def alone(settled: Config, job: Job) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Metrics at the end and at each evaluation, by ``tuner.training.single``."""
-    task = classes.make_task(settled)
-    classes.set_up(task, settled)
-    make = classes.optimizer_maker(job.optimizer, settled.optimizers[job.optimizer])
+    task = build.make_task(settled)
+    build.set_up(task, settled)
+    make = build.optimizer_maker(job.optimizer, settled.optimizers[job.optimizer])
     curve: list[dict[str, float]] = []
     epochs = settled.retrain_epochs if job.phase == "retrain" else settled.train.epochs
     budget = Budget(epochs, settled.train.evaluations, test=job.phase == "retrain")
@@ -243,7 +242,7 @@ def test_a_worker_that_cannot_load_its_data_fails_all_its_jobs_and_the_next(monk
     def missing(*_: Any) -> None:
         raise ValueError("no data here")
 
-    monkeypatch.setattr(classes, "set_up", missing)
+    monkeypatch.setattr(build, "set_up", missing)
     worker = started(config(), jobs("adam", *[{"lr": 1e-3}] * 3))
     for _ in range(2):
         (report,) = rest(worker)
