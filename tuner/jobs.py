@@ -1,4 +1,4 @@
-"""What travels between the driver and its workers: one training run to do, and what became of it."""
+"""A job is one training run to do, an outcome what became of it: driver, workers and trackers speak of these."""
 
 from __future__ import annotations
 

@@ -123,5 +123,5 @@ def run_all(study: OptimizerStudy, outcomes: list[Outcome]) -> list[Job]:
     for outcome in outcomes:
         jobs.append(ask(study))
         study.tell([(jobs[-1], outcome)])
-    study.record.write()
+    study.database.write()
     return jobs

@@ -1,4 +1,4 @@
-"""How many runs train as one stack: the fastest measured size, and what may be asked of a study at once. No torch."""
+"""Cohorts have sizes: the fastest that was measured, within what may be asked of a study at once. No torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from tuner.config.schema import Config
 
 STARTUP = 5
 """The fewest trials that a study draws at random before it learns."""
-QUARTER = 4
+PENDING_DIVISOR = 4
 """By default at most the budget over this is asked of a study before results come back."""
-FACTOR = 4
-SMALLEST = 8
-WORTH = 0.9
+SMALLEST_STACK = 8
+LADDER_FACTOR = 4
+"""Sizes that are timed are the smallest stack, and each this many times the one before."""
+MAX_TIME_SHARE = 0.9
 """A stack must take at most this share of the time of one run at a time."""
 
 MemberSeconds = Mapping[str, Mapping[int, float]]
@@ -57,9 +58,9 @@ class CohortSizes:
         startup = -(-(self.startup(optimizer) - asked) // workers(self.config))
         if startup > size:
             return self._size(optimizer, startup)  # none of them could learn from another
-        left = self.config.trials(optimizer) - asked
-        if alone and left <= size:
-            return min(size, max(SMALLEST, -(-left // (self.config.resources.max_concurrent or 1))))
+        remaining = self.config.trials(optimizer) - asked
+        if alone and remaining <= size:
+            return min(size, max(SMALLEST_STACK, -(-remaining // (self.config.resources.max_concurrent or 1))))
         return size
 
     def sentences(self) -> list[str]:
@@ -80,16 +81,16 @@ class CohortSizes:
         seconds = {name: {str(size): s for size, s in of.items()} for name, of in self._measured.items()}
         return {"search": self.search, "retrain": self.retrain, "member_step_s": seconds}
 
-    def _size(self, optimizer: str, most: int) -> int:
+    def _size(self, optimizer: str, limit: int) -> int:
         asked, measured = self.config.resources.cohort, self._measured.get(optimizer)
         if asked != "auto":
             stackable = measured is None or len(measured) > 1
-            return min(asked, most) if stackable else 1
+            return min(asked, limit) if stackable else 1
         if self.config.search.scheduler == "asha" or not measured:
             return 1
-        fits = {size: seconds for size, seconds in measured.items() if size <= most}
+        fits = {size: seconds for size, seconds in measured.items() if size <= limit}
         best = min(fits, key=lambda size: (fits[size], size), default=1)
-        return best if best > 1 and fits[best] <= WORTH * measured[1] else 1
+        return best if best > 1 and fits[best] <= MAX_TIME_SHARE * measured[1] else 1
 
 
 def _counted(number: int, what: str) -> str:
@@ -103,7 +104,7 @@ def workers(config: Config) -> int:
 
 def at_once(config: Config) -> int:
     """The largest sensible cohort of a search: all workers on a study together hold a quarter of its budget."""
-    return max(1, config.search.trials // QUARTER // workers(config))
+    return max(1, config.search.trials // PENDING_DIVISOR // workers(config))
 
 
 def to_measure(config: Config, seeds: int) -> list[int]:
@@ -114,5 +115,5 @@ def to_measure(config: Config, seeds: int) -> list[int]:
     if config.search.scheduler == "asha":
         return []
     limits = {at_once(config), -(-max(STARTUP, at_once(config) * workers(config)) // workers(config)), seeds}
-    ladder = {SMALLEST * FACTOR**power for power in range(8)}
+    ladder = {SMALLEST_STACK * LADDER_FACTOR**power for power in range(8)}
     return sorted(size for size in limits | ladder if 1 < size <= max(limits))

@@ -137,7 +137,7 @@ class Dispatcher:
                 self.plan.record([(job, failure)])
 
     def _failure(self, job: Job, assignment: Assignment, error: str) -> Outcome | None:
-        """Of a single job whose worker was lost; ``None`` where it is to be done again."""
+        """The outcome of a single job whose worker was lost; ``None`` where it is to be done again."""
         limit, losses = self.faults.trial_limit_s, self.losses[str(job)]
         if limit is not None and time.monotonic() - assignment.since >= limit:
             return Outcome("failed", error=f"took longer than faults.trial_limit_s, {limit:g} s")

@@ -17,7 +17,7 @@ from tuner.store.run import Run
 from tuner.store.seed_rows import current_rows, missing_seeds
 from tuner.store.tables import hp_columns
 
-STUDY_LAG_S = 5.0
+MAX_DATABASE_LAG_S = 5.0
 """How far study.db may lag behind trials.csv."""
 
 
@@ -40,7 +40,7 @@ class Search:
             for name in config.optimizers
         }  # fmt: skip
         self.sizes = sizes
-        self.written = time.monotonic()
+        self.last_write = time.monotonic()
         if rows:
             run.write_trials(rows, config.hyperparameters)
             self.write_best()
@@ -81,10 +81,10 @@ class Search:
     def tick(self) -> None:
         """Bring study.db up to date now and then: that takes longer than many a trial."""
         now = time.monotonic()
-        if now - self.written > STUDY_LAG_S:
-            self.written = now
+        if now - self.last_write > MAX_DATABASE_LAG_S:
+            self.last_write = now
             for study in self.studies.values():
-                study.record.write()
+                study.database.write()
 
     def write_best(self) -> None:
         optimizers = {name: study.summary() for name, study in self.studies.items() if study.done}
@@ -99,8 +99,8 @@ class Search:
             yield Progress(name, "search", study.done, study.total, study.running, diverged, failed, best)
 
     def close(self, patience_s: float) -> list[str]:
-        """What could not be written."""
-        faults = [study.record.close(patience_s) for study in self.studies.values()]
+        """See study.db written; what could not be."""
+        faults = [study.database.close(patience_s) for study in self.studies.values()]
         return [fault for fault in faults if fault]
 
 
@@ -110,6 +110,11 @@ class Retrain:
     Args:
         best: says for an optimizer what best.json does, or None while its search goes on.
         rows: rows of seeds.csv that an earlier command wrote; their runs are not done again.
+
+    Attributes:
+        remaining, running: (optimizer, seed) of the runs that nobody has begun, and of those under way.
+        checked: the optimizers of which ``rows`` holds runs with the best hyperparameters only.
+        states: (optimizer, seed) -> how the run ended.
     """
 
     def __init__(
@@ -125,46 +130,46 @@ class Retrain:
         self.best = best
         self.sizes = sizes
         self.rows = [dict(row) for row in rows]
-        self.cells = missing_seeds(config, self.rows)
-        self.looked_at: set[str] = set()
+        self.remaining = missing_seeds(config, self.rows)
+        self.checked: set[str] = set()
         self.running: list[tuple[str, int]] = []
         self.states: dict[tuple[str, int], str] = {}
 
     def next_jobs(self) -> list[Job]:
         """A cohort of runs of the next optimizer that has been searched; optimizers take turns."""
-        self._forget_others()
-        for name in dict.fromkeys(name for name, _ in self.cells):
+        self._drop_outdated_rows()
+        for name in dict.fromkeys(name for name, _ in self.remaining):
             best = self.best(name)
             if best is None:
                 continue
-            own = [cell for cell in self.cells if cell[0] == name]
+            cohort = [key for key in self.remaining if key[0] == name]
             if best["hp"] is not None:  # else no trial was valid: there is nothing to retrain
-                own = own[: self.sizes.retrain[name]]
-            self.cells = [cell for cell in self.cells if cell not in own]
+                cohort = cohort[: self.sizes.retrain[name]]
+            self.remaining = [key for key in self.remaining if key not in cohort]
             if best["hp"] is not None:
-                self.running += own
-                return [Job("retrain", name, best["trial"], seed, best["hp"]) for _, seed in own]
+                self.running += cohort
+                return [Job("retrain", name, best["trial"], seed, best["hp"]) for _, seed in cohort]
         return []
 
-    def _forget_others(self) -> None:
-        """Runs with other hyperparameters than the best: a search that went on may have found better ones."""
+    def _drop_outdated_rows(self) -> None:
+        """Forget runs with other hyperparameters than the best: a search that went on may have found better ones."""
         for name in self.config.optimizers:
-            best = None if name in self.looked_at else self.best(name)
+            best = None if name in self.checked else self.best(name)
             if best is None:
                 continue
-            self.looked_at.add(name)
+            self.checked.add(name)
             current = [dict(row) for row in current_rows(self.rows, {name: best})]
             if len(current) < len(self.rows):
                 self.rows = current
-                self.cells = [cell for cell in missing_seeds(self.config, current) if cell not in self.running]
+                self.remaining = [key for key in missing_seeds(self.config, current) if key not in self.running]
                 self.run.write_seeds(current, self.config.hyperparameters)
                 self.run.forget_retrained(name)
 
     def record(self, done: Done) -> None:
         for job, outcome in done:
-            cell = (job.optimizer, job.seed)
-            self.running.remove(cell)
-            self.states[cell] = outcome.state
+            key = (job.optimizer, job.seed)
+            self.running.remove(key)
+            self.states[key] = outcome.state
             self.rows.append(self._row(job, outcome))
         order = list(self.config.optimizers)
         self.rows.sort(key=lambda row: (order.index(row["optimizer"]), int(row["seed"])))
@@ -185,7 +190,7 @@ class Retrain:
         for name in self.config.optimizers:
             states = [state for (optimizer, _), state in self.states.items() if optimizer == name]
             running = sum(optimizer == name for optimizer, _ in self.running)
-            waiting = sum(optimizer == name for optimizer, _ in self.cells)
+            waiting = sum(optimizer == name for optimizer, _ in self.remaining)
             diverged, failed = states.count("diverged"), states.count("failed")
             total = len(states) + running + waiting
             yield Progress(name, "retrain", len(states), total, running, diverged, failed)

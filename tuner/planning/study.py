@@ -17,7 +17,7 @@ from tuner.config.schema import Config, OptimizerConfig
 from tuner.errors import UserError
 from tuner.jobs import Done, Job, Outcome, State
 from tuner.planning.samplers import LEARNING, draw_seed, make_sampler
-from tuner.planning.study_db import STATE, OpenStorage, StudyRecord, orphans
+from tuner.planning.study_db import STATE, OpenStorage, StudyDatabase, orphans
 from tuner.store.optuna_space import distribution, hyperparameters, params
 from tuner.store.tables import HP, Row
 
@@ -34,9 +34,9 @@ class OptimizerStudy:
     """The search of one optimizer's hyperparameters.
 
     Every trial that was asked for is told: a diverged one with the task's worst value, never NaN; a failed one as FAIL.
-    The study is kept in memory, where to ask takes a millisecond and not twenty, and ``record`` writes it down. What is
-    drawn for a trial depends on the search seed, the trial's number and what the study knows, so that a search that was
-    cut off goes on as if it had not been.
+    The study is kept in memory, where to ask takes a millisecond and not twenty, and ``database`` writes it down. What
+    is drawn for a trial depends on the search seed, the trial's number and what the study knows, so that a search that
+    was cut off goes on as if it had not been.
 
     Args:
         startup: trials to draw at random before those that learn.
@@ -46,7 +46,7 @@ class OptimizerStudy:
 
     Attributes:
         best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
-        record: the study in study.db.
+        database: the study in study.db.
     """
 
     def __init__(
@@ -66,23 +66,23 @@ class OptimizerStudy:
         self.asked = 0
         self.counts = dict.fromkeys(get_args(State), 0)
         self.best: tuple[Job, float] | None = None
-        self._new = {"ended": 0, "failed": 0}
+        self._since_start = {"ended": 0, "failed": 0}
         self._running: dict[int, optuna.Trial] = {}
         self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
         self._startup = startup
-        self._stream, self._drawn = RandomSampler(seed=config.search.seed), 0
-        self._begun: set[int] = set()
+        self._random_sampler, self._n_random = RandomSampler(seed=config.search.seed), 0
+        self._resumed: set[int] = set()
         name = study_name(config.task.name, optimizer)
         self._study = optuna.create_study(
             study_name=name, direction="minimize" if config.task.mode == "min" else "maximize"
         )
-        self.record = StudyRecord(self._study, storage, writer)
-        known = self._recall(rows, asked or {}, orphans(storage, name) if rows or asked else set())
+        self.database = StudyDatabase(self._study, storage, writer)
+        known = self._restore(rows, asked or {}, orphans(storage, name) if rows or asked else set())
         for point in self.spec.enqueued()[: self.total]:
             if not any(point.items() <= hp.items() for hp in known):
                 self._study.enqueue_trial(params(point))
 
-    def _recall(
+    def _restore(
         self, rows: Sequence[Row], asked: Mapping[int, dict[str, Any]], orphans: set[int]
     ) -> list[dict[str, Any]]:
         """Put what earlier commands did into the study; the hyperparameters that they tried.
@@ -100,7 +100,7 @@ class OptimizerStudy:
             raise UserError(
                 f"trials.csv: {self.optimizer} has a trial that the search space does not: {error}"
             ) from None
-        begun = {number: own for number, own in asked.items() if number not in ended and number not in orphans}
+        begun = {number: values for number, values in asked.items() if number not in ended and number not in orphans}
         for number in range(max([*ended, *begun, *orphans], default=-1) + 1):
             if number in ended:
                 self._study.add_trial(frozen[number])
@@ -110,7 +110,7 @@ class OptimizerStudy:
                 self._study.add_trial(create_trial(state=TrialState.FAIL))
         for number, row in ended.items():  # in the order in which they ended: of equals the first is the best
             self._count(self._job(number, hp[number]), row["state"], float(row.get("value", "nan")))
-        self.asked, self._begun = len(ended), set(begun)
+        self.asked, self._resumed = len(ended), set(begun)
         return [*hp.values(), *begun.values()]
 
     def _hp(self, row: Row) -> dict[str, Any]:
@@ -120,14 +120,14 @@ class OptimizerStudy:
     def _frozen(self, row: Row, hp: dict[str, Any]) -> FrozenTrial:
         """A trial that ended, from its row."""
         state = STATES[row["state"]]
-        reported = {int(row["steps"]): float(row["value"])} if row["state"] == "stopped" else {}
+        intermediate = {int(row["steps"]): float(row["value"])} if row["state"] == "stopped" else {}
         return create_trial(
             state=state,
             value=None if state == TrialState.FAIL else float(row["value"]),
             params=params(hp),
             distributions={name: self._distributions[name] for name in hp},
             user_attrs={STATE: row["state"]},
-            intermediate_values=reported,
+            intermediate_values=intermediate,
         )
 
     @property
@@ -141,7 +141,7 @@ class OptimizerStudy:
     @property
     def abandoned(self) -> bool:
         """Whether all of its trials fail, so that more would, too."""
-        return self._new["failed"] == self._new["ended"] >= ABANDONED_AFTER
+        return self._since_start["failed"] == self._since_start["ended"] >= ABANDONED_AFTER
 
     @property
     def asks(self) -> bool:
@@ -161,7 +161,7 @@ class OptimizerStudy:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = self._sampler()
             trial = self._study.ask(self._distributions)
-        self._drawn += self._study.sampler is self._stream and trial.number not in self._begun
+        self._n_random += self._study.sampler is self._random_sampler and trial.number not in self._resumed
         self.asked += 1
         self._running[trial.number] = trial
         return self._job(trial.number, hyperparameters(self.spec, trial.params))
@@ -175,11 +175,11 @@ class OptimizerStudy:
             return make_sampler(search.sampler, search.seed, self.asked, self._startup)
         if self.asked < points:
             return RandomSampler(seed=draw_seed(search.seed, self.asked))
-        for _ in range(self.asked - points - self._drawn):
-            for name, one in self._distributions.items():
-                self._stream.sample_independent(self._study, ANY_TRIAL, name, one)
-        self._drawn = self.asked - points
-        return self._stream
+        for _ in range(self.asked - points - self._n_random):
+            for name, searched in self._distributions.items():
+                self._random_sampler.sample_independent(self._study, ANY_TRIAL, name, searched)
+        self._n_random = self.asked - points
+        return self._random_sampler
 
     def _job(self, number: int, hp: dict[str, Any]) -> Job:
         return Job("search", self.optimizer, number, self.config.search.seed, hp)
@@ -193,8 +193,8 @@ class OptimizerStudy:
         trial = self._running.pop(job.trial)
         value = outcome.metrics.get(self.config.task.metric, math.nan)
         self._count(job, outcome.state, value)
-        self._new["ended"] += 1
-        self._new["failed"] += outcome.state == "failed"
+        self._since_start["ended"] += 1
+        self._since_start["failed"] += outcome.state == "failed"
         trial.set_user_attr(STATE, outcome.state)
         if outcome.state == "stopped":
             # TPE ranks pruned trials by their last value, after those that ran to the end.

@@ -27,7 +27,7 @@ def orphans(storage: OpenStorage, name: str) -> set[int]:
     return {t.number for t in trials if STATE not in t.user_attrs and t.state != TrialState.WAITING}
 
 
-class StudyRecord:
+class StudyDatabase:
     """Puts the trials of a study that have ended into a storage, under the same numbers, by a thread.
 
     A storage that is locked, or whose disk is full, holds nothing up: trials are tried again. What it says is running,
@@ -43,7 +43,7 @@ class StudyRecord:
         self._study = study
         self._storage = storage
         self._writer = writer
-        self._record: Record | None = None
+        self._stored: StoredStudy | None = None
         self._written = 0
         self._writing: Future[None] | None = None
         self._fault = ""
@@ -76,16 +76,17 @@ class StudyRecord:
         return ""
 
     def _due(self, last: bool) -> list[FrozenTrial]:
-        left = self._study.get_trials(deepcopy=False)[self._written :]
+        unwritten = self._study.get_trials(deepcopy=False)[self._written :]
         if not last:
-            return list(takewhile(lambda trial: trial.state.is_finished(), left))
-        return left[: max((place + 1 for place, trial in enumerate(left) if trial.state.is_finished()), default=0)]
+            return list(takewhile(lambda trial: trial.state.is_finished(), unwritten))
+        finished = (number for number, trial in enumerate(unwritten, start=1) if trial.state.is_finished())
+        return unwritten[: max(finished, default=0)]
 
     def _add(self, trials: list[FrozenTrial]) -> None:
-        if self._record is None:
-            self._record = Record(self._storage(), self._study)
+        if self._stored is None:
+            self._stored = StoredStudy(self._storage(), self._study)
         for trial in trials:
-            self._record.put(trial)
+            self._stored.put(trial)
             self._written += 1
 
 
@@ -95,7 +96,7 @@ def reason(fault: BaseException) -> str:
     return " ".join(str(getattr(cause, "orig", cause)).split())
 
 
-class Record:
+class StoredStudy:
     """The study in the storage."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, study: optuna.Study) -> None:
@@ -119,15 +120,16 @@ class Record:
 
     def _finish(self, trial: FrozenTrial) -> None:
         """One that waited."""
-        storage, at = self.storage, self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
+        storage = self.storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
         for name, distribution in trial.distributions.items():
             value = distribution.to_internal_repr(trial.params[name])
-            storage.set_trial_param(at, name, value, distribution)
+            storage.set_trial_param(trial_id, name, value, distribution)
         for name, attribute in trial.user_attrs.items():
-            storage.set_trial_user_attr(at, name, attribute)
-        for step, reported in trial.intermediate_values.items():
-            storage.set_trial_intermediate_value(at, step, reported)
-        storage.set_trial_state_values(at, trial.state, trial.values)
+            storage.set_trial_user_attr(trial_id, name, attribute)
+        for step, value in trial.intermediate_values.items():
+            storage.set_trial_intermediate_value(trial_id, step, value)
+        storage.set_trial_state_values(trial_id, trial.state, trial.values)
         self.states[trial.number] = trial.state
 
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     Training = Generator[dict[int, Evaluation] | Snapshot, None, list[Result]]
 
 Curves = list[list[EvaluationRecord]]
-"""The evaluations of jobs that train as one."""
+"""The evaluations of each of the jobs that train as one."""
 
-NOTHING: Mapping[str, bytes] = {}
+NO_CHECKPOINTS: Mapping[str, bytes] = {}
 STDERR = 2
 OUT_OF_MEMORY = re.compile(
     r"^(OutOfMemoryError|MemoryError)\b|CUDA out of memory|can't allocate memory|not enough memory"
@@ -37,10 +37,10 @@ OUT_OF_MEMORY = re.compile(
 
 
 class Workbench:
-    """What outlives a job: the task with its data on the device, the optimizers' classes.
+    """Keeps what outlives a job: the task with its data on the device, the optimizers' classes.
 
     Attributes:
-        summary: of the task.
+        summary: what env.json says of the task.
         unusable: why this process may do no other job: what one left behind in it, or that its device has failed;
             empty while it may.
     """
@@ -57,7 +57,7 @@ class Workbench:
         self.engine = build.make_engine(config)
         self.scales: dict[str, float] = {}
         self.unusable = ""
-        self.code = watched_code.Code(type(self.task))
+        self.watched_code = watched_code.Code(type(self.task))
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
         self.summary = TaskSummary(self.task.data_summary, parameters, self.task.device.type)
 
@@ -72,7 +72,7 @@ class Workbench:
         jobs = request.jobs
         build.limit_memory(self.config, self.task.device, alone=request.alone)
         members = [stack.Member(job.hp, job.seed) for job in jobs]
-        with self._apart(jobs[0]):  # the class is imported here, so that what that does is undone for all its runs
+        with self._isolated(jobs[0]):  # the class is imported here, so that what that does is undone for all its runs
             make = self._optimizer(jobs[0])
             stacks = stack.stacks(self.task, make, members, self.engine) if len(jobs) > 1 else [[0]]
         for stackable in stacks:
@@ -85,18 +85,18 @@ class Workbench:
         def run(indices: list[int]) -> Iterator[Report]:
             jobs = [request.jobs[index] for index in indices]
             if len(jobs) > 1:
-                yield from self._training(jobs, new_curves(jobs), request.checkpoints)
+                yield from self._train(jobs, new_curves(jobs), request.checkpoints)
                 return
             if self.unusable and len(stackable) > 1:
                 os._exit(1)  # as if the worker was lost: others then do the jobs of the stack that failed
-            yield from self._single(jobs[0], request.checkpoints, every_evaluation=every_evaluation)
+            yield from self._train_one(jobs[0], request.checkpoints, every_evaluation=every_evaluation)
 
         for indices, report in stack.together_or_singly(stackable, run, self.task.device):
             yield report.at(indices)
 
     @contextmanager
-    def _apart(self, job: Job) -> Iterator[None]:
-        """What is done of a job leaves no trace in this process, or makes the process unusable."""
+    def _isolated(self, job: Job) -> Iterator[None]:
+        """Undo what a job leaves behind in this process; where that cannot be, the process is unusable."""
         from tuner.training.isolation import restored
         from tuner.training.watched_code import listed
 
@@ -105,19 +105,21 @@ class Workbench:
             with restored(lasting):
                 yield
         finally:
-            if changes := self.code.changed() + lasting:
+            if changes := self.watched_code.changed() + lasting:
                 self.unusable = (
                     f"{job.optimizer}: a run of it changed {listed(changes)}, which cannot be undone; "
                     "the worker was replaced, so that other runs see nothing of it"
                 )
 
-    def _single(self, job: Job, checkpoints: Mapping[str, bytes] | None, *, every_evaluation: bool) -> Iterator[Report]:
-        """What goes wrong is the job's outcome."""
+    def _train_one(
+        self, job: Job, checkpoints: Mapping[str, bytes] | None, *, every_evaluation: bool
+    ) -> Iterator[Report]:
+        """Train a single job; what goes wrong is its outcome."""
         from tuner.training import stack
 
         curves = new_curves([job])
         try:
-            yield from self._training([job], curves, checkpoints, every_evaluation=every_evaluation)
+            yield from self._train([job], curves, checkpoints, every_evaluation=every_evaluation)
             return
         except Exception as error:
             failed = failure(error, curves[0])
@@ -127,7 +129,7 @@ class Workbench:
             stack.release_memory(self.task.device)
         yield Report({0: failed})
 
-    def _training(
+    def _train(
         self,
         jobs: Sequence[Job],
         curves: Curves,
@@ -138,25 +140,27 @@ class Workbench:
         """Train jobs as one, from their checkpoint where there is one, and fill in their curves."""
         from tuner.training.records import NotRestoredError, Saving
 
-        every_s = None if checkpoints is None else self.config.faults.checkpoint_s
-        kept = self._kept(jobs, checkpoints or NOTHING)
-        if kept is not None:
-            curves[:] = kept["curves"]
+        interval_s = None if checkpoints is None else self.config.faults.checkpoint_s
+        saved = self._saved(jobs, checkpoints or NO_CHECKPOINTS)
+        if saved is not None:
+            curves[:], state = saved
             with suppress(NotRestoredError):  # by another version, say: begin anew
-                yield from self._from(Saving(kept["state"], every_s), jobs, curves, every_evaluation)
+                yield from self._train_from(Saving(state, interval_s), jobs, curves, every_evaluation)
                 return
             curves[:] = new_curves(jobs)
-        yield from self._from(Saving(None, every_s), jobs, curves, every_evaluation)
+        yield from self._train_from(Saving(None, interval_s), jobs, curves, every_evaluation)
 
-    def _from(self, saving: Saving, jobs: Sequence[Job], curves: Curves, every_evaluation: bool) -> Iterator[Report]:
+    def _train_from(
+        self, saving: Saving, jobs: Sequence[Job], curves: Curves, every_evaluation: bool
+    ) -> Iterator[Report]:
         budget = self._budget(jobs[0])
-        with self._apart(jobs[0]), closing(self._run(jobs, budget, saving)) as run:
-            results = yield from self._reports(run, jobs, curves, budget, every_evaluation)
+        with self._isolated(jobs[0]), closing(self._start(jobs, budget, saving)) as run:
+            results = yield from self._report_on(run, jobs, curves, budget, every_evaluation)
         outcomes = map(outcome, results, curves)
         yield Report(dict(enumerate(outcomes)))  # only now is it known what they left behind
 
-    def _run(self, jobs: Sequence[Job], budget: Budget, saving: Saving) -> Training:
-        """The training itself, with the count before it, which is within the time limit."""
+    def _start(self, jobs: Sequence[Job], budget: Budget, saving: Saving) -> Training:
+        """Begin the training, with the count before it, which is within the time limit."""
         from tuner.training import stack
 
         make = self._optimizer(jobs[0])
@@ -165,13 +169,13 @@ class Workbench:
         return (yield from stack.training(self.task, make, members, budget, self.engine, saving, scale))
 
     def _curvature_scale(self, job: Job, make: MakeOptimizer) -> float:
-        """Counted once for an optimizer and its choices and whole numbers; its other hyperparameters are those of its
-        first point, so that all workers come to the same."""
+        """The factor on nominal costs, counted once for an optimizer and its choices and whole numbers; its other
+        hyperparameters are those of its first point, so that all workers come to the same."""
         from tuner.training.flops import curvature_scale
 
         spec = self.config.optimizers[job.optimizer]
-        real = {name for name, dim in spec.space.items() if dim.choices is None and not dim.integer}
-        discrete = {name: value for name, value in job.hp.items() if name not in real}
+        continuous = {name for name, dim in spec.space.items() if dim.choices is None and not dim.integer}
+        discrete = {name: value for name, value in job.hp.items() if name not in continuous}
         key = f"{job.optimizer} {discrete}"
         if key not in self.scales:
             scale, uncounted = curvature_scale(self.task, make, spec.first_point() | discrete)
@@ -180,7 +184,7 @@ class Workbench:
             self.scales[key] = scale
         return self.scales[key]
 
-    def _reports(
+    def _report_on(
         self, run: Training, jobs: Sequence[Job], curves: Curves, budget: Budget, every_evaluation: bool
     ) -> Generator[Report, None, list[Result]]:
         """Fill in the curves, report on the way, return the results."""
@@ -188,41 +192,41 @@ class Workbench:
         from tuner.training.records import Snapshot
 
         limit_s = self.config.faults.trial_limit_s
-        until = None if limit_s is None else time.monotonic() + limit_s * len(jobs)
+        deadline = None if limit_s is None else time.monotonic() + limit_s * len(jobs)
         while True:
             try:
-                with ended_after(until):
-                    told = next(run)
+                with process_ends_at(deadline):
+                    yielded = next(run)
             except StopIteration as stop:
                 return stop.value
-            if isinstance(told, Snapshot):
+            if isinstance(yielded, Snapshot):
                 plain_curves = [[asdict(evaluation) for evaluation in curve] for curve in curves]
-                content = {"jobs": [job.to_dict() for job in jobs], "curves": plain_curves, "state": told.state}
+                content = {"jobs": [job.to_dict() for job in jobs], "curves": plain_curves, "state": yielded.state}
                 if (data := checkpoint.pack(content)) is not None:
                     yield Report(checkpoint=(list(range(len(jobs))), data))
                 continue
-            for member, evaluation in told.items():
-                curves[member].append(self._checked(evaluation))
-            if every_evaluation and 0 < told[0].epoch < budget.epochs:
-                clocks = {"steps": told[0].step, "seconds": told[0].seconds}
-                yield Report(if_stopped={0: Outcome("stopped", told[0].metrics, clocks, list(curves[0]))})
+            for member, evaluation in yielded.items():
+                curves[member].append(self._recorded(evaluation))
+            if every_evaluation and 0 < yielded[0].epoch < budget.epochs:
+                clocks = {"steps": yielded[0].step, "seconds": yielded[0].seconds}
+                yield Report(if_stopped={0: Outcome("stopped", yielded[0].metrics, clocks, list(curves[0]))})
 
-    def _kept(self, jobs: Sequence[Job], checkpoints: Mapping[str, bytes]) -> dict[str, Any] | None:
-        """What the checkpoint of these jobs holds; ``None`` where there is none that can be read."""
+    def _saved(self, jobs: Sequence[Job], checkpoints: Mapping[str, bytes]) -> tuple[Curves, dict[str, Any]] | None:
+        """Curves and state from the checkpoint of these jobs; ``None`` where there is none that can be read."""
         data = checkpoints.get(checkpoint_name(jobs))
         if data is None:
             return None
         from tuner.training import checkpoint
 
         try:
-            kept = checkpoint.unpack(data)
-            same = kept["jobs"] == [job.to_dict() for job in jobs] and kept.keys() == {"jobs", "curves", "state"}
-            curves = [[EvaluationRecord(**values) for values in curve] for curve in kept["curves"]]
+            saved = checkpoint.unpack(data)
+            matches = saved["jobs"] == [job.to_dict() for job in jobs] and saved.keys() == {"jobs", "curves", "state"}
+            curves = [[EvaluationRecord(**values) for values in curve] for curve in saved["curves"]]
         except (checkpoint.UnreadableError, LookupError, TypeError):
             return None
-        return kept | {"curves": curves} if same else None
+        return (curves, saved["state"]) if matches else None
 
-    def _checked(self, evaluation: Evaluation) -> EvaluationRecord:
+    def _recorded(self, evaluation: Evaluation) -> EvaluationRecord:
         """The evaluation as it travels.
 
         Raises:
@@ -239,7 +243,7 @@ class Workbench:
         return build.optimizer_maker(job.optimizer, self.config.optimizers[job.optimizer])
 
     def _budget(self, job: Job) -> Budget:
-        """Only a retraining run reads the test split."""
+        """The budget of the job's phase; only a retraining run reads the test split."""
         from tuner.curvature.analysis import analyze_curvature
         from tuner.training.records import Budget
 
@@ -252,12 +256,12 @@ class Workbench:
 
 
 @contextmanager
-def ended_after(until: float | None) -> Iterator[None]:
+def process_ends_at(deadline: float | None) -> Iterator[None]:
     """End this process, by a timer that needs no interpreter lock, where the block goes on beyond this time."""
-    if until is None:
+    if deadline is None:
         yield
         return
-    faulthandler.dump_traceback_later(max(until - time.monotonic(), 0.001), exit=True, file=STDERR)
+    faulthandler.dump_traceback_later(max(deadline - time.monotonic(), 0.001), exit=True, file=STDERR)
     try:
         yield
     finally:

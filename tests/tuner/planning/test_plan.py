@@ -277,13 +277,13 @@ def test_study_db_follows_and_holds_nothing_unfinished(run: Run, monkeypatch: py
     for now, written in ((4.0, 0), (6.0, 0), (7.0, 0)):  # the first is still under way
         clock.now = now
         plan.tick()
-        plan.search.studies["one"].record._writer.submit(int).result()
+        plan.search.studies["one"].database._writer.submit(int).result()
         assert optuna_states(run, "one") == [TrialState.COMPLETE] * written
     plan.record([(jobs[0], ended(jobs[0]))])
     for now, written in ((8.0, 0), (12.5, 2)):  # not at every tick
         clock.now = now
         plan.tick()
-        plan.search.studies["one"].record._writer.submit(int).result()
+        plan.search.studies["one"].database._writer.submit(int).result()
         assert optuna_states(run, "one") == [TrialState.COMPLETE] * written
     plan.close()
     assert optuna_states(run, "one") == [TrialState.COMPLETE] * 2

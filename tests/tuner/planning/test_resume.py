@@ -110,7 +110,7 @@ class Workers:
                 return True
             if chance.random() < 0.3 and plan.search:
                 for study in plan.search.studies.values():
-                    study.record.write()
+                    study.database.write()
             events -= 1
             if events <= 0:
                 self.cut_off = [job for jobs in running for job in jobs]
@@ -121,7 +121,7 @@ def abandon(plan: Plan) -> None:
     """Nothing is closed; but what the thread has begun to write is written, so that tests repeat."""
     if plan.search:
         for study in plan.search.studies.values():
-            study.record._writer.submit(int).result()
+            study.database._writer.submit(int).result()
 
 
 def finish(asked: Config, run: Run, workers: Workers, chance: int = 0, *, search: bool = True) -> Plan:
@@ -407,7 +407,7 @@ def test_trials_that_another_program_left_running_fail_and_cost_nothing(
     assert not Workers().do(plan, random.Random(0), cut_off_after)
     assert plan.search is not None
     for study in plan.search.studies.values():
-        study.record.close()
+        study.database.close()
     abandon(plan)
     other = optuna.load_study(study_name="blobs/one", storage=run.study_url)
     aliens = [other.ask({"lr": optuna.distributions.FloatDistribution(0.0, 1.0)}).number for _ in range(2)]

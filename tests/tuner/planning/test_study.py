@@ -72,7 +72,7 @@ def test_defaults_beyond_the_number_of_trials_are_left_out(make: Make, url: str)
     jobs = study.ask(9)
     assert [job.hp for job in jobs] == [DEFAULTS[0]]
     study.tell([(jobs[0], ended(1.0))])
-    study.record.close()
+    study.database.close()
     assert [trial.params for trial in stored(url)] == [DEFAULTS[0]]
 
 
@@ -180,7 +180,7 @@ def test_trials_may_end_in_any_order(make: Make, url: str) -> None:
     jobs = [ask(study) for _ in range(4)]
     for job in (jobs[2], jobs[0], jobs[3], jobs[1]):
         study.tell([(job, ended(float(job.trial)))])
-    study.record.write()
+    study.database.write()
     assert [trial.value for trial in stored(url)] == [0.0, 1.0, 2.0, 3.0]
     assert [trial.params for trial in stored(url)] == [job.hp for job in jobs]
 

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.support.run_configs import AtOnce, Failing, blank_database, copied_url, stored
-from tuner.planning.study_db import OpenStorage, StudyRecord, orphans
+from tuner.planning.study_db import OpenStorage, StudyDatabase, orphans
 
 NAME = "blobs/one"
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
@@ -56,8 +56,8 @@ def new_study() -> optuna.Study:
     return optuna.create_study(study_name=NAME, sampler=optuna.samplers.RandomSampler(seed=0))
 
 
-def record_of(study: optuna.Study, url: str, writer: Executor | None = None) -> StudyRecord:
-    return StudyRecord(study, impatient(url), writer or AtOnce())
+def record_of(study: optuna.Study, url: str, writer: Executor | None = None) -> StudyDatabase:
+    return StudyDatabase(study, impatient(url), writer or AtOnce())
 
 
 def ask(study: optuna.Study, number: int = 1) -> list[optuna.Trial]:
