@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from docs.generate import space as searched
-from tuner.config.schema import Dimension, OptimizerConfig
+from tuner.config.space import Dimension, OptimizerConfig
 
 BEST = 0.1
 """The share of the trials that is looked at."""

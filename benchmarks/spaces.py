@@ -25,7 +25,8 @@ from benchmarks.space_rows import Row
 from tasks.base import Task
 from tuner.config.layers import resolve
 from tuner.config.registry import available
-from tuner.config.schema import Config, Dimension
+from tuner.config.schema import Config
+from tuner.config.space import Dimension
 from tuner.training.build import make_engine, make_task, optimizer_maker, set_up
 from tuner.training.metrics import evaluate
 from tuner.training.records import Budget

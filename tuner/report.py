@@ -62,7 +62,7 @@ def folder(run: Path, out: Path | None, *, own: bool) -> Path:
     Raises:
         UserError: nothing can be written there.
     """
-    from tuner.store.run import new_folder
+    from tuner.store.folders import new_folder
 
     path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
     there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
@@ -81,7 +81,7 @@ def write(found: Answer, path: Path, *, quiet: bool) -> None:
     from tuner.reporting import drawings, manifest
     from tuner.reporting.page import page
     from tuner.reporting.sentences import verdicts
-    from tuner.store.tables import write_whole
+    from tuner.store.files import write_whole
 
     wanted = drawings.report_drawings(found)
     figures = path / "figures"

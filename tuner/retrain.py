@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
     check_utf8(argv)
     from tuner import execute
-    from tuner.config.layers import keep_seeds, revise
+    from tuner.config.changes import keep_seeds, revise
     from tuner.console.terminal import Terminal, conclude
     from tuner.store.run import Run
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     if all(entry["hp"] is None for entry in run.best()["optimizers"].values()):
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
     changes = {"retrain.seeds": config.retrain.seeds} | given(args, RETRAINING_KEYS)
-    config = keep_seeds(revise(config, changes), run)
+    config = keep_seeds(revise(config, changes), run.retrained_seeds())
     terminal = Terminal(quiet=args.quiet)
     result = execute.resume(
         config, run, terminal, search=False, changed_code=args.allow_changed_code, verbose=args.verbose

@@ -109,8 +109,9 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
     Raises:
         UserError: bad input.
     """
+    from tuner.config.changes import extend, keep_seeds
     from tuner.config.classes import check_dataset
-    from tuner.config.layers import extend, keep_seeds, resolve
+    from tuner.config.layers import resolve
     from tuner.machine.resources import settle, this_machine
     from tuner.trackers.tracker import check
 
@@ -130,7 +131,7 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
     if run is None:
         config = one_at_a_time(resolve(flags, args.set, args.configs))
     else:
-        config = keep_seeds(extend(run.config(), flags, args.set), run)
+        config = keep_seeds(extend(run.config(), flags, args.set), run.retrained_seeds())
     if run is None or not args.dry_run:
         check_dataset(config)
     elif config.task.check is not None:
@@ -156,7 +157,7 @@ def new_path(config: Config) -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    from tuner.store.run import check_creatable, numbered
+    from tuner.store.folders import check_creatable, numbered
 
     path = Path(config.out) / (config.name or f"{config.task.name}-{datetime.now():%Y%m%d-%H%M%S}")
     if config.name is None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tuner.config.layers import resolve
-from tuner.config.schema import Config, Dimension
+from tuner.config.schema import Config
+from tuner.config.space import Dimension
 from tuner.machine.code import identity
 from tuner.store.run import Run
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from tuner.analysis.stats import Mode
 from tuner.config.boundary import at_boundary
-from tuner.config.schema import Dimension, Value
+from tuner.config.space import Dimension, Value
 from tuner.store.tables import HP
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from tuner.analysis.searches import boundary, parsed
 from tuner.analysis.stats import Mode, Rules
-from tuner.config.schema import Config, Dimension
+from tuner.config.schema import Config
+from tuner.config.space import Dimension
 from tuner.console.end_of_run import metrics
 from tuner.store.run import Run
 from tuner.store.tables import HP

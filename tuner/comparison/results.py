@@ -14,8 +14,9 @@ import pandas as pd
 from tuner.analysis import across_tasks, curves, stats
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.load import read
+from tuner.store.files import write_whole
 from tuner.store.run import Run
-from tuner.store.tables import hp_columns, write_whole
+from tuner.store.tables import hp_columns
 
 CLOCKS: dict[str, curves.Clock] = {"steps": "step", "grad_equivalents": "grad_equivalents", "seconds": "seconds"}
 """The clocks of seeds.csv -> of curves.parquet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.config.schema import Dimension
+from tuner.config.space import Dimension
 
 OUTER_SHARE = 0.05
 """Of a range, on the searched scale: values in it, at either end, are at the boundary."""

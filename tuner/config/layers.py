@@ -6,30 +6,22 @@ defaults < optimizer < task < preset < --configs < --set < flags
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
 
 from tuner.config.bounded_yaml import bounded
+from tuner.config.messages import FREE_FORM, Layer, mapping_at, shown, validated
 from tuner.config.registry import available, check_configs, roots, yaml_file
-from tuner.config.schema import Config, Dimension, OptimizerConfig
+from tuner.config.schema import Config
+from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from tuner.store.run import Run
-
-FREE_FORM = ("args", "space")
-MAY_CHANGE = (
-    "search.trials", "retrain.seeds", "retrain.analyze_curvature", "task.data_dir", "resources", "faults", "tracker",
-)  # fmt: skip
-"""Keys in which a run that goes on may differ from its beginning."""
-LONGEST_SHOWN = 200
 EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?[eE]([+-]?\d{1,3})")
 """Numbers that YAML 1.1 takes for text where they lack the point or the exponent's sign."""
 
@@ -38,9 +30,6 @@ LOADER_ERRORS = (
     OSError, yaml.YAMLError, OmegaConfBaseException,
     ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
-
-Layer = tuple[str, dict[str, Any]]
-"""A layer's content with the name that an error gives it."""
 
 
 def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Path | None = None) -> Config:
@@ -59,16 +48,16 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
     task = str(flags["task.name"])
     known = available("optimizers", configs)
     require(task, "task", available("tasks", configs))
-    command_line = [("--set", _settings(settings, known)), ("the command line", _nested(flags))]
+    command_line = [("--set", settings_layer(settings, known)), ("the command line", nested(flags))]
 
-    names = _mapping(_merge(_layers(task, [], configs, command_line)), "search").get("optimizers")
+    names = mapping_at(merge(_layers(task, [], configs, command_line)), "search").get("optimizers")
     names = [str(name) for name in names] if isinstance(names, list) else []
     for name in names:
         require(name, "optimizer", known)
 
     _check_settings(command_line[0][1], task, names, configs)
     layers = _layers(task, names, configs, command_line)
-    content = _merge(layers)
+    content = merge(layers)
     optimizers = content.get("optimizers", {})
     if isinstance(optimizers, dict):  # a file may adjust optimizers that this run does not use
         for name in optimizers:
@@ -78,7 +67,7 @@ def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Pat
         raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
     _check_effect(command_line[0][1], content)
     _check_margins(content)
-    config = _validated(content | {"configs": configs and str(configs.absolute())}, layers)
+    config = validated(content | {"configs": configs and str(configs.absolute())}, layers)
     for name, optimizer in config.optimizers.items():
         _check_defaults(name, optimizer)
     return config
@@ -91,62 +80,9 @@ def from_yaml(text: str) -> Config:
         UserError: it is not one.
     """
     try:
-        return _validated(yaml.safe_load(bounded(text)), [])
+        return validated(yaml.safe_load(bounded(text)), [])
     except LOADER_ERRORS as error:
         raise UserError(f"not valid YAML: {error}") from None
-
-
-def revise(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The configuration with other values at some dotted keys, validated anew.
-
-    Raises:
-        UserError: a value is not valid.
-    """
-    layers = [("the run", config.model_dump(by_alias=True)), ("the command line", _nested(changes))]
-    return _validated(_merge(layers), layers)
-
-
-def keep_seeds(config: Config, run: Run) -> Config:
-    """The configuration with the seeds that a run has retrained before those that it asks for."""
-    kept = dict.fromkeys(int(row["seed"]) for row in run.seed_rows())
-    return revise(config, {"retrain.seeds": list(dict.fromkeys([*kept, *config.retrain.seeds]))})
-
-
-def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = ()) -> Config:
-    """The configuration of a run that goes on: more trials or seeds, other resources.
-
-    Args:
-        config: the run's.
-        flags, settings: as in ``resolve``, those that were given.
-
-    Raises:
-        UserError: a value is not valid, or contradicts what the run has done so far.
-    """
-    run = config.model_dump(by_alias=True)
-    typed = _settings(settings, config.optimizers)
-    layers = [("the run", run), ("--set", typed), ("the command line", _nested(flags))]
-    asked = _validated(_merge(layers), layers)
-    different = list(_differences(run, asked.model_dump(by_alias=True)))
-    if different:
-        raise UserError(f"the run was made with another configuration: {'; '.join(different)}")
-    if asked.search.trials < config.search.trials:
-        raise UserError(
-            f"search.trials: {asked.search.trials} asked, but the run has {config.search.trials}; "
-            "a run can be extended, not cut"
-        )
-    return asked
-
-
-def _differences(run: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """What differs, but for keys that say how much, where and how a run is carried out."""
-    for key in dict.fromkeys([*run, *asked]):
-        here, ours, theirs = f"{path}{key}", run.get(key), asked.get(key)
-        if here in MAY_CHANGE or ours == theirs:
-            continue
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            yield from _differences(ours, theirs, f"{here}.")
-        else:
-            yield f"{here} is {ours!r} in the run, {theirs!r} asked"
 
 
 def require(name: str, kind: str, valid: list[str]) -> None:
@@ -160,7 +96,7 @@ def require(name: str, kind: str, valid: list[str]) -> None:
 
 def _layers(task: str, optimizers: list[str], configs: Path | None, command_line: list[Layer]) -> list[Layer]:
     """All layers in their order. Which preset it is, the layers themselves say."""
-    preset = str(_merge([*_files(task, [], configs, None), *command_line]).get("preset"))
+    preset = str(merge([*_files(task, [], configs, None), *command_line]).get("preset"))
     return [*_files(task, optimizers, configs, preset), *command_line]
 
 
@@ -199,7 +135,7 @@ def _read(folder: Path, name: str) -> list[Layer]:
     return [(str(path), {str(key): value for key, value in content.items()})]
 
 
-def _settings(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, Any]:
+def settings_layer(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, Any]:
     """The layer of ``--set``.
 
     Args:
@@ -222,7 +158,7 @@ def _settings(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, A
     return _container(layer)
 
 
-def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     layer = OmegaConf.create()
     for key, value in flags.items():
         _check_literal(key, value)
@@ -239,7 +175,7 @@ def _check_literal(key: str, value: Any) -> None:
         raise UserError(f"{key}: {value!r} is not a value")
 
 
-def _merge(layers: list[Layer]) -> dict[str, Any]:
+def merge(layers: list[Layer]) -> dict[str, Any]:
     try:
         return _container(OmegaConf.merge(*(content for _, content in layers)))
     except LOADER_ERRORS as error:
@@ -259,11 +195,11 @@ def _container(node: Any) -> dict[str, Any]:
 def _searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
     """The optimizer's part without the hyperparameters that a later layer than that of their interval takes out of the
     search: by a fixed value in ``args``, by ``null``, or by an empty ``space``."""
-    space = _mapping(optimizer, "space")
-    own = [_mapping(layer, "optimizers", name) for _, layer in layers]
+    space = mapping_at(optimizer, "space")
+    own = [mapping_at(layer, "optimizers", name) for _, layer in layers]
 
     def last(part: str, key: str) -> int:
-        return max((place for place, layer in enumerate(own) if key in _mapping(layer, part)), default=-1)
+        return max((place for place, layer in enumerate(own) if key in mapping_at(layer, part)), default=-1)
 
     emptied = max((place for place, layer in enumerate(own) if layer.get("space") == {}), default=-1)
     gone = [key for key, dim in space.items() if dim is None or max(emptied, last("args", key)) > last("space", key)]
@@ -282,25 +218,25 @@ def _searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
 def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], configs: Path | None) -> None:
     """Refuse a ``--set`` that would do nothing, or of an argument or hyperparameter that no YAML file declares: surely
     a typing error."""
-    chosen = _mapping(settings, "optimizers")
+    chosen = mapping_at(settings, "optimizers")
     for name in chosen:
         require(name, "optimizer", available("optimizers", configs))
         if name not in optimizers:
             searched = ", ".join(optimizers)
             raise UserError(f"--set optimizers.{name}: has no effect, since {name} is not searched (but {searched})")
-    declared = _merge(_files(task, list(chosen), configs, None))
+    declared = merge(_files(task, list(chosen), configs, None))
     for name in chosen:
-        known = _mapping(declared, "optimizers", name)
-        valid = [key for part in FREE_FORM for key in _mapping(known, part)]
+        known = mapping_at(declared, "optimizers", name)
+        valid = [key for part in FREE_FORM for key in mapping_at(known, part)]
         for part in FREE_FORM:
-            for key in _mapping(chosen, name, part):
+            for key in mapping_at(chosen, name, part):
                 if known and key not in valid:
                     raise UserError(f"optimizers.{name}.{part}: unknown hyperparameter {key!r}{nearest(key, valid)}")
-        for key, dim in _mapping(chosen, name, "space").items():
-            if dim is not None and key in _mapping(chosen, name, "args"):
+        for key, dim in mapping_at(chosen, name, "space").items():
+            if dim is not None and key in mapping_at(chosen, name, "args"):
                 raise UserError(f"optimizers.{name}: {key!r} is both fixed (args) and searched (space)")
-    valid = list(_mapping(declared, "task", "args"))
-    for key in _mapping(settings, "task", "args"):
+    valid = list(mapping_at(declared, "task", "args"))
+    for key in mapping_at(settings, "task", "args"):
         if key not in valid:
             raise UserError(f"task.args: unknown key {key!r}{nearest(key, valid)}")
 
@@ -311,7 +247,7 @@ def _check_effect(settings: dict[str, Any], content: Any, path: str = "") -> Non
         UserError: an empty mapping was set where there is more, which merging leaves as it is.
     """
     for key, value in settings.items():
-        there = _mapping(content, key)
+        there = mapping_at(content, key)
         if isinstance(value, dict) and value:
             _check_effect(value, there, f"{path}{key}.")
         elif value == {} and there:
@@ -332,95 +268,16 @@ def _check_defaults(name: str, optimizer: OptimizerConfig) -> None:
                 wanted = f"{number[1]}{number[2] or '.0'}e{int(number[3]):+d}"
                 raise UserError(f"{where}: {value!r} is a text, as YAML 1.1 reads it; write {wanted}, without quotes")
             raise UserError(
-                f"{where}: {_shown(value)} is not in its space, {optimizer.space[key]}; widen the space, or leave the "
+                f"{where}: {shown(value)} is not in its space, {optimizer.space[key]}; widen the space, or leave the "
                 f"published defaults out: --set optimizers.{name}.defaults=[]"
             )
 
 
 def _check_margins(content: dict[str, Any]) -> None:
     """Refuse one that would have no effect, as config.yaml of older runs may have it."""
-    for key in _mapping(content, "report", "margin"):
+    for key in mapping_at(content, "report", "margin"):
         split, _, name = str(key).partition("_")
         if name and split in ("train", "val", "test"):
             raise UserError(
                 f"report.margin.{key}: has no effect, a margin is of a metric on every split; use report.margin.{name}"
             )
-
-
-def _mapping(content: Any, *keys: str) -> dict[str, Any]:
-    """What stands at the path, if it is a mapping; the schema refuses anything else."""
-    for key in keys:
-        content = content.get(key) if isinstance(content, dict) else None
-    return content if isinstance(content, dict) else {}
-
-
-def _validated(content: Any, layers: list[Layer]) -> Config:
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        raise UserError(_sentence(error.errors()[0], layers)) from None
-
-
-def _sentence(error: Any, layers: list[Layer]) -> str:
-    """One line for one of pydantic's errors: where it is, what is wrong, what was expected."""
-    keys = [str(key) for key in error["loc"]]
-    path = ".".join(keys)
-    origin = next((name for name, layer in reversed(layers) if _holds(layer, keys)), None)
-    where, shown = f" (from {origin})" if origin else "", _shown(error["input"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{where}{_owned(keys, layers) or nearest(keys[-1], _fields(keys[:-1]))}"
-    if error["type"] == "missing":
-        return f"{path} is missing"
-    if error["type"] == "model_type":
-        return f"{path or 'the configuration'}: must be a mapping of keys to values, got {shown}{where}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{path}: {message}{where}" if path else message
-    return f"{path}: {message[0].lower()}{message[1:]}, got {shown}{where}"
-
-
-def _owned(keys: list[str], layers: list[Layer]) -> str:
-    """Where a hyperparameter belongs that was looked for elsewhere; empty for what is none."""
-    if keys[0] == "optimizers":
-        return ""
-    places = [
-        f"optimizers.{name}.{part}.{keys[-1]}"
-        for name in dict.fromkeys(name for _, layer in layers for name in _mapping(layer, "optimizers"))
-        for part in FREE_FORM
-        if any(keys[-1] in _mapping(layer, "optimizers", name, part) for _, layer in layers)
-    ]
-    return f"; it is a hyperparameter: {' or '.join(places[:3])}" if places else ""
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write integers of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."
-
-
-def _holds(layer: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not isinstance(layer, dict):
-            return isinstance(layer, list)
-        if key not in layer:
-            return False
-        layer = layer[key]
-    return True
-
-
-def _fields(keys: list[str]) -> list[str]:
-    """The keys that the schema has at this path."""
-    model: type[BaseModel] = Config
-    path = iter(keys)
-    for key in path:
-        if key == "optimizers" and model is Config:
-            next(path, None)  # the optimizer's name
-            model = OptimizerConfig
-        elif key == "space":
-            next(path, None)  # the hyperparameter's name
-            model = Dimension
-        else:
-            model = model.model_fields[key].annotation  # type: ignore[assignment]
-    return [field.alias or name for name, field in model.model_fields.items()]

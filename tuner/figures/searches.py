@@ -11,7 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tuner.config.schema import Dimension
+from tuner.config.space import Dimension
 from tuner.figures.canvas import (
     INK,
     WIDTH,

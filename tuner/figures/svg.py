@@ -26,7 +26,7 @@ from PIL import Image
 
 from tuner.figures.canvas import INK, STYLE
 from tuner.figures.scales import number
-from tuner.store.tables import write_whole
+from tuner.store.files import write_whole
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"

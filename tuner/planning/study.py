@@ -13,7 +13,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.config.boundary import at_boundary
-from tuner.config.schema import Config, OptimizerConfig
+from tuner.config.schema import Config
+from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.jobs import Done, Job, Outcome, State
 from tuner.planning.samplers import LEARNING, draw_seed, make_sampler

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tuner.errors import UserError
-from tuner.store.tables import write_whole
+from tuner.store.files import write_whole
 
 NAME = "manifest.json"
 FIGURE = re.compile(r"[^/\0]+\.(svg|png)")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.errors import UserError
-from tuner.store.tables import Row, append_lines, check_columns, read_csv, write_whole
+from tuner.store.files import write_whole
+from tuner.store.tables import Row, append_lines, check_columns, read_csv
 
 if TYPE_CHECKING:
     import pandas as pd

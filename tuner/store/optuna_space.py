@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tuner.config.schema import Dimension, OptimizerConfig
+from tuner.config.space import Dimension, OptimizerConfig
 from tuner.store.tables import cell
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -8,8 +8,6 @@ moment, finds whole records.
 
 from __future__ import annotations
 
-import errno
-import itertools
 import json
 import os
 import secrets
@@ -23,21 +21,23 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from tuner.errors import UserError
+from tuner.store.columns import (
+    CLOCK_COLUMNS,
+    CLOCKS,
+    CURVATURE_KEY,
+    CURVATURE_TYPES,
+    CURVE_KEY,
+    CURVE_TYPES,
+    LOSS_COLUMNS,
+    SEED_COLUMNS,
+    TRIAL_COLUMNS,
+    TRIAL_IDENTITY,
+)
+from tuner.store.files import append, whole_lines, write_whole
+from tuner.store.folders import check_creatable, check_files, numbered, renamed
 from tuner.store.json_shapes import Best, Content, Env, Status, first_error, is_finite, remove
 from tuner.store.long_table import LongTable
-from tuner.store.tables import (
-    HP,
-    Row,
-    append,
-    append_lines,
-    check_columns,
-    csv_text,
-    read_csv,
-    shortened,
-    text_rows,
-    whole_lines,
-    write_whole,
-)
+from tuner.store.tables import HP, Row, append_lines, check_columns, csv_text, read_csv, shortened, text_rows
 from tuner.text import plain
 
 if TYPE_CHECKING:
@@ -47,27 +47,6 @@ if TYPE_CHECKING:
     from tuner.jobs import Job
 
 SCHEMA_VERSION = 1
-TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error"]
-SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
-CLOCK_COLUMNS = [
-    "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
-    "error",
-]  # fmt: skip
-LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
-CURVE_TYPES = {
-    "task": "string", "optimizer": "string", "phase": "string", "trial": "Int64", "seed": "Int64", "step": "Int64",
-    "epoch": "float64", "seconds": "float64", "grad_equivalents": "float64", "split": "string", "metric": "string",
-    "value": "float64",
-}  # fmt: skip
-CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
-CURVATURE_TYPES = {
-    "task": "string", "optimizer": "string", "seed": "Int64", "step": "Int64", "epoch": "float64",
-    "quantity": "string", "index": "Int64", "value": "float64", "x": "float64",
-}  # fmt: skip
-CURVATURE_KEY = ["task", "optimizer", "seed", "step", "quantity", "index"]
-CLOCKS = ["epoch", "seconds", "grad_equivalents"]
-TRIAL_IDENTITY = ["task", "optimizer", "trial", "state", "seed"]
-LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 class Run:
@@ -109,7 +88,7 @@ class Run:
         try:
             partial.logs.mkdir(parents=True)
             partial.write_config(config)
-            return cls(_renamed(partial.path, numbered(path) if another else iter([path])))
+            return cls(renamed(partial.path, numbered(path) if another else iter([path])))
         except OSError as error:
             shutil.rmtree(partial.path, ignore_errors=True)
             raise UserError(f"output folder {path}: cannot be made ({error.strerror})") from None
@@ -261,6 +240,10 @@ class Run:
         """The same as text, as it stands in the file, without empty cells."""
         return text_rows(self._seeds, SEED_COLUMNS)
 
+    def retrained_seeds(self) -> list[int]:
+        """The seeds of retrained runs, failed ones too."""
+        return [int(row["seed"]) for row in self.seed_rows()]
+
     def valid_seed_rows(self) -> list[dict[str, str]]:
         """Those of runs that need not be done again."""
         return [row for row in self.seed_rows() if row["status"] != "failed"]
@@ -363,65 +346,3 @@ class Run:
             got = "" if wrong["type"] == "missing" else f", got {shortened(wrong['input'])}"
             raise UserError(f"{path}: {where}: {wrong['msg']}{got}")
         return content
-
-
-def numbered(path: Path) -> Iterator[Path]:
-    """The path, then others: name-2, name-3, ..."""
-    yield path
-    yield from (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
-
-
-def new_folder(path: Path) -> Path:
-    """Made here and now, with a number behind its name where that is taken."""
-    for free in numbered(path):
-        with suppress(FileExistsError):
-            free.mkdir()
-            return free
-    raise AssertionError("numbers do not end")
-
-
-def _renamed(folder: Path, names: Iterator[Path]) -> Path:
-    """The folder under the first of the names that nobody has.
-
-    Raises:
-        OSError: all are taken, or it cannot be.
-    """
-    taken = None
-    for name in names:
-        try:
-            return folder.rename(name)  # fails where there is a folder that is not empty, as a run never is
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            taken = error
-    assert taken is not None
-    raise taken
-
-
-def check_files(run: Path) -> None:
-    """Refuse a run directory with a pipe or a device, which to read or to write would take for ever.
-
-    Raises:
-        UserError: so it is.
-    """
-    for folder in (run, run / "logs", run / "checkpoints", run / "figures"):
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if not path.is_file() and not path.is_dir() and path.exists():
-                raise UserError(f"{path}: is neither a file nor a folder, but a pipe, a socket or a device")
-
-
-def check_creatable(path: Path) -> None:
-    """Refuse a run directory that exists or whose nearest existing parent cannot be written.
-
-    Raises:
-        UserError: with the reason. Nothing is made.
-    """
-    if "\0" in str(path) or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.absolute().parts):
-        raise UserError(f"output folder {path}: no folder can have this name")
-    if os.path.lexists(path):
-        raise UserError(f"output folder {path}: exists already; choose another --name or --out")
-    parent = next(p for p in path.absolute().parents if os.path.lexists(p))
-    if not parent.is_dir():
-        raise UserError(f"output folder {path}: {parent} is not a folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"output folder {path}: {parent} cannot be written")

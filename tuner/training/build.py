@@ -13,7 +13,8 @@ from torch import nn
 from tasks.base import Task
 from tuner.config.classes import check_arguments, find, nearest_argument
 from tuner.config.registry import reach
-from tuner.config.schema import Config, OptimizerConfig
+from tuner.config.schema import Config
+from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.training.engine import Engine
 from tuner.training.single import MakeOptimizer

@@ -21,7 +21,8 @@ from typing import Any
 from tuner import text
 from tuner.config import classes
 from tuner.config.layers import from_yaml
-from tuner.config.schema import Config, OptimizerConfig
+from tuner.config.schema import Config
+from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.machine.streams import STDERR
 from tuner.planning.estimate import Timings

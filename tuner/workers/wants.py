@@ -6,7 +6,7 @@ import re
 import traceback
 
 from tuner import text
-from tuner.config.schema import OptimizerConfig
+from tuner.config.space import OptimizerConfig
 
 MAKER = "name a function (params, ...) as its class that makes it so"
 WANTS = (

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.run_configs import run_config
 from tuner.analysis.curves import at_cost_of, bands, filled, time_to_target
-from tuner.store.run import CURVE_TYPES, Run
+from tuner.store.columns import CURVE_TYPES
+from tuner.store.run import Run
 
 INF, NAN = math.inf, math.nan
 EPOCH = 100

@@ -12,7 +12,7 @@ import pytest
 from tests.support.run_configs import run_config
 from tuner.analysis.searches import FEW_TRIALS, best_so_far, boundary, importance
 from tuner.config.boundary import at_boundary
-from tuner.config.schema import Dimension
+from tuner.config.space import Dimension
 from tuner.store.run import Run
 from tuner.store.tables import hp_columns
 

@@ -18,7 +18,8 @@ from optimizers import CurvatureOptimizer
 from tuner.config.classes import check_dataset, find
 from tuner.config.layers import resolve
 from tuner.config.registry import available
-from tuner.config.schema import Config, Dimension, OptimizerConfig, TaskConfig
+from tuner.config.schema import Config, TaskConfig
+from tuner.config.space import Dimension, OptimizerConfig
 from tuner.errors import UserError
 from tuner.training.build import make_engine, make_task, optimizer_maker, set_up
 from tuner.workers.preflight import try_optimizer

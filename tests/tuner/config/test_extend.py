@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.run_configs import OPTIMIZERS, SEED, run_config
-from tuner.config.layers import MAY_CHANGE, extend, keep_seeds
+from tuner.config.changes import MAY_CHANGE, extend, keep_seeds
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.store.run import Run
@@ -105,10 +105,10 @@ def test_a_run_is_extended_and_not_cut() -> None:
 def test_seeds_that_a_run_has_come_before_those_that_it_gets(tmp_path: Path) -> None:
     asked = config()
     run = Run.create(tmp_path / "run", asked)
-    assert keep_seeds(asked, run) == asked
+    assert keep_seeds(asked, run.retrained_seeds()) == asked
     rows = [("one", 7), ("one", 3), ("two", 7), ("two", 11)]
     same = {"task": "blobs", "status": "complete"}
     run.write_seeds([same | {"optimizer": name, "seed": seed} for name, seed in rows], [])
-    assert keep_seeds(config(seeds=[0, 11, 4]), run).retrain.seeds == [7, 3, 11, 0, 4]
-    counts = Counter(keep_seeds(config(seeds=12), run).retrain.seeds)
+    assert keep_seeds(config(seeds=[0, 11, 4]), run.retrained_seeds()).retrain.seeds == [7, 3, 11, 0, 4]
+    counts = Counter(keep_seeds(config(seeds=12), run.retrained_seeds()).retrain.seeds)
     assert counts == dict.fromkeys(range(12), 1)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.support.run_configs import AtOnce, blank_database, ended, run_config
 from tests.tuner.console.test_fuzz import TEXT, WORDS, examples
 from tuner.analysis.searches import parsed
-from tuner.config.layers import from_yaml, revise
+from tuner.config.changes import revise
+from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.planning.cohorts import CohortSizes

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tuner.config.registry
-from tuner.config.layers import from_yaml, resolve, revise
+from tuner.config.changes import revise
+from tuner.config.layers import from_yaml, resolve
 from tuner.config.schema import Config
 from tuner.errors import UserError
 

@@ -14,7 +14,8 @@ from tuner.config.classes import find
 from tuner.config.layers import from_yaml, resolve
 from tuner.config.registry import check_configs
 from tuner.errors import UserError
-from tuner.store.run import Run, new_folder
+from tuner.store.folders import new_folder
+from tuner.store.run import Run
 
 RULE = """
 import torch

@@ -9,8 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tuner.config.layers import from_yaml, revise
-from tuner.config.schema import Config, Dimension, OptimizerConfig
+from tuner.config.changes import revise
+from tuner.config.layers import from_yaml
+from tuner.config.schema import Config
+from tuner.config.space import Dimension, OptimizerConfig
 from tuner.errors import UserError
 
 SEED = 1000  # of the search

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.tuner.config.test_layers import ADAM, blobs, refusal, small, write  # noqa: F401  (small is a fixture)
-from tuner.config.layers import extend, from_yaml, resolve
+from tuner.config.changes import extend
+from tuner.config.layers import from_yaml, resolve
 from tuner.config.registry import available
-from tuner.config.schema import OptimizerConfig
+from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 
 LR = {"low": 1e-5, "high": 0.1, "log": True}

@@ -13,7 +13,7 @@ from benchmarks import space_rows, spaces
 from tests.support.commands import ROOT
 from tuner.config.layers import resolve
 from tuner.config.registry import available
-from tuner.config.schema import Dimension, OptimizerConfig
+from tuner.config.space import Dimension, OptimizerConfig
 
 PAGE = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
 PARTS = dict(re.findall(r"^## (\w+)$(.*?)(?=^## |^Not measured|\Z)", PAGE, re.M | re.S))

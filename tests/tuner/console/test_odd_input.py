@@ -16,7 +16,8 @@ import pytest
 from tuner import search
 from tuner.config.classes import check_dataset, find
 from tuner.config.layers import from_yaml, resolve
-from tuner.config.schema import Config, Dimension, OptimizerConfig
+from tuner.config.schema import Config
+from tuner.config.space import Dimension, OptimizerConfig
 from tuner.console.parsing import run_command
 from tuner.errors import UserError
 from tuner.jobs import EvaluationRecord, Job, Outcome

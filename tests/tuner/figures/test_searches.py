@@ -13,7 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from tests.support.figure_tables import NAMES, ODD_NAMES, places, texts
-from tuner.config.schema import Dimension
+from tuner.config.space import Dimension
 from tuner.figures import svg
 from tuner.figures.searches import CROWD, importance, search
 

@@ -20,7 +20,8 @@ from PIL import Image
 from tasks.tabular_mlp import TabularMLP
 from tests.support.commands import ROOT, Done, environment, run
 from tuner.config.layers import resolve
-from tuner.config.schema import Config, OptimizerConfig
+from tuner.config.schema import Config
+from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.planning.cohorts import CohortSizes, to_measure
 from tuner.planning.estimate import DAY_S, Estimate, Timings, estimate, sentences, warning, words

@@ -24,7 +24,7 @@ from tests.support.run_configs import (
     study_config,
 )
 from tuner.config.boundary import at_boundary
-from tuner.config.schema import Dimension
+from tuner.config.space import Dimension
 from tuner.planning.samplers import draw_seed
 from tuner.planning.study import OptimizerStudy
 from tuner.store.optuna_space import distribution

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.jobs import Job
-from tuner.store.run import Run, check_creatable
-from tuner.store.tables import write_whole
+from tuner.store.files import write_whole
+from tuner.store.folders import check_creatable
+from tuner.store.run import Run
 
 Row = dict[str, Any]
 

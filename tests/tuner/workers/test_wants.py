@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tuner.config.schema import OptimizerConfig
+from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.training.build import optimizer_maker
 from tuner.workers import wants

@@ -1,0 +1,68 @@
+"""Changes of a run's configuration: what a command that goes on may ask for, and what would be another run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tuner.config.layers import merge, nested, settings_layer
+from tuner.config.messages import validated
+from tuner.config.schema import Config
+from tuner.errors import UserError
+
+MAY_CHANGE = (
+    "search.trials", "retrain.seeds", "retrain.analyze_curvature", "task.data_dir", "resources", "faults", "tracker",
+)  # fmt: skip
+"""Keys in which a run that goes on may differ from its beginning."""
+
+
+def revise(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with other values at some dotted keys, validated anew.
+
+    Raises:
+        UserError: a value is not valid.
+    """
+    layers = [("the run", config.model_dump(by_alias=True)), ("the command line", nested(changes))]
+    return validated(merge(layers), layers)
+
+
+def keep_seeds(config: Config, retrained: Iterable[int]) -> Config:
+    """The configuration with the seeds that a run has retrained before those that it asks for."""
+    return revise(config, {"retrain.seeds": list(dict.fromkeys([*retrained, *config.retrain.seeds]))})
+
+
+def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = ()) -> Config:
+    """The configuration of a run that goes on: more trials or seeds, other resources.
+
+    Args:
+        config: the run's.
+        flags, settings: as in ``resolve``, those that were given.
+
+    Raises:
+        UserError: a value is not valid, or contradicts what the run has done so far.
+    """
+    run = config.model_dump(by_alias=True)
+    typed = settings_layer(settings, config.optimizers)
+    layers = [("the run", run), ("--set", typed), ("the command line", nested(flags))]
+    asked = validated(merge(layers), layers)
+    different = list(_differences(run, asked.model_dump(by_alias=True)))
+    if different:
+        raise UserError(f"the run was made with another configuration: {'; '.join(different)}")
+    if asked.search.trials < config.search.trials:
+        raise UserError(
+            f"search.trials: {asked.search.trials} asked, but the run has {config.search.trials}; "
+            "a run can be extended, not cut"
+        )
+    return asked
+
+
+def _differences(run: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """What differs, but for keys that say how much, where and how a run is carried out."""
+    for key in dict.fromkeys([*run, *asked]):
+        here, ours, theirs = f"{path}{key}", run.get(key), asked.get(key)
+        if here in MAY_CHANGE or ours == theirs:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{here}.")
+        else:
+            yield f"{here} is {ours!r} in the run, {theirs!r} asked"

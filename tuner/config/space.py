@@ -1,0 +1,162 @@
+"""A search space has a dimension for each hyperparameter, an interval or choices; an optimizer has a space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_serializer,
+    model_validator,
+)
+
+from tuner.config.checks import LONGEST_TEXT, Section, is_scalar, plain
+from tuner.errors import nearest
+
+LARGEST = 1e100
+"""Of a searched number: samplers square the widths of intervals."""
+NARROWEST = 1e-9
+"""An interval's width in its larger bound: they divide by it."""
+MOST_WHOLE = 1_000_000
+"""Whole numbers in one interval: the sampler gp lists them."""
+Scalar = bool | int | float | str
+Value = Scalar | list[Scalar]
+"""Of a hyperparameter, as files hold it; an optimizer gets a list as a tuple."""
+
+
+def _choices(choices: list[Any]) -> list[Value]:
+    """Refuse what cannot be written as the text of a cell and read back."""
+    for choice in choices:
+        if not is_scalar(choice) and not (isinstance(choice, list) and all(map(is_scalar, choice))):
+            got = "null" if choice is None else repr(choice)
+            raise ValueError(
+                "a choice must be a number (a whole one of 64 bits), true, false, a text of 1 to "
+                f"{LONGEST_TEXT} printable characters, or a list of these, got {got}"
+            )
+    values = {tuple(choice) if isinstance(choice, list) else choice for choice in choices}
+    if not choices or min(len(values), len(set(map(str, choices)))) < len(choices):
+        raise ValueError(f"choices must be different values, at least one, got {choices}")
+    return choices
+
+
+def _columns(space: dict[str, Any]) -> dict[str, Any]:
+    for name in space:
+        if not is_scalar(name):
+            raise ValueError(f"a name must be 1 to {LONGEST_TEXT} printable characters, got {name!r}")
+    return space
+
+
+class Dimension(Section):
+    """One searched hyperparameter: an interval, or a list of choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    integer: bool = False
+    choices: Annotated[list[Any], AfterValidator(_choices)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dimension:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log or self.integer:
+                raise ValueError("give either choices, or low and high")
+        elif self.low is None or self.high is None:
+            raise ValueError("low and high (or choices) are needed")
+        elif not self.low < self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        elif max(-self.low, self.high) > LARGEST:
+            raise ValueError(f"low {self.low:g} and high {self.high:g} must be within -{LARGEST:g} and {LARGEST:g}")
+        elif self.log and self.low < 1 / LARGEST:
+            least = "0" if self.low <= 0 else f"{1 / LARGEST:g}"
+            raise ValueError(f"low must be above {least} where log is true, got {self.low:g}")
+        elif self.high - self.low < max(NARROWEST * max(-self.low, self.high), 1 / LARGEST):
+            raise ValueError(f"low {self.low} and high {self.high} must differ by more, by {NARROWEST:g} of the larger")
+        elif self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"low {self.low:g} and high {self.high:g} must be whole numbers where integer is true")
+        elif self.integer and self.high - self.low >= MOST_WHOLE:
+            raise ValueError(
+                f"low {self.low:g} to high {self.high:g}: at most {MOST_WHOLE:,} whole numbers are searched"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None and value is not False}
+
+    def parse(self, text: str) -> Value:
+        """The value that was written as this text.
+
+        Raises:
+            ValueError: the search cannot have come to it.
+        """
+        if self.choices is not None:
+            return self.choices[list(map(str, self.choices)).index(text)]
+        return int(text) if self.integer else float(text)
+
+    def contains(self, value: Any) -> bool:
+        """Whether the search could come to this value."""
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None and self.high is not None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        return not self.integer or value == int(value)
+
+    def argument(self, value: Any) -> Any:
+        """The value as an optimizer gets it: whole numbers are whole, lists tuples."""
+        if isinstance(value, list):
+            return tuple(value)
+        return int(value) if self.integer and float(value).is_integer() else value
+
+    def position(self, value: float) -> float | None:
+        """Where the value lies between low (0) and high (1), on the searched scale; None for choices."""
+        if self.low is None or self.high is None:
+            return None
+        if self.log and value <= 0:
+            return -math.inf
+        scale: Callable[[float], float] = math.log if self.log else float
+        return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+    def __str__(self) -> str:
+        """For a person."""
+        if self.choices is not None:
+            return f"one of {', '.join(map(str, self.choices))}"
+        kind = f"{'whole numbers' if self.integer else 'numbers'}, {'log-uniform' if self.log else 'uniform'}"
+        return f"{self.low:g} to {self.high:g} ({kind})"
+
+
+class OptimizerConfig(Section):
+    """One optimizer: its class by dotted path, fixed arguments, search space and published defaults."""
+
+    class_: str = Field(alias="class")
+    args: Annotated[dict[str, Any], AfterValidator(plain)] = {}
+    space: Annotated[dict[str, Dimension], AfterValidator(_columns)]
+    defaults: Annotated[list[dict[str, Any]], AfterValidator(plain)] = []
+
+    @model_validator(mode="after")
+    def _known_hyperparameters(self) -> OptimizerConfig:
+        for point in self.defaults:
+            for name in point:
+                if name not in self.space:
+                    raise ValueError(f"defaults: unknown hyperparameter {name!r}{nearest(name, self.space)}")
+        return self
+
+    def fixed(self) -> dict[str, Any]:
+        """The arguments that are not searched, with YAML's lists as tuples."""
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in self.args.items() if k not in self.space}
+
+    def arguments(self, hp: Mapping[str, Any]) -> dict[str, Any]:
+        """All that an optimizer with these hyperparameters is given."""
+        return self.fixed() | {k: self.space[k].argument(v) if k in self.space else v for k, v in hp.items()}
+
+    def enqueued(self) -> list[dict[str, Any]]:
+        """The published defaults that lie in the space; in runs that were made before others were refused, not all."""
+        return [p for p in self.defaults if p and all(self.space[name].contains(value) for name, value in p.items())]
+
+    def first_point(self) -> dict[str, Any]:
+        """A point of the space: the first published default, where there is one."""
+        point = {key: dim.choices[0] if dim.choices else dim.low for key, dim in self.space.items()}
+        return point | next(iter(self.enqueued()), {})
