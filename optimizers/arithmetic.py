@@ -1,4 +1,4 @@
-"""What several update rules share."""
+"""Arithmetic that several update rules share: checks of arguments, counts, averages, norms."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from optimizers.apply import Hyperparameters
+
+CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 def check(**given: tuple[Any, bool]) -> None:
@@ -71,3 +73,16 @@ def plus_product(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tens
 def plus_quotient(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tensor:
     """``a + scale b / c``"""
     return a + scale * b / c if isinstance(scale, Tensor) else a.addcdiv(b, c, value=scale)
+
+
+def clip_to_norm(params: list[Tensor], grads: list[Tensor | None], max_norm: float | None) -> list[Tensor | None]:
+    """The gradients, without their graphs, scaled down to a norm over all of them; ``p.grad`` is scaled with them."""
+    given = [g.detach() for g in grads if g is not None]
+    if max_norm is not None and given:
+        norm = torch.nn.utils.get_total_norm(given)
+        scale = (max_norm / (norm + CLIP_EPS)).clamp(max=1.0)
+        given = [g * scale.to(g.device) for g in given]
+        for param in params:
+            param.grad = None if param.grad is None else param.grad * scale.to(param.device)
+    rest = iter(given)
+    return [None if g is None else next(rest) for g in grads]

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from optimizers import apply
 from optimizers.apply import Hyperparameters, State
-from optimizers.curvature.estimators import find_estimator
+from optimizers.arithmetic import clip_to_norm
 from optimizers.curvature.interface import Estimator, Refresh
+from optimizers.curvature.registry import find_estimator
 
 Closure = Callable[[], "Tensor | tuple[Tensor, Any]"]
 
 CURVATURE_KEY = "curvature"
-CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 PROBE_SALT = 0x9E3779B97F4A7C15
 
 
@@ -36,7 +36,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     Args:
         params: parameters or parameter groups, as for any ``torch.optim.Optimizer``.
         defaults: the rule's hyperparameters with their default values.
-        estimator: a name in ``curvature.estimators.ESTIMATORS``, ``{"name": ..., **arguments}``, or an ``Estimator``.
+        estimator: a name in ``curvature.registry.ESTIMATORS``, ``{"name": ..., **arguments}``, or an ``Estimator``.
         update_period: steps from one curvature estimate to the next, at least 1.
         maximize: ascend instead of descend; estimators then see the negated loss.
         foreach: run the rule on lists of tensors; ``None``: where it pays.
@@ -157,7 +157,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         with torch.enable_grad():
             minimised = -loss if self._maximize else loss
         grads = self._gradients(minimised, params, refresh)
-        applied = self._clipped(params, grads, max_grad_norm)
+        applied = clip_to_norm(params, grads, max_grad_norm)
         curvatures: Sequence[Tensor | None] = [None] * len(params)
         if curvature is not None:
             curvatures = self._injected(curvature, params)
@@ -218,19 +218,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             for param in needed:
                 param.grad = None if param.grad is None else -param.grad
         return grads
-
-    @staticmethod
-    def _clipped(params: list[Tensor], grads: list[Tensor | None], max_grad_norm: float | None) -> list[Tensor | None]:
-        """The gradients that the rule sees, without their graphs; ``p.grad`` is scaled with them."""
-        given = [g.detach() for g in grads if g is not None]
-        if max_grad_norm is not None and given:
-            norm = torch.nn.utils.get_total_norm(given)
-            scale = (max_grad_norm / (norm + CLIP_EPS)).clamp(max=1.0)
-            given = [g * scale.to(g.device) for g in given]
-            for param in params:
-                param.grad = None if param.grad is None else param.grad * scale.to(param.device)
-        rest = iter(given)
-        return [None if g is None else next(rest) for g in grads]
 
     def _estimate(
         self,

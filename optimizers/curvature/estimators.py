@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from optimizers.curvature.gauss_newton import GGNMC, GNB, GGNExact
-from optimizers.curvature.interface import HESSIAN_VECTOR_COST, Estimator, Refresh, Streams, random_signs
+from optimizers.curvature.interface import HESSIAN_VECTOR_COST, Estimator, Refresh
+from optimizers.curvature.probes import Streams, random_signs
+from optimizers.curvature.products import hessian_rows, hessian_vector_product
 
 ROWS_AT_ONCE = 64
 """Rows of a Hessian that one batched backward pass gives."""
@@ -158,65 +157,3 @@ class NoCurvature(Estimator):
 
     def cost(self, refresh: Refresh) -> float:
         return 0.0
-
-
-def hessian_vector_product(
-    grads: Sequence[Tensor], params: Sequence[Tensor], vectors: Sequence[Tensor], *, retain_graph: bool = True
-) -> Sequence[Tensor]:
-    """``H v`` by differentiating ``grads . vectors``.
-
-    Zero for a parameter whose gradient does not depend on the parameters (a loss that is linear in it).
-    """
-    curved = [(g, v) for g, v in zip(grads, vectors, strict=True) if g.requires_grad]
-    if not curved:
-        return [torch.zeros_like(p) for p in params]
-    return torch.autograd.grad(
-        [g for g, _ in curved], params, [v for _, v in curved], retain_graph=retain_graph, materialize_grads=True
-    )
-
-
-def hessian_rows(param: Tensor, grad: Tensor, start: int, stop: int) -> Tensor:
-    """Rows ``start`` to ``stop`` of the parameter's own Hessian block, ``(stop - start, numel)``; the graph is kept."""
-    if not grad.requires_grad:
-        return param.new_zeros(stop - start, param.numel())
-    units = torch.zeros(stop - start, param.numel(), dtype=grad.dtype, device=grad.device)
-    units.diagonal(start).fill_(1.0)
-    (rows,) = torch.autograd.grad(
-        grad, param, units.view(-1, *grad.shape), retain_graph=True, materialize_grads=True, is_grads_batched=True
-    )
-    return rows.reshape(stop - start, -1)
-
-
-ESTIMATORS: dict[str, type[Estimator]] = {
-    "hutchinson": Hutchinson,
-    "gnb": GNB,
-    "ggn_mc": GGNMC,
-    "ggn_exact": GGNExact,
-    "exact": Exact,
-    "hvp": HessianVector,
-    "secant": Secant,
-    "none": NoCurvature,
-}
-
-
-def find_estimator(estimator: str | Mapping[str, Any] | Estimator) -> Estimator:
-    """The estimator of that name, with its defaults, or with the arguments of ``{"name": ..., **arguments}``.
-
-    An ``Estimator`` is returned as it is.
-
-    Raises:
-        ValueError: no estimator has that name, or it does not take those arguments.
-    """
-    if isinstance(estimator, Estimator):
-        return estimator
-    arguments = dict(estimator) if isinstance(estimator, Mapping) else {"name": estimator}
-    name = arguments.pop("name", None)
-    if not isinstance(name, str):
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, or an Estimator, got {estimator!r}")
-    if name not in ESTIMATORS:
-        nearest = get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown estimator {name!r}; did you mean {nearest!r}? (available: {', '.join(ESTIMATORS)})")
-    try:
-        return ESTIMATORS[name](**arguments)
-    except TypeError as error:
-        raise ValueError(f"estimator {name}: {error}") from None

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.curvature.interface import BACKWARD_COST, Estimator, Refresh, random_signs
+from optimizers.curvature.interface import BACKWARD_COST, Estimator, Refresh
 from optimizers.curvature.layer_records import Recorder
 from optimizers.curvature.output_hessian import OutputHessian
 from optimizers.curvature.per_sample import LOOK_PASSES, PerSample
+from optimizers.curvature.probes import random_signs
 
 COLUMN_ENTRIES = 2**22
 """Entries of the layers' output gradients that one batched backward pass may hold."""

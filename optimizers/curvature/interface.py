@@ -6,51 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from optimizers.curvature.probes import Streams
+
 HESSIAN_VECTOR_COST = 2.0
 """Nominal cost of a Hessian-vector product in gradients: reverse over reverse runs the gradient's graph twice."""
 
 BACKWARD_COST = 2 / 3
 """Nominal cost of a backward pass in gradients: a gradient is a forward pass and a backward pass of twice its work."""
-
-FEW = 2**13
-"""Signs that randint draws sooner than they are looked up."""
-
-
-Draw = Callable[[Sequence[Tensor], torch.Generator], list[Tensor]]
-"""Random tensors like those given."""
-
-
-@dataclass
-class Streams:
-    """The random streams of a stack's members; members of the same seed share one.
-
-    Attributes:
-        generators: one per seed.
-        places: which of them each member has, (members,).
-    """
-
-    generators: list[torch.Generator]
-    places: Tensor
-
-    def draw(self, draw: Draw, like: Sequence[Tensor]) -> list[Tensor]:
-        """What each member would draw for itself, stacked.
-
-        Args:
-            draw: for one member's tensors.
-            like: the stack's, (members, ...) each.
-        """
-        own = [tensor[0] for tensor in like]
-        drawn = [draw(own, generator) for generator in self.generators]
-        if len(drawn) == 1:
-            return [tensor.expand_as(stack) for tensor, stack in zip(drawn[0], like, strict=True)]
-        return [torch.stack(tensors)[self.places] for tensors in zip(*drawn, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -117,25 +85,3 @@ def twice_differentiable() -> Iterator[None]:
     """Neither fused attention kernels nor compiled modules have a double backward."""
     with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
         yield
-
-
-def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
-    sizes = [tensor.numel() for tensor in like]
-    signs = _flat_signs(sum(sizes), like[0].dtype, generator).split(sizes)
-    return [s.view(t.shape).to(t.dtype) for s, t in zip(signs, like, strict=True)]
-
-
-def _flat_signs(count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    if count <= FEW:  # the high end of randint is exclusive: (0, 2) draws 0 and 1
-        return torch.randint(0, 2, (count,), dtype=dtype, device=generator.device, generator=generator).mul_(2).sub_(1)
-    words = torch.empty(-(-count // 64), dtype=torch.int64, device=generator.device)
-    words.random_(-(2**63), None, generator=generator)
-    return _signs_of_bytes(dtype, words.device).index_select(0, words.view(torch.uint8).int()).flatten()[:count]
-
-
-@lru_cache(maxsize=8)
-def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The bits of every byte as signs, ``(256, 8)``."""
-    bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
-    return (2 * bits - 1).to(dtype)

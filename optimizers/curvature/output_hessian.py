@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.curvature.interface import Refresh, random_signs
+from optimizers.curvature.interface import Refresh
+from optimizers.curvature.probes import random_signs
 
 TOLERANCE = 1e-3
 """Relative difference up to which two ways to compute one thing agree, in single or double precision."""

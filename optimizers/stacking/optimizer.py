@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from optimizers.apply import State
-from optimizers.base import CLIP_EPS, CURVATURE_KEY, PROBE_SALT, Closure, CurvatureOptimizer
+from optimizers.arithmetic import CLIP_EPS
+from optimizers.base import CURVATURE_KEY, PROBE_SALT, Closure, CurvatureOptimizer
 from optimizers.curvature.estimators import Hutchinson
-from optimizers.curvature.interface import Draw, Refresh, Streams, twice_differentiable
+from optimizers.curvature.interface import Refresh, twice_differentiable
+from optimizers.curvature.probes import Draw, Streams
 from optimizers.stacking import replay
 from optimizers.stacking.first_order import PURE
 from optimizers.stacking.rule import Layout, hyperparameters, merge, stack_numbers, stacks, traced

@@ -13,8 +13,9 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from optimizers import CurvatureOptimizer, DiagHessian
-from optimizers.curvature.estimators import ESTIMATORS, Hutchinson
+from optimizers.curvature.estimators import Hutchinson
 from optimizers.curvature.interface import Estimator
+from optimizers.curvature.registry import ESTIMATORS
 
 
 class Plain(CurvatureOptimizer):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizers import SADH, SSDH, SSVP, AdaHessian, DiagHessian, Sophia, SubsampledNewton
-from optimizers.curvature.estimators import ESTIMATORS
+from optimizers.curvature.registry import ESTIMATORS
 
 RULES = {
     SADH: {"lr": 0.1, "rho": 0.1},

@@ -12,8 +12,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
-from optimizers.curvature.estimators import hessian_vector_product
 from optimizers.curvature.interface import twice_differentiable
+from optimizers.curvature.products import hessian_vector_product
 from tasks.base import Batch, Task
 from tuner.training.stacked_model import Bound
 

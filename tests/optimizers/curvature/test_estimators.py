@@ -10,18 +10,10 @@ from torch import nn
 from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.curvature.estimators import (
-    ESTIMATORS,
-    Exact,
-    HessianVector,
-    Hutchinson,
-    NoCurvature,
-    Secant,
-    find_estimator,
-    hessian_rows,
-    hessian_vector_product,
-)
-from optimizers.curvature.interface import random_signs
+from optimizers.curvature.estimators import Exact, HessianVector, Hutchinson, NoCurvature, Secant
+from optimizers.curvature.probes import random_signs
+from optimizers.curvature.products import hessian_rows, hessian_vector_product
+from optimizers.curvature.registry import ESTIMATORS, find_estimator
 from tests.support.networks import Keep, Once, problem
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from optimizers import GGNMC, GNB, Exact, GGNExact
-from optimizers.curvature.estimators import ESTIMATORS, find_estimator
+from optimizers.curvature.registry import ESTIMATORS, find_estimator
 from tests.support.networks import (
     NETWORKS,
     PIECEWISE_LINEAR,

@@ -16,7 +16,7 @@ from optimizers import (
     Sophia,
     SubsampledNewton,
 )
-from optimizers.curvature.interface import Streams
+from optimizers.curvature.probes import Streams
 from optimizers.stacking.first_order import PURE
 from optimizers.stacking.optimizer import StackedOptimizer
 from optimizers.stacking.rule import stack_key

@@ -1,0 +1,63 @@
+"""Probes are random vectors that an estimator multiplies with the Hessian, drawn for each member from a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+FEW = 2**13
+"""Signs that randint draws sooner than they are looked up."""
+Draw = Callable[[Sequence[Tensor], torch.Generator], list[Tensor]]
+"""Random tensors like those given."""
+
+
+@dataclass
+class Streams:
+    """The random streams of a stack's members; members of the same seed share one.
+
+    Attributes:
+        generators: one per seed.
+        places: which of them each member has, (members,).
+    """
+
+    generators: list[torch.Generator]
+    places: Tensor
+
+    def draw(self, draw: Draw, like: Sequence[Tensor]) -> list[Tensor]:
+        """What each member would draw for itself, stacked.
+
+        Args:
+            draw: for one member's tensors.
+            like: the stack's, (members, ...) each.
+        """
+        own = [tensor[0] for tensor in like]
+        drawn = [draw(own, generator) for generator in self.generators]
+        if len(drawn) == 1:
+            return [tensor.expand_as(stack) for tensor, stack in zip(drawn[0], like, strict=True)]
+        return [torch.stack(tensors)[self.places] for tensors in zip(*drawn, strict=True)]
+
+
+def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
+    sizes = [tensor.numel() for tensor in like]
+    signs = _flat_signs(sum(sizes), like[0].dtype, generator).split(sizes)
+    return [s.view(t.shape).to(t.dtype) for s, t in zip(signs, like, strict=True)]
+
+
+def _flat_signs(count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if count <= FEW:  # the high end of randint is exclusive: (0, 2) draws 0 and 1
+        return torch.randint(0, 2, (count,), dtype=dtype, device=generator.device, generator=generator).mul_(2).sub_(1)
+    words = torch.empty(-(-count // 64), dtype=torch.int64, device=generator.device)
+    words.random_(-(2**63), None, generator=generator)
+    return _signs_of_bytes(dtype, words.device).index_select(0, words.view(torch.uint8).int()).flatten()[:count]
+
+
+@lru_cache(maxsize=8)
+def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The bits of every byte as signs, ``(256, 8)``."""
+    bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
+    return (2 * bits - 1).to(dtype)
