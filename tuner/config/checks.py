@@ -61,7 +61,7 @@ def metric_of(*splits: str) -> Callable[[str], str]:
     return check
 
 
-def margin(value: Any) -> float | str:
+def share_or_size(value: Any) -> float | str:
     """A number above 0, or as text a share of the baseline's value."""
     relative = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?%", value) if isinstance(value, str) else None
     size = float(relative[1]) if relative else value

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from tuner.config.checks import NAME, Section, each_once, margin, metric_of, plain
+from tuner.config.checks import NAME, Section, each_once, metric_of, plain, share_or_size
 from tuner.config.space import OptimizerConfig
 from tuner.errors import nearest
 
@@ -36,11 +36,29 @@ class TaskConfig(Section):
     check: str | None
 
 
-class TrainConfig(Section):
+class TrainBudget(Section):
     epochs: Positive
     batch_size: Positive
     evaluations: Positive
-    # What defaults.yaml says, for the config.yaml of a run that was made before there were these.
+
+
+class EngineOptions(Section):
+    """How a model is run and its gradient treated, the same for every optimizer: see ``training.engine``. Defaults are
+    for the config.yaml of a run that was made before there were these.
+
+    Attributes:
+        schedule: of the learning rate after the warm-up.
+        final_lr: where a cosine ends, as a fraction of the learning rate.
+        warmup_epochs: epochs, or a fraction of one, of linear increase from 0.
+        clip_grad_norm: bound on the norm of the gradient over all parameters.
+        precision: "fp32"; "tf32", matrix products and convolutions on a GPU in TF32; "bf16", autocast to bfloat16 but
+            for steps that estimate curvature from the forward pass.
+        channels_last: memory format of the weights of convolutions and of images.
+        compile: ``torch.compile`` the model for training steps; those that estimate curvature, and evaluations, run
+            its uncompiled twin, which has the same parameters.
+        deterministic: deterministic algorithms only; an operation without one ends the run with an error.
+    """
+
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr: Annotated[float, Field(ge=0, le=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
@@ -49,6 +67,10 @@ class TrainConfig(Section):
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = False
+
+
+class TrainConfig(EngineOptions, TrainBudget):
+    """How long a training run is, and how its model is run."""
 
 
 class SearchConfig(Section):
@@ -109,7 +131,7 @@ class ReportConfig(Section):
     metric: Annotated[str, AfterValidator(metric_of("train", "val", "test"))] | None = None
     test: Literal["t", "wilcoxon", "sign_flip"] = "t"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    margin: dict[str, Annotated[float | str, PlainValidator(margin)]] = {}
+    margin: dict[str, Annotated[float | str, PlainValidator(share_or_size)]] = {}
 
 
 BASELINES = ("adam", "adamw", "sgdm", "sgd")

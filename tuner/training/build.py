@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 from tasks.base import Task
 from tuner.config.classes import check_arguments, find, nearest_argument
 from tuner.config.registry import reach
-from tuner.config.schema import Config
+from tuner.config.schema import Config, EngineOptions
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.training.engine import Engine
@@ -69,7 +68,7 @@ def limit_memory(config: Config, device: torch.device, *, alone: bool = False) -
 
 def make_engine(config: Config) -> Engine:
     """How models are run: see ``tuner.training.engine.Engine``."""
-    return Engine(**{field.name: getattr(config.train, field.name) for field in fields(Engine)})
+    return Engine(**config.train.model_dump(include=set(EngineOptions.model_fields)))
 
 
 def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:

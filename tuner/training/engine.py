@@ -6,39 +6,17 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from tuner.config.schema import EngineOptions
 from tuner.errors import UserError
 
 
-@dataclass(frozen=True)
-class Engine:
-    """
-    Attributes:
-        schedule: of the learning rate after the warm-up.
-        final_lr: where a cosine ends, as a fraction of the learning rate.
-        warmup_epochs: epochs, or a fraction of one, of linear increase from 0.
-        clip_grad_norm: bound on the norm of the gradient over all parameters.
-        precision: "fp32"; "tf32", matrix products and convolutions on a GPU in TF32; "bf16", autocast to bfloat16 but
-            for steps that estimate curvature from the forward pass.
-        channels_last: memory format of the weights of convolutions and of images.
-        compile: ``torch.compile`` the model for training steps; those that estimate curvature, and evaluations, run
-            its uncompiled twin, which has the same parameters.
-        deterministic: deterministic algorithms only; an operation without one ends the run with an error.
-    """
-
-    schedule: Literal["constant", "cosine"] = "constant"
-    final_lr: float = 0.1
-    warmup_epochs: float = 0.0
-    clip_grad_norm: float | None = None
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    channels_last: bool = False
-    compile: bool = False
-    deterministic: bool = False
+class Engine(EngineOptions):
+    """The options, and what each of them does."""
 
     @property
     def scheduled(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -217,15 +216,20 @@ def test_a_deterministic_run_on_a_cpu_is_the_same_run() -> None:
 
 def test_defaults_are_the_same_in_the_yaml_in_the_schema_and_here() -> None:
     shipped = resolve({"task.name": "mnist1d"}).train
-    for field in fields(Engine):
-        assert getattr(shipped, field.name) == field.default == TrainConfig.model_fields[field.name].default
+    for name, field in Engine.model_fields.items():
+        assert getattr(shipped, name) == field.default == TrainConfig.model_fields[name].default
     others = {"epochs", "batch_size", "evaluations"}
-    assert set(TrainConfig.model_fields) == {field.name for field in fields(Engine)} | others
+    assert set(TrainConfig.model_fields) == set(Engine.model_fields) | others
 
 
 def test_a_task_may_be_trained_again_after_every_option() -> None:
     task = Noting(image=True)
     first = run(adam, Engine(), task)[1]
-    for engine in (Engine(precision="bf16"), Engine(clip_grad_norm=1e-9), Engine("cosine"), Engine(channels_last=True)):
+    for engine in (
+        Engine(precision="bf16"),
+        Engine(clip_grad_norm=1e-9),
+        Engine(schedule="cosine"),
+        Engine(channels_last=True),
+    ):
         assert (run(adam, engine, task)[1] != first) or engine.channels_last
         assert run(adam, Engine(), task)[1] == first
