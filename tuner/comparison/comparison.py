@@ -10,16 +10,11 @@ import pandas as pd
 
 from tuner.analysis.searches import boundary, parsed
 from tuner.analysis.stats import Mode, Rules
+from tuner.comparison.metrics import metrics, mode
 from tuner.config.schema import Config
 from tuner.config.space import Dimension
-from tuner.console.end_of_run import metrics
 from tuner.store.run import Run
 from tuner.store.tables import HP
-
-HIGHER_IS_BETTER = {"acc", "accuracy", "f1", "auc", "auroc", "ap", "map", "precision", "recall", "r2", "iou", "miou",
-                    "dice", "bleu", "rouge", "psnr", "ssim", "correlation"}  # fmt: skip
-LOWER_IS_BETTER = {"loss", "error", "err", "ppl", "perplexity", "rmse", "mse", "mae", "nll", "bpc", "wer", "cer", "fid"}
-"""Parts of metrics' names, beside the task's own."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +130,6 @@ class Comparison:
         table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
         order = {name: place for place, name in enumerate(self.optimizers)}
         return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
-
-
-def mode(config: Config, metric: str) -> Mode:
-    """Whether less of a metric is better, or more: as the task says of its own, else as the name does."""
-    base, own = metric.partition("_")[2], config.task.metric.partition("_")[2]
-    if base == own:
-        return config.task.mode
-    return "max" if HIGHER_IS_BETTER & set(base.split("_")) else "min"
 
 
 def machine(source: Source) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from tuner.analysis.curves import whole_budgets
-from tuner.comparison.comparison import HIGHER_IS_BETTER, LOWER_IS_BETTER, Comparison, Source
+from tuner.comparison.comparison import Comparison, Source
+from tuner.comparison.metrics import known_mode
 from tuner.config.schema import BASELINES, Config
 from tuner.errors import UserError, nearest
 from tuner.machine.code import differences
@@ -139,15 +140,9 @@ def _choices(
             found.append(f"{chosen} was chosen as the {what} afterwards, not {there}; what is said is exploratory.")
         elif (missing := name or wanted or there) != chosen:
             found.append(f"{missing} is to be the {what}, but is not there; it is {chosen}.")
-    if not _known_direction(config, taken[1]):
+    if not known_mode(config, taken[1]):
         found.append(f"{taken[1]} is taken to be better when lower: its name says nothing else.")
     return found
-
-
-def _known_direction(config: Config, metric: str) -> bool:
-    base = metric.partition("_")[2]
-    known = HIGHER_IS_BETTER | LOWER_IS_BETTER
-    return base == config.task.metric.partition("_")[2] or bool(known & set(base.split("_")))
 
 
 def _first(names: Iterable[str], there: Sequence[str]) -> str:

@@ -88,7 +88,7 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
     ``status`` is "done", "partly" (a search without a valid trial, or a retraining run that is missing or failed) or
     "nothing" (no valid trial, or no valid retraining run).
     """
-    from tuner.comparison.comparison import mode
+    from tuner.comparison.metrics import metrics, mode
 
     trials, seeds = run.trials(), run.seeds()
     best = run.best_optimizers()
@@ -114,13 +114,6 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
 def _marked(rows: pd.DataFrame) -> int:
     """How many were made by other code than the run was begun with."""
     return int(rows["code"].notna().sum()) if "code" in rows else 0
-
-
-def metrics(config: Config, seeds: pd.DataFrame) -> list[str]:
-    """The columns of seeds.csv worth a place in the table: the metric and its like on validation and test, accuracy."""
-    base = config.task.metric.split("_", 1)[1]
-    wanted = [config.task.metric, f"val_{base}", f"test_{base}", "test_acc"]
-    return [name for name in dict.fromkeys(wanted) if name in seeds.columns]
 
 
 def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:

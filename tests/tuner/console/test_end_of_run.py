@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tuner.comparison.metrics import metrics
 from tuner.config.schema import Config
-from tuner.console.end_of_run import metrics, print_table, setting, summarize
+from tuner.console.end_of_run import print_table, setting, summarize
 from tuner.store.run import Run
 
 SEED = 1000
