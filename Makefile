@@ -11,13 +11,14 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo optional test test-slow bench docs requirements clean
+.PHONY: help demo optional test test-slow test-all bench docs requirements clean
 
 help:
 	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (under a minute)"
 	@echo "make optional   install the optimizers of pytorch_optimizer: soap, shampoo, lion and others"
 	@echo "make test       lint, types and tests"
-	@echo "make test-slow  the tests that take longer than a minute"
+	@echo "make test-slow  the tests that take longer than a minute (about an hour)"
+	@echo "make test-all   all tests, Hypothesis with new examples; says what took longest and what was skipped, and why"
 	@echo "make bench      time the search, the training loop and the optimizers against others; the estimators' errors"
 	@echo "make docs       write docs/optimizers.md and docs/tasks.md from docstrings and YAML files"
 
@@ -33,10 +34,14 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@broken="$$($(BIN)/lint-imports --no-logo --no-cache)" || { echo "$$broken"; exit 1; }
 	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow
+
+test-all: .venv/.installed-dev
+	NEW_EXAMPLES=1 $(BIN)/pytest -n 2 --no-loadscope-reorder -m "slow or not slow" --durations=30 -rs
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.search_throughput --out docs/performance.md

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.peers import SEED, Trial
 from tuner.store.run import Run
 from tuner.store.tables import HP
@@ -154,10 +156,9 @@ class Bench:
 def resident_mb(process: int) -> float:
     """Of a process that may have ended."""
     try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    except (OSError, IndexError):
+        return psutil.Process(process).memory_info().rss / 2**20
+    except psutil.Error:
         return float("nan")
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def read_run(run: Run, slots: int) -> list[Trial]:

@@ -22,6 +22,8 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 from benchmarks import soak_trials
 from benchmarks.bench_processes import ON_TWO_CORES, ROOT, Bench, BenchmarkError, Claim, resident_mb, say
 from benchmarks.search_throughput import setting
@@ -156,15 +158,12 @@ def slope(points: list[tuple[int, float]]) -> float:
 
 def processes(session: int) -> dict[int, str]:
     """Those of a session that are no zombies, with their names."""
-    found = {}
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with suppress(OSError):  # it may have ended meanwhile
-                name, _, rest = (path / "stat").read_text().partition("(")[2].rpartition(")")
-                state, _, _, its_session = rest.split()[:4]
-                if int(its_session) == session and state != "Z":
-                    found[int(path.name)] = name
-    return found
+    names = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it may have ended meanwhile
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                names[process.pid] = process.name()
+    return names
 
 
 @contextmanager
@@ -227,10 +226,10 @@ def sample(process: subprocess.Popen[bytes], done: int) -> Sample:
 def is_worker(pid: int) -> bool:
     """Ray names its processes after the class and the method that they are at."""
     try:
-        title = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
+        title = " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
         return False
-    return title.startswith((b"ray::Worker", b"ray::ResourceTrainable"))
+    return title.startswith(("ray::Worker", "ray::ResourceTrainable"))
 
 
 def remaining(process: subprocess.Popen[bytes]) -> list[str]:

@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support.commands import EVERY_USERS
 
 WHOLE = "whole commands"
-OURS = ("PYTEST", "CI", "PLAYWRIGHT_BROWSERS_PATH")
+OURS = ("PYTEST", "CI", "NEW_EXAMPLES", "PLAYWRIGHT_BROWSERS_PATH")
 
 
 def clean_environment() -> None:

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from tests.support.commands import ROOT
+from tests.support.examples import examples
 from tests.support.made_runs import make_run
 
 pytestmark = pytest.mark.slow
@@ -62,9 +63,7 @@ def environments(draw: st.DrawFn) -> dict[str, str]:
     return {name: draw(st.sampled_from(VARIABLES[name])) for name in names}
 
 
-@settings(
-    max_examples=260, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+@examples(260)  # fmt: skip
 @given(environments(), st.sampled_from(STREAMS), st.sampled_from(LIMITS), st.sampled_from(COMMANDS), st.booleans())
 def test_odd_environments(
     run: Path, variables: dict[str, str], streams: str, limit: str, command: str, lost: bool

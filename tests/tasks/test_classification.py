@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import nn
 
 from tasks.base import Data
 from tasks.classification import Classification, macro_f1
+from tests.support.examples import examples
 
 labellings = st.integers(1, 6).flatmap(
     lambda classes: st.lists(
@@ -24,7 +25,7 @@ def f1(predicted, targets, classes):
     return macro_f1(torch.as_tensor(predicted), torch.as_tensor(targets), classes).item()
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@examples(200)
 @given(labellings)
 def test_macro_f1_equals_scikit_learns(labelling):
     classes, predicted, targets = labelling

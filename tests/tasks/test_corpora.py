@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.corpora import check_dataset, read_corpus
 from tests.support.commands import python
+from tests.support.examples import examples
 
 TRAIN = "the cat sat\n\non the mat\nthe <unk> cat\tran\r\n"
 VALID = "a cat sat\n"
@@ -83,7 +84,7 @@ def test_bytes_need_not_be_text(tmp_path):
     assert bytes(np.concatenate([streams[s] for s in SPLITS]).tolist()) == raw
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@examples(50)
 @example("a" * 39 + "\té")
 @given(st.text(st.sampled_from("ab \n\té"), min_size=40, max_size=200))
 def test_one_file_is_split_by_position(tmp_path_factory, text):

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.linear_instances import check_dataset, generate_instance, load_instance
 from tasks.rahimi_recht import RahimiRecht
+from tests.support.examples import examples
 
 PUBLISHED = Path(__file__).parents[2] / ".." / "shared" / "data" / "rahimi_recht"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published instances are not here")
@@ -54,7 +55,7 @@ def test_a_generated_instance_has_the_condition_number_of_its_name(name, number,
     assert instance.W1 is None and instance.W2 is None
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@examples(60)
 @given(st.floats(0, 6), st.integers(0, 2**32))
 def test_any_condition_number_is_hit_for_any_seed(exponent, seed):
     assert np.linalg.cond(generate_instance(10**exponent, seed).A) == pytest.approx(10**exponent, rel=1e-2)

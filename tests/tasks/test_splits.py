@@ -4,15 +4,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.splits import first_of_each_class, hold_out
+from tests.support.examples import examples
 
 several_rows_each = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(lambda half: np.array(half + half[::-1]))
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@examples(200)
 @given(several_rows_each, st.floats(0.01, 0.5))
 def test_hold_out_parts_every_class_once_by_the_share(labels, share):
     kept, held = hold_out(labels, share)
@@ -23,7 +24,7 @@ def test_hold_out_parts_every_class_once_by_the_share(labels, share):
         assert (labels[held] == label).sum() == expected < rows
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@examples(100)
 @given(several_rows_each, st.floats(0.01, 0.5), st.randoms(use_true_random=False))
 def test_the_share_of_a_class_does_not_depend_on_the_order_of_the_rows(labels, share, random):
     shuffled = labels.tolist()
@@ -60,7 +61,7 @@ def test_rows_of_which_none_can_be_held_out_are_refused(labels):
 # Subsets.
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@examples(200)
 @given(several_rows_each, st.integers(1, 100))
 def test_a_subset_takes_the_classes_in_turn(labels, rows):
     remaining = {label: np.flatnonzero(labels == label).tolist() for label in sorted(set(labels.tolist()))}
@@ -72,7 +73,7 @@ def test_a_subset_takes_the_classes_in_turn(labels, rows):
     assert first_of_each_class(labels, rows).tolist() == sorted(expected)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@examples(100)
 @given(several_rows_each, st.integers(1, 100))
 def test_a_larger_subset_has_the_smaller_in_it_and_classes_differ_by_one_row_at_most(labels, rows):
     smaller, larger = (set(first_of_each_class(labels, n).tolist()) for n in (rows, rows + 1))

@@ -1,17 +1,20 @@
-"""What a run was made with: env.json."""
+"""The environment that a command runs in: versions, hardware, the state of the sources."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tuner.config.registry import ROOT
-from tuner.machine.resources import Machine
+from tuner.machine.resources import Machine, gpu_names
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "mnist1d")
 
@@ -26,8 +29,8 @@ def describe(machine: Machine) -> dict[str, Any]:
             "platform": platform.platform(),
             "cpu": _cpu_name(),
             "cpus": machine.cpus,
-            "memory_mb": _memory_mb(),
-            "gpus": _gpu_names() if machine.gpus else [],
+            "memory_mb": psutil.virtual_memory().total // 2**20,
+            "gpus": gpu_names() if machine.gpus else [],
         },
         "git": git(),
     }
@@ -47,25 +50,12 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    return _field(Path("/proc/cpuinfo"), "model name") or platform.processor()
-
-
-def _memory_mb() -> int | None:
-    total = _field(Path("/proc/meminfo"), "MemTotal")
-    return int(total.split()[0]) // 1024 if total else None
-
-
-def _gpu_names() -> list[str]:
-    return (_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines()
-
-
-def _field(path: Path, name: str) -> str | None:
-    """The first value of that name in a file of ``name: value`` lines."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
+    """The model; what psutil does not know Linux has in a file."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor()
+    return platform.processor()
 
 
 def _output(*command: str) -> str | None:

@@ -6,11 +6,12 @@ import contextlib
 import resource
 from pathlib import Path
 
+import psutil
 import torch
 
 MB = 2**20
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MEMINFO = Path("/proc/meminfo")
+"""What psutil has no peak of."""
 
 
 def reset_peak(device: torch.device) -> None:
@@ -38,6 +39,4 @@ def allowance_mb(device: torch.device, gpu_share: float | None, concurrent: int 
     """What one of several concurrent training processes may use, with a reserve, in MB of 2^20 bytes."""
     if device.type == "cuda":
         return 0.8 * min(1.0, gpu_share or 1.0) * torch.cuda.get_device_properties(device).total_memory / MB
-    fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines()) if MEMINFO.exists() else {}
-    free_kb = int(fields["MemAvailable"].split()[0]) if "MemAvailable" in fields else 2**21
-    return 0.5 * free_kb / 1024 / (concurrent or 1)
+    return 0.5 * psutil.virtual_memory().available / MB / (concurrent or 1)

@@ -1,12 +1,12 @@
-"""What this machine has and how many training runs fit on it at once. Asks neither torch nor Ray."""
+"""Resources: what this machine has, and how many training runs fit on it at once. Asks neither torch nor Ray."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 
+import pynvml
 from joblib import cpu_count
 
 from tuner.config.schema import Config
@@ -25,16 +25,31 @@ class Machine:
 
 def this_machine() -> Machine:
     """Respects CPU affinity, control groups and CUDA_VISIBLE_DEVICES."""
-    gpus = len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
+    gpus = len(gpu_names())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return Machine(cpu_count(), gpus if visible is None else _visible(visible, gpus))
 
 
+def gpu_names() -> list[str]:
+    """NVIDIA's GPUs that this machine, or container, has; none without their driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def _visible(devices: str, gpus: int) -> int:
     """How many of the GPUs CUDA would see: those listed before the first one that is not there."""
-    there = {str(index) for index in range(gpus)}
+    indices = {str(index) for index in range(gpus)}
     named = [device.strip() for device in devices.split(",")]
-    return min(gpus, len(set(takewhile(lambda device: device in there or device.startswith(("GPU-", "MIG-")), named))))
+    return min(
+        gpus, len(set(takewhile(lambda device: device in indices or device.startswith(("GPU-", "MIG-")), named)))
+    )
 
 
 def settle(config: Config, *nodes: Machine, owner: str = "this machine") -> Config:

@@ -1,5 +1,5 @@
-"""Ray's session: started on this machine or joined, watched, ended. The one module beside ``ray_tune`` that talks to
-Ray's driver side."""
+"""Ray's session is started on this machine or joined, watched, and ended here. Beside ``tune`` the one module that talks
+to Ray's driver side."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
+
+import psutil
 
 from tasks.user_folders import home, is_writable
 from tuner import text
@@ -27,6 +28,7 @@ from tuner.machine.resources import Machine
 from tuner.machine.signals import NUMBERS, interruption
 from tuner.machine.streams import STDERR, silenced
 
+Known = TypeVar("Known")
 OBJECT_STORE_BYTES = 256 * 2**20
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our store is the record
@@ -56,8 +58,8 @@ GRACE_S = 30.0
 """So long a cluster's head may be away: it may be started again. Ray itself ends the process after 60 s."""
 SHUTDOWN_S = 10.0
 STOPPED_S = 1.0
-STOPPED = {"T", "t", "Z", "X"}
-"""States of processes, in /proc, that start no others."""
+STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+"""States of processes that start no others."""
 INTERRUPTED_S = 5.0
 """So long an interrupted loop may take to notice."""
 
@@ -270,20 +272,19 @@ def _send(pid: int, number: int) -> None:
 
 
 def _started() -> dict[int, str]:
-    """The states of Ray's process on this machine and of all that it started, by process id; none without a /proc."""
-    states, children, raylets = {}, defaultdict(list), set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("(")[2].rpartition(")")
-            pid, (state, parent) = int(path.parent.name), rest.split()[:2]
-            states[pid] = state
-            children[int(parent)].append(pid)
-            if name == "raylet":
-                raylets.add(pid)
-    family = [pid for pid in children[os.getpid()] if pid in raylets]
-    for pid in family:
-        family += children[pid]
-    return {pid: states[pid] for pid in family}
+    """The states of Ray's process on this machine and of all that it started, by process id."""
+    raylets = [process for process in psutil.Process().children() if _known(process.name) == "raylet"]
+    family = [*raylets, *(child for raylet in raylets for child in _known(raylet.children, True) or [])]
+    states = {process.pid: _known(process.status) for process in family}
+    return {pid: state for pid, state in states.items() if state is not None}
+
+
+def _known(ask: Callable[..., Known], *arguments: Any) -> Known | None:
+    """What psutil says of a process; ``None`` of one that has ended meanwhile."""
+    try:
+        return ask(*arguments)
+    except psutil.Error:
+        return None
 
 
 def why_lost(address: str | None) -> str:

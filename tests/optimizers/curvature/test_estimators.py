@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev
@@ -14,6 +14,7 @@ from optimizers.curvature.estimators import Exact, HessianVector, Hutchinson, No
 from optimizers.curvature.probes import random_signs
 from optimizers.curvature.products import hessian_rows, hessian_vector_product
 from optimizers.curvature.registry import ESTIMATORS, find_estimator
+from tests.support.examples import examples
 from tests.support.networks import Keep, Once, problem
 
 
@@ -88,7 +89,7 @@ def test_probes_come_from_the_generator_in_the_parameters_shape_and_type(probe, 
     assert (first.shape, first.dtype) == (like.shape, like.dtype)
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@examples(40)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), st.integers(0, 2**32))
 def test_one_rademacher_probe_is_exact_for_a_diagonal_hessian(diagonal, seed):
     vector, scalar = nn.Parameter(draw((len(diagonal),))), nn.Parameter(draw(()))

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from optimizers import DiagHessian
 from optimizers.curvature.interface import Estimator
+from tests.support.examples import examples
 
 CLOSE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
@@ -120,7 +121,7 @@ def test_square_1_solves_an_isotropic_quadratic_in_one_step():
     torch.testing.assert_close(param.detach(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@examples(60)
 @given(
     hessian=st.lists(st.floats(-100, 100), min_size=1, max_size=6),
     damping=st.floats(1e-3, 1.0),

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from optimizers.stacking.first_order import PURE
+from tests.support.examples import examples
 
 STEPS = 30
 SHAPE = (2, 3)
@@ -81,7 +82,7 @@ adam_numbers = st.fixed_dictionaries(
 sgd_numbers = st.fixed_dictionaries({"lr": lrs, "momentum": st.sampled_from([0.5, 0.95]), "weight_decay": decays})
 
 
-@settings(max_examples=50, derandomize=True, deadline=None)
+@examples(50)
 @given(sgd_numbers, st.sampled_from([0, 0.0, 0.3]), st.booleans(), st.booleans())
 def test_sgd_makes_the_steps_of_pytorch(hp, dampening, nesterov, momentum):
     hp = {**hp, "dampening": 0.0 if nesterov else dampening, "nesterov": nesterov}
@@ -91,7 +92,7 @@ def test_sgd_makes_the_steps_of_pytorch(hp, dampening, nesterov, momentum):
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
-@settings(max_examples=50, derandomize=True, deadline=None)
+@examples(50)
 @given(hp=adam_numbers, amsgrad=st.booleans(), decoupled=st.booleans())
 def test_adam_makes_the_steps_of_pytorch(optimizer, hp, amsgrad, decoupled):
     hp = {**hp, "amsgrad": amsgrad}
@@ -113,7 +114,7 @@ def test_amsgrad_keeps_the_largest_second_moment():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@settings(max_examples=10, derandomize=True, deadline=None)
+@examples(10)
 @given(members=st.lists(sgd_numbers, min_size=2, max_size=4))
 def test_sgd_of_a_stack_makes_each_members_own_steps(nesterov, members):
     members = [{**hp, "dampening": 0.0, "nesterov": nesterov} for hp in members]
@@ -136,7 +137,7 @@ def test_sgd_of_a_stack_where_a_member_has_no_momentum(dampening):
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
 @pytest.mark.parametrize("amsgrad", [False, True])
-@settings(max_examples=10, derandomize=True, deadline=None)
+@examples(10)
 @given(members=st.lists(adam_numbers, min_size=2, max_size=4))
 def test_adam_of_a_stack_makes_each_members_own_steps(optimizer, amsgrad, members):
     members = [{**hp, "amsgrad": amsgrad} for hp in members]

@@ -8,9 +8,10 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tuner.analysis import paired
 from tuner.analysis.across_tasks import (
     algoperf_score,
@@ -64,7 +65,7 @@ def integral(times: list[list[float]], column: int, tau_max: int) -> Fraction:
     return sum(areas, Fraction(0)) / (tau_max - 1)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.lists(st.integers(1, 40) | st.just(INF), min_size=3, max_size=3), min_size=1, max_size=8))
 def test_the_algoperf_score_equals_the_integral_in_fractions(times: list[list[float]]) -> None:
     scores = algoperf_score(table(times))

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tuner.analysis import paired, stats
 from tuner.analysis.stats import Mode, Rules, Test, contrasts, verdict
 
@@ -220,7 +221,7 @@ def columns(draw: st.DrawFn) -> dict[str, list[float]]:
     return {name: [x / 8 for x in draw(eighths)] for name in ("one", "two", "base")}
 
 
-some = settings(max_examples=20, deadline=None, derandomize=True)
+some = examples(20)
 RULES = Rules(margin=2.0)
 DRAWN = {"bca_low", "bca_high"}
 """Of random resamples, which depend on the order of seeds."""

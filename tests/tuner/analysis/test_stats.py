@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
@@ -17,6 +17,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
+from tests.support.examples import examples
 from tuner.analysis import paired, stats
 from tuner.analysis.stats import Rules
 
@@ -119,7 +120,7 @@ def test_wilcoxons_test_counts_all_signs_of_ranks(differences: list[int]) -> Non
     assert paired.wilcoxon(d) == pytest.approx(flips_as_far(signed_ranks(d)), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(st.lists(st.integers(-30, 30), min_size=3, max_size=10).filter(lambda d: len(set(d)) > 1))
 def test_the_sign_flip_test_counts_all_signs_of_any_differences(differences: list[int]) -> None:
     d = np.array(differences, float)
@@ -282,7 +283,7 @@ def test_holm_by_hand() -> None:
 PS = st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.05]), min_size=1, max_size=12)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@examples(50)
 @given(PS, st.lists(st.integers(0, 12), max_size=4))
 def test_holm_is_that_of_statsmodels_and_nan_does_not_count(p: list[float], gaps: list[int]) -> None:
     with patch("gc.collect"):  # which statsmodels calls each time, for 0.1 s
@@ -294,7 +295,7 @@ def test_holm_is_that_of_statsmodels_and_nan_does_not_count(p: list[float], gaps
     assert paired.holm(np.array(with_gaps)) == pytest.approx(expected_gaps, nan_ok=True)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@examples(80)
 @given(PS, st.floats(0, 1))
 def test_another_contrast_makes_no_corrected_p_smaller(p: list[float], another: float) -> None:
     alone, together = paired.holm(np.array(p)), paired.holm(np.array([*p, another]))

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.run_configs import AtOnce, blank_database, ended, run_config
-from tests.tuner.console.test_fuzz import TEXT, WORDS, examples
+from tests.tuner.console.test_fuzz import TEXT, WORDS
 from tuner.analysis.searches import parsed
 from tuner.config.changes import revise
 from tuner.config.layers import from_yaml

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tuner.config.registry
+from tests.support.examples import examples
 from tuner.config.changes import revise
 from tuner.config.layers import from_yaml, resolve
 from tuner.config.schema import Config
@@ -108,7 +109,7 @@ def layered(folder: Path, chosen: set[int]) -> Config:
         return blobs(*sets, configs=folder / "own", preset="smoke", **flags)
 
 
-@settings(derandomize=True, deadline=None, max_examples=15)
+@examples(15)
 @given(others=st.sets(st.integers(0, len(LAYERS) - 1)), declared=st.integers(0, 7))
 def test_the_highest_layer_wins(tmp_path_factory: pytest.TempPathFactory, others: set[int], declared: int) -> None:
     chosen = others | {declared}  # --set may only speak of an argument that some YAML declares
@@ -121,7 +122,7 @@ def test_each_layer_wins_over_the_one_below(tmp_path: Path, rank: int) -> None:
     assert layered(tmp_path, {0, rank, rank + 1}).optimizers["adam"].args == {"x": rank + 1}
 
 
-@settings(derandomize=True, deadline=None, max_examples=6)
+@examples(6)
 @given(
     st.dictionaries(st.sampled_from(["own defaults", "own task", "own preset", "--set", "flag"]), st.integers(1, 99))
 )
@@ -394,13 +395,13 @@ def taken_or_refused_in_one_line(flags: Content, sets: list[str]) -> None:
         assert from_yaml(config.to_yaml()) == config
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@examples(60)
 @given(st.lists(typed | st.builds("{}={}".format, typed | keys, typed | yaml_like), min_size=1, max_size=2))
 def test_any_setting_is_taken_or_refused_in_one_line(sets: list[str]) -> None:
     taken_or_refused_in_one_line({}, sets)
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@examples(25)
 @given(
     st.fixed_dictionaries(
         {},

@@ -5,10 +5,11 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.support.examples import examples
 from tuner.config.changes import revise
 from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
@@ -175,7 +176,7 @@ def test_a_dimension_that_is_not_valid_is_named(dimension: Content, said: str) -
     assert said in text
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@examples(50)
 @given(st.floats(-2, 2), st.floats(-2, 2), st.floats(-3, 3))
 def test_an_interval_contains_what_lies_between_its_ends(low: float, high: float, value: float) -> None:
     assume(high - low > 1e-6)
@@ -304,7 +305,7 @@ def contents(draw: st.DrawFn) -> Content:
     }  # fmt: skip
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@examples(50)
 @given(contents())
 def test_a_configuration_survives_its_yaml(content: Content) -> None:
     before = Config.model_validate(content)

@@ -14,25 +14,15 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from tests.support.commands import python
+from tests.support.examples import examples
 from tuner import search
 from tuner.config.layers import from_yaml, resolve
 from tuner.console.parsing import run_command
 from tuner.machine.resources import Machine
-
-
-def examples(number: int) -> settings:
-    return settings(
-        max_examples=number,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-
 
 FEW, MANY = examples(40), examples(500)  # in `make test`; in `make test-slow`
 

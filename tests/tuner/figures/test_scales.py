@@ -8,10 +8,11 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from tests.support.examples import examples
 from tuner.figures.canvas import COLOURS, dashed, look, spread
 from tuner.figures.labels import fitted, labels, plain, text_width
 from tuner.figures.scales import number, scale, tick_labels
@@ -40,7 +41,7 @@ def test_a_number(value: float, shown: str) -> None:
 
 
 @given(st.floats(-1e50, 1e50).filter(lambda value: value == 0 or abs(value) > 1e-50))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_number_has_four_digits(value: float) -> None:
     assert read(number(value)) == pytest.approx(value, rel=6e-4)
 
@@ -51,7 +52,7 @@ values = st.lists(st.builds(lambda a, m: a * m, mantissas, magnitudes), min_size
 
 
 @given(values, st.booleans())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_ticks_lie_on_the_axis_and_are_labelled_as_what_they_are(known: list[float], log: bool) -> None:
     one = scale(known, log)
     shown = [value for value in known if value > 0] if one.log else known
@@ -88,7 +89,7 @@ def test_an_axis_chooses_logarithms_by_the_span() -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_labels_are_spread_as_little_as_can_be(wanted: list[float]) -> None:
     found = spread(wanted, 7.0, -1e3, 1e3)
     order = np.argsort(wanted, kind="stable")
@@ -195,7 +196,7 @@ def is_cut_of(label: str, name: str) -> bool:
     return re.fullmatch("(.*)".join(map(re.escape, parts)), name) is not None
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.lists(st.text("ab", max_size=40).map(lambda text: text + "_" * 20), min_size=2, max_size=8, unique=True),
     st.sampled_from([60.0, 90.0, 140.0]),

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tuner.config.schema import Config
 from tuner.errors import UserError
+from tuner.machine import resources
 from tuner.machine.resources import Machine, settle, this_machine
 
 
@@ -70,7 +72,7 @@ def test_runs_at_once(machine: tuple[int, int], asked: dict[str, Any], gpus: flo
     assert settled(machine, **asked) == (gpus, concurrent)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@examples(100)
 @given(
     cpus=st.integers(1, 64), gpus=st.integers(0, 8), per_cpu=st.sampled_from([0.25, 0.5, 1, 2, 3.5, 7]),
     per_gpu=st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 3.0]), cap=st.none() | st.integers(1, 9),
@@ -120,13 +122,28 @@ def test_settling_changes_nothing_else_and_settles_once() -> None:
     assert before == config(cpus=2)
 
 
+def driver(*names: str) -> SimpleNamespace:
+    """NVIDIA's library, with these GPUs; without any it is not there."""
+
+    class NVMLError(Exception):
+        pass
+
+    def begin() -> None:
+        if not names:
+            raise NVMLError("Shared Library Not Found")
+
+    return SimpleNamespace(
+        NVMLError=NVMLError, nvmlInit=begin, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: len(names),
+        nvmlDeviceGetHandleByIndex=lambda index: index, nvmlDeviceGetName=lambda handle: names[handle],
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("visible", "gpus"),
     [(None, 2), ("", 0), ("-1", 0), ("0", 1), ("1", 1), ("0,1", 2), ("0, 1", 2), ("0,1,2,3", 2), ("GPU-abc", 1)],
 )
 def test_cuda_visible_devices_hides_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, gpus: int) -> None:
-    devices = ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-modeset"]
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / name for name in devices])
+    monkeypatch.setattr(resources, "pynvml", driver("NVIDIA H200", "NVIDIA H200"))
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
@@ -135,7 +152,7 @@ def test_cuda_visible_devices_hides_gpus(monkeypatch: pytest.MonkeyPatch, visibl
 
 
 def test_a_machine_without_devices_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: [])
+    monkeypatch.setattr(resources, "pynvml", driver())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert this_machine().gpus == 0
 

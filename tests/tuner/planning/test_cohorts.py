@@ -8,9 +8,10 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.planning.cohorts import CohortSizes, MemberSeconds, to_measure
@@ -164,7 +165,7 @@ def test_the_last_trials_are_shared_out_among_all_workers_but_not_into_crumbs() 
 measured = st.dictionaries(st.integers(2, 300), st.floats(1e-6, 10.0), max_size=6)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@examples(200)
 @given(
     times=measured, alone=st.floats(1e-6, 10.0), trials=st.integers(1, 500), workers=st.integers(1, 32),
     optimizers=st.integers(1, 3), seeds=st.integers(1, 60),
@@ -193,7 +194,7 @@ def test_auto_never_takes_more_than_it_may(
     assert 5 <= sizes.startup("adam") <= max(5, trials / 3)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@examples(100)
 @given(trials=st.integers(1, 2000), workers=st.integers(1, 32), seeds=st.integers(1, 200))
 def test_what_is_measured_is_what_may_be_taken(trials: int, workers: int, seeds: int) -> None:
     found = to_measure(config(trials, workers), seeds)

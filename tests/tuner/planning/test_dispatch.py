@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.support.examples import examples
 from tuner.jobs import Done, Job, Outcome
 from tuner.planning import dispatch
 from tuner.planning.dispatch import Dispatcher
@@ -314,5 +314,5 @@ class Anything(RuleBasedStateMachine):
         assert max(self.handed_out.values()) <= 1 + self.RETRIES + 2
 
 
-Anything.TestCase.settings = settings(derandomize=True, deadline=None, max_examples=150, stateful_step_count=40)
+Anything.TestCase.settings = examples(150, stateful_step_count=40)
 TestAnything = Anything.TestCase

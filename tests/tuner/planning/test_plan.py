@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from tests.support.examples import examples
 from tests.support.run_configs import SEED, blank_database, copied_url, run_config, stored
 from tuner import execute
 from tuner.config.schema import Config
@@ -103,7 +104,7 @@ def optuna_states(run: Run, optimizer: str) -> list[TrialState]:
 # Whatever the order in which runs end.
 
 
-@settings(derandomize=True, deadline=None, max_examples=8, phases=[Phase.generate])  # to shrink takes minutes
+@examples(8, phases=[Phase.generate])  # to shrink takes minutes
 @given(
     data=st.data(),
     concurrent=st.integers(1, 8),

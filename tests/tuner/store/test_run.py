@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.jobs import Job
@@ -85,7 +86,7 @@ def test_trials_have_the_columns_of_the_design(run: Run) -> None:
     assert list(run.trials().columns) == design
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@examples(30)
 @given(st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=4))
 def test_numbers_of_trials_come_back_to_the_bit(new_run: Callable[[], Run], rows: list[tuple[float, ...]]) -> None:
     run = new_run()
@@ -97,7 +98,7 @@ def test_numbers_of_trials_come_back_to_the_bit(new_run: Callable[[], Run], rows
     assert table["trial"].tolist() == list(range(len(rows)))
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@examples(30)
 @given(
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4)
     | st.lists(st.booleans(), min_size=1, max_size=4)
@@ -155,7 +156,7 @@ def test_seeds_have_the_columns_of_the_design(run: Run) -> None:
     ]  # fmt: skip
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@examples(30)
 @given(st.dictionaries(st.integers(0, 2**63 - 1), st.tuples(numbers, numbers, numbers), min_size=1, max_size=4))
 def test_seeds_come_back_to_the_bit(new_run: Callable[[], Run], rows: dict[int, tuple[float, ...]]) -> None:
     run = new_run()
@@ -183,7 +184,7 @@ def records(table: pd.DataFrame) -> list[Row]:
     return table.to_dict("records")
 
 
-@settings(derandomize=True, deadline=None, max_examples=15)
+@examples(15)
 @given(st.lists(st.tuples(numbers, numbers, texts), min_size=1, max_size=4))
 def test_curves_are_the_same_before_and_after_the_end(new_run: Callable[[], Run], values: list[Any]) -> None:
     rows = [evaluation(i, seconds=a, value=b, optimizer="o" + name) for i, (a, b, name) in enumerate(values)]
@@ -250,7 +251,7 @@ json_values = st.recursive(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@examples(30)
 @given(st.dictionaries(st.text(max_size=5).filter(lambda key: key != "schema_version"), json_values, max_size=4))
 def test_best_and_env_come_back_with_their_schema_version(new_run: Callable[[], Run], content: Row) -> None:
     run, best = new_run(), {**content, "optimizers": {}}

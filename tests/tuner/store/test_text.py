@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.run_configs import run_config
 from tuner import status, text
 from tuner.errors import UserError
@@ -52,7 +53,7 @@ def test_what_is_long_loses_its_middle() -> None:
     assert text.line("x" * text.LONGEST_LINE) == "x" * text.LONGEST_LINE
 
 
-@settings(derandomize=True, database=None, max_examples=300)
+@examples(300)
 @given(st.text(st.characters(exclude_categories=()), max_size=60), st.integers(0, 3000))
 def test_any_text_becomes_one_that_every_file_and_terminal_can_hold(said: str, times: int) -> None:
     for made in (text.line(said * times), *text.log(said * times).split("\n")):
