@@ -1,5 +1,5 @@
-"""Ray's session is started on this machine or joined, watched, and ended here. Beside ``tune`` the one module that talks
-to Ray's driver side."""
+"""Ray's session is started on this machine or joined, watched, and ended here. Beside ``tune`` it alone
+talks to Ray's driver side."""
 
 from __future__ import annotations
 
