@@ -167,7 +167,7 @@ def expectations(
     without = ["the analyses of the curvature come on top"] if config.retrain.analyze_curvature else []
     unsaved = [f"{name}: trained without checkpoints, since {why}" for name, why in checked.unsaved.items()]
     tell(events.Expected([*sentences(expected, checked.timings.untimed), *without, *sizes.sentences(), *unsaved]))
-    if config.resources.gpus_per_trial and checked.device == "cpu":
+    if config.resources.settled.gpus_per_trial and checked.device == "cpu":
         no_gpu = "the cluster's nodes declare GPUs, but PyTorch there finds none: training is on CPUs"
         tell(events.ResourceWarning(no_gpu))
     elif too_long := warning(config, expected):

@@ -114,9 +114,7 @@ class Comparison:
     @property
     def shared(self) -> bool:
         """Whether runs had company on their device, so that their seconds are not comparable."""
-        resources = [source.config.resources for source in self.sources]
-        fractions = any(0 < (r.gpus_per_trial or 0) < 1 or r.cpus_per_trial < 1 for r in resources)
-        return fractions or self.stacked
+        return self.stacked or any(source.config.resources.settled.shared for source in self.sources)
 
     @property
     def stacked(self) -> bool:

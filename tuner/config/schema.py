@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -138,6 +139,24 @@ BASELINES = ("adam", "adamw", "sgdm", "sgd")
 """What is the baseline unless one is declared: the first of these that there is, else the first optimizer."""
 
 
+@dataclass(frozen=True)
+class SettledResources:
+    """What a trial gets, as numbers.
+
+    Attributes:
+        max_concurrent: trials at once.
+    """
+
+    cpus_per_trial: float
+    gpus_per_trial: float
+    max_concurrent: int
+
+    @property
+    def shared(self) -> bool:
+        """Whether trials have company on their device, so that their seconds are shares."""
+        return 0 < self.gpus_per_trial < 1 or self.cpus_per_trial < 1
+
+
 class ResourcesConfig(Section):
     cpus_per_trial: Annotated[float, Field(ge=SMALLEST_SHARE)]
     gpus_per_trial: Annotated[float, Field(ge=0)] | None
@@ -152,6 +171,14 @@ class ResourcesConfig(Section):
             shown = "a larger one" if isinstance(cohort, int) and cohort >= 2**63 else repr(cohort)
             raise ValueError(f"must be auto, or a whole number of at least 1, got {shown}")
         return cohort
+
+    @property
+    def settled(self) -> SettledResources:
+        """As ``machine.resources.settle`` has made them numbers; what it has not, is one trial at a time on CPUs."""
+        gpus, concurrent = self.gpus_per_trial, self.max_concurrent
+        return SettledResources(
+            self.cpus_per_trial, 0.0 if gpus is None else gpus, 1 if concurrent is None else concurrent
+        )
 
     @field_validator("gpus_per_trial")
     @classmethod

@@ -169,7 +169,7 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
     """The optimizers, one per row; best of its kind is for the report to say."""
     shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
     cohorts = any(max(entry["cohort"].values()) > 1 for entry in summary["optimizers"])
-    shared = cohorts or 0 < (config.resources.gpus_per_trial or 0) < 1 or config.resources.cpus_per_trial < 1
+    shared = cohorts or config.resources.settled.shared
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     step = "ms/step (shared)" if shared else "ms/step"
     for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):

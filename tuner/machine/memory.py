@@ -35,8 +35,8 @@ def peak_mb(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def allowance_mb(device: torch.device, gpu_share: float | None, concurrent: int | None) -> float:
+def allowance_mb(device: torch.device, gpu_share: float, concurrent: int) -> float:
     """What one of several concurrent training processes may use, with a reserve, in MB of 2^20 bytes."""
     if device.type == "cuda":
-        return 0.8 * min(1.0, gpu_share or 1.0) * torch.cuda.get_device_properties(device).total_memory / MB
-    return 0.5 * psutil.virtual_memory().available / MB / (concurrent or 1)
+        return 0.8 * min(1.0, gpu_share) * torch.cuda.get_device_properties(device).total_memory / MB
+    return 0.5 * psutil.virtual_memory().available / MB / concurrent

@@ -60,7 +60,7 @@ class CohortSizes:
             return self._size(optimizer, startup)  # none of them could learn from another
         remaining = self.config.trials(optimizer) - asked
         if alone and remaining <= size:
-            return min(size, max(SMALLEST_STACK, -(-remaining // (self.config.resources.max_concurrent or 1))))
+            return min(size, max(SMALLEST_STACK, -(-remaining // self.config.resources.settled.max_concurrent)))
         return size
 
     def sentences(self) -> list[str]:
@@ -99,7 +99,7 @@ def _counted(number: int, what: str) -> str:
 
 def workers(config: Config) -> int:
     """How many can work on one optimizer's study at once."""
-    return math.ceil((config.resources.max_concurrent or 1) / len(config.optimizers))
+    return math.ceil(config.resources.settled.max_concurrent / len(config.optimizers))
 
 
 def at_once(config: Config) -> int:

@@ -62,6 +62,7 @@ def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, trials: fl
     Args:
         trials, seeds: trials and retraining runs per optimizer.
     """
+    concurrent = config.resources.settled.max_concurrent
     evaluations = timings.evaluation_s * (config.train.evaluations + 1)
 
     def seconds(epochs: int, runs: float, cohorts: Mapping[str, int]) -> float:
@@ -71,12 +72,12 @@ def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, trials: fl
             step = timings.member_s.get(name, {}).get(cohorts[name], alone)
             each += steps * step + evaluations
             units += max(1, runs / cohorts[name])
-        return runs * each / min(config.resources.max_concurrent or 1, max(1, units))
+        return runs * each / min(concurrent, max(1, units))
 
     return Estimate(
         search_s=seconds(config.train.epochs, trials, sizes.search),
         retrain_s=seconds(config.retrain_epochs, seeds, sizes.retrain),
-        concurrent=config.resources.max_concurrent or 1,
+        concurrent=concurrent,
         step_ms={name: 1000 * step for name, step in timings.step_s.items()},
     )
 
@@ -95,7 +96,7 @@ def sentences(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
 
 def warning(config: Config, expected: Estimate) -> str | None:
     """What to say of a run that takes more than a day on a CPU."""
-    if expected.search_s + expected.retrain_s <= DAY_S or config.resources.gpus_per_trial:
+    if expected.search_s + expected.retrain_s <= DAY_S or config.resources.settled.gpus_per_trial:
         return None
     return (
         "this is more than a day on a CPU: --preset smoke is made for one; with a GPU, --gpus-per-trial 1, or a "

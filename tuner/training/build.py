@@ -49,7 +49,7 @@ def set_up(task: Task, config: Config) -> None:
     Raises:
         UserError: the data cannot be used.
     """
-    device = torch.device("cuda" if config.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if config.resources.settled.gpus_per_trial and torch.cuda.is_available() else "cpu")
     limit_memory(config, device)
     torch.set_num_threads(max(1, int(config.resources.cpus_per_trial)))
     data_dir = None if config.task.data_dir is None else Path(config.task.data_dir)
@@ -61,7 +61,7 @@ def set_up(task: Task, config: Config) -> None:
 
 def limit_memory(config: Config, device: torch.device, *, alone: bool = False) -> None:
     """Keep this process within a trial's share of the GPU, but where nothing else is on it."""
-    share = config.resources.gpus_per_trial or 0.0
+    share = config.resources.settled.gpus_per_trial
     if device.type == "cuda" and 0 < share < 1:
         torch.cuda.set_per_process_memory_fraction(1.0 if alone else share)
 

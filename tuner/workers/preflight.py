@@ -175,7 +175,7 @@ def check_device(config: Config) -> None:
     """
     import torch
 
-    if config.resources.gpus_per_trial and not torch.cuda.is_available():
+    if config.resources.settled.gpus_per_trial and not torch.cuda.is_available():
         raise UserError("resources.gpus_per_trial: this PyTorch cannot use the GPU; use --gpus-per-trial 0")
 
 

@@ -80,7 +80,8 @@ def stacks(
         return found
     if alone_s > LONGEST_WORTH_STACKING_S:
         return found if config.resources.cohort == "auto" else dict.fromkeys(sizes, alone_s)
-    allowed = memory.allowance_mb(task.device, config.resources.gpus_per_trial, config.resources.max_concurrent)
+    settled = config.resources.settled
+    allowed = memory.allowance_mb(task.device, settled.gpus_per_trial, settled.max_concurrent)
     memory.reset_peak(task.device)
     base = memory.peak_mb(task.device)
     per_member = 0.0

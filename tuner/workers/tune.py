@@ -45,7 +45,8 @@ def preflight_in_cluster(config: Config) -> PreflightResult | None:
     def look(text: str) -> dict[str, Any]:
         return preflight.run_checks(from_yaml(text), here=True)
 
-    resources = {"num_cpus": config.resources.cpus_per_trial, "num_gpus": config.resources.gpus_per_trial or 0}
+    settled = config.resources.settled
+    resources = {"num_cpus": settled.cpus_per_trial, "num_gpus": settled.gpus_per_trial}
     try:
         found = ray.get(ray.remote(**resources, max_calls=1)(look).remote(config.to_yaml()))
     except ray.exceptions.RayError:
@@ -59,11 +60,11 @@ def run(dispatcher: Dispatcher, config: Config, scratch: Path) -> None:
     Raises:
         Interrupted: by SIGINT or SIGTERM; nothing was being written at that moment.
     """
-    resources = config.resources
+    resources = config.resources.settled
     asha = config.search.scheduler == "asha"
     trainable = tune.with_resources(
         tune.with_parameters(Worker, run_config=config.to_yaml(), every_evaluation=asha),
-        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial or 0},
+        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
     )
     tune.Tuner(
         trainable,
