@@ -10,10 +10,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tuner.jobs import Job, Outcome, checkpoint_name
+from tuner.planning.messages import Report
 
 if TYPE_CHECKING:
     from tuner.planning.plan import Plan
@@ -93,6 +94,21 @@ class Dispatcher:
     def begin(self, trial_id: str) -> None:
         """Count the time limit from now: the worker has loaded what it needs."""
         self.assignments[trial_id].since = time.monotonic()
+
+    def receive(self, trial_id: str, report: Report) -> None:
+        """Write down and act on what a trial's worker reports."""
+        if report.task:
+            self.plan.note_task(asdict(report.task))
+        if report.worker_unusable:
+            self.plan.note_replaced_worker(report.worker_unusable)
+        if report.retires:
+            self.return_jobs(trial_id)
+        if report.begins:
+            self.begin(trial_id)
+        if report.checkpoint:
+            self.save_checkpoint(trial_id, *report.checkpoint)
+        if report.ended:
+            self.complete(trial_id, report.ended)
 
     def complete(self, trial_id: str, outcomes: Mapping[int, Outcome]) -> None:
         """Record the outcomes of some of a trial's jobs, by their index."""

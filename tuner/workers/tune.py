@@ -1,9 +1,9 @@
-"""A plan's jobs on warm Ray Tune workers. The one module beside ``session`` that talks to Ray's driver side."""
+"""Tune runs a plan's jobs on warm workers. The one module beside ``session`` that talks to Ray's driver side."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,16 @@ def preflight_in_cluster(config: Config) -> PreflightResult | None:
     """
     from tuner.workers import preflight
 
-    def look(text: str) -> dict[str, Any]:
-        return preflight.run_checks(from_yaml(text), here=True)
+    def run_checks(config_yaml: str) -> dict[str, Any]:
+        return preflight.run_checks(from_yaml(config_yaml), here=True)
 
     settled = config.resources.settled
     resources = {"num_cpus": settled.cpus_per_trial, "num_gpus": settled.gpus_per_trial}
     try:
-        found = ray.get(ray.remote(**resources, max_calls=1)(look).remote(config.to_yaml()))
+        answer = ray.get(ray.remote(**resources, max_calls=1)(run_checks).remote(config.to_yaml()))
     except ray.exceptions.RayError:
         return None
-    return preflight.read_answer(found)
+    return preflight.read_answer(answer)
 
 
 def run(dispatcher: Dispatcher, config: Config, scratch: Path) -> None:
@@ -94,8 +94,8 @@ class JobSearcher(Searcher):
             if assignment is None:
                 return Searcher.FINISHED if self.dispatcher.idle else None
             jobs = list(assignment.jobs.values())
-            kept = self.dispatcher.plan.checkpoints(jobs)
-        references = kept and {name: ray.put(content) for name, content in kept.items()}
+            checkpoints = self.dispatcher.plan.checkpoints(jobs)
+        references = checkpoints and {name: ray.put(content) for name, content in checkpoints.items()}
         return Request(jobs, assignment.alone, references).to_dict()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -127,18 +127,7 @@ class JobCallback(tune.Callback):
     ) -> None:
         report = Report.taken_from(result)
         with on_disk():
-            if report.task:
-                self.dispatcher.plan.note_task(asdict(report.task))
-            if report.worker_unusable:
-                self.dispatcher.plan.note_replaced_worker(report.worker_unusable)
-            if report.retires:
-                self.dispatcher.return_jobs(trial.trial_id)
-            if report.begins:
-                self.dispatcher.begin(trial.trial_id)
-            if report.checkpoint:
-                self.dispatcher.save_checkpoint(trial.trial_id, *report.checkpoint)
-            if report.ended:
-                self.dispatcher.complete(trial.trial_id, report.ended)
+            self.dispatcher.receive(trial.trial_id, report)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._forget(trials, trial, "the worker ended early")
