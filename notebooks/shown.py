@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a notebook st
 from tuner.comparison.results import TaskAnswer
 from tuner.figures.canvas import STYLE
 from tuner.reporting.leaderboard import leaderboard
-from tuner.reporting.sentences import number
+from tuner.text import number
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # of Optuna's progress bars, of which there are none
 

@@ -80,7 +80,7 @@ def write(found: Answer, path: Path, *, quiet: bool) -> None:
 
     from tuner.reporting import drawings, manifest
     from tuner.reporting.page import page
-    from tuner.reporting.sentences import verdicts
+    from tuner.reporting.verdicts import verdicts
     from tuner.store.files import write_whole
 
     wanted = drawings.report_drawings(found)

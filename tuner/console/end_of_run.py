@@ -51,7 +51,7 @@ def present(run: Run, config: Config, *, as_json: bool) -> str:
 def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
     """Write summary.csv and contrasts.csv, put the verdicts into the summary; a sentence on each."""
     from tuner.comparison.results import answer
-    from tuner.reporting.sentences import verdict
+    from tuner.reporting.verdicts import verdict
 
     if not any(entry["n_seeds"] for entry in summary["optimizers"]):
         return []

@@ -9,7 +9,8 @@ import pandas as pd
 
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.results import Across, Answer, TaskAnswer
-from tuner.reporting.sentences import caveats, overall, verdict
+from tuner.reporting.caveats import caveat_sentences
+from tuner.reporting.verdicts import overall, verdict
 from tuner.store.run import SCHEMA_VERSION
 from tuner.store.tables import HP
 
@@ -21,7 +22,7 @@ def document(answer: Answer) -> dict[str, Any]:
         "runs": [str(source.run.path) for task in answer.tasks for source in task.comparison.sources],
         "tasks": [_task(task) for task in answer.tasks],
         "across_tasks": answer.across and _across(answer, answer.across),
-        "caveats": caveats(answer),
+        "caveats": caveat_sentences(answer),
     }
     return _plain(found)
 

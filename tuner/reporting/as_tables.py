@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tuner.analysis.stats import TESTS
 from tuner.comparison.results import Answer, TaskAnswer
+from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.leaderboard import (
     difference,
     leaderboard,
@@ -12,7 +13,9 @@ from tuner.reporting.leaderboard import (
     step_time,
     typical_and_interval,
 )
-from tuner.reporting.sentences import caveats, number, overall, p_value, percent, verdict
+from tuner.reporting.numbers import percent
+from tuner.reporting.verdicts import overall, verdict
+from tuner.text import number, p_value
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -33,7 +36,7 @@ def markdown(answer: Answer) -> str:
         parts.append("## Over the tasks\n")
         parts += [f"- {_escaped_markdown(overall(answer, name))}" for name in answer.optimizers]
         parts.append("")
-    if found := caveats(answer):
+    if found := caveat_sentences(answer):
         parts += ["## Caveats\n", *(f"- {_escaped_markdown(text)}" for text in found)]
     return "\n".join(parts)
 

@@ -18,8 +18,8 @@ from tuner.analysis.paired import differences
 from tuner.comparison.results import CLOCKS, Across, Answer, TaskAnswer
 from tuner.figures import lines, pairs, ranks, svg
 from tuner.figures import searches as search_figures
-from tuner.reporting.sentences import CLOCK_NAMES
 
+CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 PROCESSES = min(4, os.cpu_count() or 1)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.results import TaskAnswer
-from tuner.reporting.sentences import interval, number, result, signed
-from tuner.text import hp_text
+from tuner.reporting.numbers import difference_with_interval, result, with_interval
+from tuner.text import hp_text, number
 
 ORDER = ("better", "better, by less than matters", "equivalent", "baseline", "inconclusive",
          "worse, by less than matters", "worse", "-")  # fmt: skip
@@ -83,16 +83,8 @@ def step_time(task: TaskAnswer, row: Mapping[Any, Any]) -> Cell:
 def typical_and_interval(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
     """Of a row of the summary: the mean and its interval, or the median and that of it."""
     if task.typical == "mean":
-        return mean_and_interval(row)
-    low, high = row["median_low"], row["median_high"]
-    return result(row["median"]) + ("" if math.isnan(low) else f" [{result(low)}, {result(high)}]")
-
-
-def mean_and_interval(row: Mapping[Any, Any]) -> str:
-    """Of a row with mean, low and high."""
-    if math.isnan(row["low"]):
-        return number(row["mean"])
-    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
+        return with_interval(row["mean"], row["low"], row["high"])
+    return with_interval(row["median"], row["median_low"], row["median_high"])
 
 
 def difference(contrast: Mapping[Any, Any]) -> Cell:
@@ -100,6 +92,5 @@ def difference(contrast: Mapping[Any, Any]) -> Cell:
     which, low, high = ("mean_difference", "t_low", "t_high")
     if contrast["n_diverged"]:
         which, low, high = ("median_difference", "median_low", "median_high")
-    value, between = contrast[which], interval(contrast[low], contrast[high])
-    text = signed(value) + ("" if math.isnan(contrast[low]) else f" [{between}]")
-    return Cell("median " * bool(contrast["n_diverged"]) + text, value)
+    text = difference_with_interval(contrast[which], contrast[low], contrast[high])
+    return Cell("median " * bool(contrast["n_diverged"]) + text, contrast[which])

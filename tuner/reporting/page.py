@@ -12,19 +12,12 @@ from tuner.analysis.stats import FEWEST_FOR_BCA, TESTS
 from tuner.comparison.comparison import Source
 from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
 from tuner.figures.canvas import colour, dashed
-from tuner.reporting.drawings import Drawing, Drawings, Drawn
-from tuner.reporting.leaderboard import ORDER, Cell, leaderboard, mean_and_interval
-from tuner.reporting.sentences import (
-    CLOCK_NAMES,
-    by_verdict,
-    caveats,
-    number,
-    p_value,
-    percent,
-    signed,
-    verdict,
-    without_verdict,
-)
+from tuner.reporting.caveats import caveat_sentences
+from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
+from tuner.reporting.leaderboard import ORDER, Cell, leaderboard
+from tuner.reporting.numbers import number_or_infinity, percent, with_interval
+from tuner.reporting.verdicts import by_verdict, verdict, without_verdict
+from tuner.text import number, p_value
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_UNFOLDED = 12
@@ -60,7 +53,7 @@ def page(answer: Answer, drawings: Drawings, drawn: Mapping[str, Drawn]) -> str:
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
         across=answer.across and _across(answer.across, drawings.across, drawn, shades),
-        caveats=caveats(answer),
+        caveats=caveat_sentences(answer),
         method=_method(answer),
         runs=[_run(source) for task in answer.tasks for source in task.comparison.sources],
     )
@@ -171,8 +164,11 @@ def _across(
             (name, name),
             (number(ranks.get(name), 3), ranks.get(name)),
             (number(score, 3), score),
-            (_with_interval(mean, "iqm", "low", "high"), mean["iqm"]),
-            (_with_interval(mean, "difference", "difference_low", "difference_high"), mean["difference"]),
+            (with_interval(mean["iqm"], mean["low"], mean["high"]), mean["iqm"]),
+            (
+                with_interval(*(mean[key] for key in ("difference", "difference_low", "difference_high"))),
+                mean["difference"],
+            ),
         ]
         shown = [_cell(Cell(text, value), "") for text, value in cells]
         rows.append({"baseline": name == across.baseline, "swatch": shades[name], "cells": shown})
@@ -180,10 +176,6 @@ def _across(
     columns = [{"name": name, "sorted": ""} for name in head]
     board = {"task": "all tasks", "caption": caption, "head": columns, "rows": rows}
     return {"board": board, "text": across_text(across), "figures": _figures(drawings, drawn)}
-
-
-def _with_interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:
-    return mean_and_interval({"mean": row[value], "low": row[low], "high": row[high]})
 
 
 def across_text(across: Across) -> str:
@@ -205,10 +197,6 @@ def _method(answer: Answer) -> dict[str, Any]:
     return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA}
 
 
-def _figures_of(value: float) -> str:
-    return signed(value) if math.isinf(value) else number(value)
-
-
 CONTRAST_COLUMNS = (
     "metric", "clock", "optimizer", "n", "n_diverged", "mean_difference", "t_low", "t_high", "bca_low", "bca_high",
     "median_difference", "median_low", "median_high", "p_t_holm", "p_wilcoxon_holm", "p_sign_flip_holm", "d_z",
@@ -221,7 +209,7 @@ def _contrasts(task: TaskAnswer) -> dict[str, Any] | None:
     columns = [name for name in CONTRAST_COLUMNS if name in table]
     if table.empty:
         return None
-    rows = [[_figures_of(cell) if isinstance(cell, float) else str(cell) for cell in row]
+    rows = [[number_or_infinity(cell) if isinstance(cell, float) else str(cell) for cell in row]
             for row in table[columns].itertuples(index=False)]  # fmt: skip
     return {"head": columns, "rows": rows}
 

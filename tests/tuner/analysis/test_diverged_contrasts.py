@@ -17,8 +17,9 @@ from tests.tuner.analysis.test_calibration import most
 from tuner.analysis.paired import differences, signed_rank_test
 from tuner.analysis.stats import Mode, Rules, Test, contrast, contrasts
 from tuner.comparison.results import answer
-from tuner.reporting import sentences
+from tuner.reporting import verdicts
 from tuner.reporting.as_json import document
+from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.drawings import task_drawings
 from tuner.store.run import Run
 
@@ -138,26 +139,26 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_mean_does_not_hide_who_diverged(three: Run) -> None:
     """A mean of 3334 against 0.3766 was "inconclusive, p = 0.85"."""
     (task,) = answer([three]).tasks
-    text = sentences.verdict(task, "diag_hessian")
+    text = verdicts.verdict(task, "diag_hessian")
     assert text.startswith(
         "diag_hessian is neither shown to be better than adam on test_loss nor to be worse: diag_hessian diverged on 1 "
         "of 3 seeds; median 0.377 against 0.3766, a median difference of -0.0056 (no interval of so few; decided by "
         "ranks, diverged runs last: Wilcoxon signed-rank test, Holm-corrected p = 1, 3 seeds)"
     )
-    assert not any("3334" in shown for shown in (text, *sentences.caveats(answer([three]))))
+    assert not any("3334" in shown for shown in (text, *caveat_sentences(answer([three]))))
     (made,) = document(answer([three]))["tasks"]
     (entry,) = [entry for entry in made["optimizers"] if entry["optimizer"] == "diag_hessian"]
     (row,) = [row for row in made["contrasts"] if row["primary"]]
     assert (entry["mean"], entry["seeds_diverged"], row["mean"], row["mean_difference"]) == (None, 1, None, None)
-    assert sentences.verdict(task, "adam") == "adam is the baseline, with a median test_loss of 0.3766."
+    assert verdicts.verdict(task, "adam") == "adam is the baseline, with a median test_loss of 0.3766."
 
 
 def test_where_the_baseline_diverged_its_sentence_says_so(three: Run) -> None:
     (task,) = answer([three], baseline="diag_hessian").tasks
-    assert sentences.verdict(task, "diag_hessian") == (
+    assert verdicts.verdict(task, "diag_hessian") == (
         "diag_hessian is the baseline, with a median test_loss of 0.377; it diverged on 1 of 3 seeds."
     )
-    assert "diag_hessian diverged on 1 of 3 seeds; median" in sentences.verdict(task, "adam")
+    assert "diag_hessian diverged on 1 of 3 seeds; median" in verdicts.verdict(task, "adam")
 
 
 def test_figures_and_curves_do_not_show_the_worst_value(three: Run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tuner.analysis.stats import Margin, Rules, Test, contrasts
 from tuner.comparison.results import answer
 from tuner.config.layers import from_yaml, resolve
 from tuner.errors import UserError
-from tuner.reporting import sentences
+from tuner.reporting import verdicts
 from tuner.reporting.as_json import document
 from tuner.reporting.as_tables import latex, markdown
 from tuner.reporting.leaderboard import leaderboard
@@ -150,7 +150,7 @@ def test_that_it_is_slight_stands_wherever_the_verdict_does(slight: Run, tmp_pat
     found = answer([slight])
     (task,) = found.tasks
     word = "better, by less than matters"
-    assert sentences.verdict(task, "diag_hessian").startswith(
+    assert verdicts.verdict(task, "diag_hessian").startswith(
         "diag_hessian is better than adam on test_loss, by less than matters, which is 0.8957 (1% of adam's): "
         "89.49 against 89.57, a difference of -0.08 "
     )
@@ -172,5 +172,5 @@ def test_that_it_is_slight_stands_wherever_the_verdict_does(slight: Run, tmp_pat
 def test_every_verdict_has_its_place() -> None:
     from tuner.reporting.leaderboard import ORDER
 
-    assert set(sentences.VERDICTS) == set(ORDER) - {"baseline", "-"}
+    assert set(verdicts.VERDICTS) == set(ORDER) - {"baseline", "-"}
     assert stats.share("2.5%") == 0.025

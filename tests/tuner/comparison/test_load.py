@@ -14,7 +14,7 @@ from tuner.comparison.comparison import Comparison
 from tuner.comparison.load import read
 from tuner.comparison.results import answer
 from tuner.errors import UserError
-from tuner.reporting import sentences
+from tuner.reporting.caveats import caveat_sentences
 from tuner.store.run import Run
 
 
@@ -220,7 +220,7 @@ def test_what_best_json_says_of_others_does_not_matter(run: Run) -> None:
     best["optimizers"]["stranger"] = best["optimizers"]["adam"] | {"n_trials": 999}
     run.write_best({key: value for key, value in best.items() if key != "schema_version"})
     assert list(only(run).best) == ["diag_hessian", "adam", "sgdm"]
-    assert not any("999" in text for text in sentences.caveats(answer([run])))
+    assert not any("999" in text for text in caveat_sentences(answer([run])))
 
 
 @pytest.mark.parametrize("content", ["", "task,optimizer,seed,status\n"])

@@ -22,7 +22,7 @@ from tuner.comparison.results import TaskAnswer, answer
 from tuner.reporting import as_tables
 from tuner.reporting.as_json import document
 from tuner.reporting.leaderboard import leaderboard
-from tuner.reporting.sentences import VERDICTS
+from tuner.reporting.verdicts import VERDICTS
 from tuner.store.run import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}

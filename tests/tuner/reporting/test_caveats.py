@@ -21,7 +21,7 @@ from tests.support.edited_runs import (
 )
 from tests.support.made_runs import make_run, make_tasks
 from tuner.comparison.results import Answer, answer
-from tuner.reporting import sentences
+from tuner.reporting.caveats import caveat_sentences
 from tuner.store.run import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
@@ -42,7 +42,7 @@ def run(clean_run: Run, tmp_path: Path) -> Run:
 
 
 def caveats(*runs: Run) -> list[str]:
-    return [text.removeprefix("mnist1d: ") for text in sentences.caveats(answer(list(runs)))]
+    return [text.removeprefix("mnist1d: ") for text in caveat_sentences(answer(list(runs)))]
 
 
 def test_a_run_that_nothing_limits_has_no_caveat(clean_run: Run) -> None:
@@ -288,7 +288,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 def few_tasks(found: Answer) -> list[str]:
-    return [text for text in sentences.caveats(found) if "with all optimizers" in text]
+    return [text for text in caveat_sentences(found) if "with all optimizers" in text]
 
 
 def test_few_tasks_are_a_caveat_and_enough_are_none(tasks: list[Run]) -> None:

@@ -1,0 +1,155 @@
+"""The verdicts in words: a sentence per optimizer, with the numbers behind it, on a task and over several.
+
+No torch, no ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from tuner.analysis import stats
+from tuner.comparison.comparison import Comparison
+from tuner.comparison.results import Answer, TaskAnswer
+from tuner.reporting.numbers import interval, percent, result, signed
+from tuner.text import number, p_value
+
+ABOUT = 1.05
+"""A ratio of times of which nobody cares."""
+VERDICTS = get_args(stats.Verdict)
+
+
+def verdict(task: TaskAnswer, optimizer: str) -> str:
+    """A sentence on an optimizer and its task's baseline, with the numbers behind it."""
+    made = task.comparison
+    row = task.contrast(optimizer)
+    if optimizer == made.baseline:
+        own = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
+        if task.typical == "mean":
+            return f"{optimizer} is the baseline, with {number(own['mean'])} {made.metric}."
+        lost = f"; it diverged on {own['seeds_diverged']} of {own['n']} seeds" if own["seeds_diverged"] else ""
+        return f"{optimizer} is the baseline, with a median {made.metric} of {result(own['median'])}{lost}."
+    if row is None:
+        runs = made.seeds[made.seeds["optimizer"] == optimizer]
+        return f"{optimizer} has no {made.metric}." if len(runs) else f"{optimizer} was not retrained."
+    return f"{_claim(row)}{_exploratory(made)}{_numbers(task, row)}{_cost(task, optimizer)}."
+
+
+def _claim(row: Mapping[Any, Any]) -> str:
+    name, baseline, metric = row["optimizer"], row["baseline"], row["metric"]
+    word, _, slightly = row["verdict"].partition(", ")
+    if word in ("better", "worse"):
+        size = f", {slightly}, which is {margin(row)}" if slightly else ""
+        return f"{name} is {word} than {baseline} on {metric}{size}"
+    if word == "equivalent":
+        return f"{name} is equivalent to {baseline} on {metric}, within {margin(row)}"
+    if row["reason"]:
+        return f"{name} and {baseline} cannot be told apart on {metric}: {row['reason']}"
+    return f"{name} is neither shown to be better than {baseline} on {metric} nor to be worse"
+
+
+def margin(row: Mapping[Any, Any]) -> str:
+    """The one that a contrast was judged by; a relative one as it was declared, too."""
+    declared = str(row["margin_declared"])
+    return number(row["margin"]) + (f" ({declared} of {row['baseline']}'s)" if declared.endswith("%") else "")
+
+
+def _exploratory(made: Comparison) -> str:
+    """Behind a claim about what was chosen when its result was known."""
+    what = " and ".join(made.undeclared)
+    were = "were" if len(made.undeclared) > 1 else "was"
+    return f" (not declared: the {what} {were} chosen afterwards)" if what else ""
+
+
+def _numbers(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
+    if not row["n"]:
+        return ""
+    which, between, median = ("mean", ("t_low", "t_high"), "")
+    if row["n_diverged"]:
+        which, between, median = ("median", ("median_low", "median_high"), "median ")
+    text = f": {_lost(row)}{median}{result(row[which])} against {result(row[f'baseline_{which}'])}"
+    if row["reason"]:
+        return text
+    level, test = percent(1 - task.comparison.config.report.alpha), stats.TESTS[row["test"]]
+    ends = [row[end] for end in between]
+    inside = "no interval of so few" if math.isnan(ends[0]) else f"uncorrected {level} interval {interval(*ends)}"
+    ranks = "decided by ranks, diverged runs last: " if row["n_diverged"] else ""
+    contrary = row["verdict"] not in ("equivalent", "inconclusive") and row["shift"] * row[f"{which}_difference"] < 0
+    seeds = f"{row['n']} seeds{f'; by ranks, the {which}s say otherwise' if contrary else ''}"
+    text += f", a {median}difference of {signed(row[f'{which}_difference'])} ({inside}; {ranks}{test}"
+    return f"{text}, Holm-corrected {p_value(row['p'])}, {seeds})"
+
+
+def _lost(row: Mapping[Any, Any]) -> str:
+    """Which of the two diverged, and how often."""
+    counts = {row["optimizer"]: row["diverged"], row["baseline"]: row["baseline_diverged"]}
+    said = [f"{name} diverged on {count} of {row['n']} seeds" for name, count in counts.items() if count]
+    return f"{' and '.join(said)}; " if said else ""
+
+
+def _cost(task: TaskAnswer, optimizer: str) -> str:
+    """What a step takes, in the baseline's; in gradient-equivalents where times are not comparable."""
+    made = task.comparison
+    alone = made.timed and made.source(optimizer) is made.source(made.baseline)  # else at another time, beside others
+    clocks = ["step_ms"] if alone else ["grad_equivalents", "steps"]
+    if not set(clocks) <= set(made.seeds):
+        return ""
+    costs = made.seeds.assign(cost=made.seeds[clocks[0]] / (1 if alone else made.seeds["steps"]))
+    table = costs.pivot(index="seed", columns="optimizer", values="cost").reindex(columns=[optimizer, made.baseline])
+    table = table.where(table > 0).dropna()
+    mine, theirs = table.to_numpy(float).T
+    ratio = stats.ratio(mine, theirs, 1 - made.config.report.alpha)
+    if math.isnan(ratio["mean"]):
+        return ""
+    if not alone:
+        stacked = " (times of stacks are not compared)" if made.stacked else ""
+        return f"; a step takes {ratio['mean']:.2f} times the gradient-equivalents{stacked}"
+    level = percent(1 - made.config.report.alpha)
+    if math.isnan(ratio["low"]):
+        return f"; a step takes {ratio['mean']:.2f} times as long ({len(table)} seeds, no interval)"
+    between = f"{level} interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+    if 1 / ABOUT <= ratio["low"] <= ratio["high"] <= ABOUT:
+        return f"; a step takes about as long ({ratio['mean']:.2f} times, {between})"
+    if ratio["low"] <= 1 <= ratio["high"]:
+        return f"; whether a step takes longer cannot be told ({ratio['mean']:.2f} times, {between})"
+    return f"; a step takes {ratio['mean']:.2f} times as long ({between})"
+
+
+def verdicts(answer: Answer) -> list[str]:
+    """A sentence per task and optimizer, and of several tasks one per optimizer."""
+    if answer.across is None:
+        return [verdict(task, name) for task in answer.tasks for name in task.summary["optimizer"]]
+    found = [overall(answer, name) for name in answer.optimizers]
+    for task in answer.tasks:
+        found += ["", f"{task.comparison.task}:", *(verdict(task, name) for name in task.summary["optimizer"])]
+    return found
+
+
+def overall(answer: Answer, optimizer: str) -> str:
+    """A sentence on an optimizer over several tasks."""
+    found = by_verdict(answer, optimizer)
+    if not found:
+        return f"{optimizer} {without_verdict(answer, optimizer)}."
+    parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in found.items())
+    return f"{optimizer} against {baselines(answer)}: {parts}."
+
+
+def without_verdict(answer: Answer, optimizer: str) -> str:
+    """What an optimizer is that has none on any task."""
+    of_tasks = [task.comparison for task in answer.tasks if optimizer in task.comparison.optimizers]
+    return "is the baseline" if any(made.baseline == optimizer for made in of_tasks) else "was not retrained"
+
+
+def by_verdict(answer: Answer, optimizer: str) -> dict[str, list[str]]:
+    """The tasks of each verdict that there is, the good ones first; marked where the comparison was not declared."""
+    named = [
+        (task.verdict(optimizer), task.comparison.task + " (not declared)" * bool(task.comparison.undeclared))
+        for task in answer.tasks
+    ]
+    found = {word: [name for own, name in named if own == word] for word in VERDICTS}
+    return {word: tasks for word, tasks in found.items() if tasks}
+
+
+def baselines(answer: Answer) -> str:
+    return ", ".join(dict.fromkeys(task.comparison.baseline for task in answer.tasks))
