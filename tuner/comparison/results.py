@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from tuner.analysis import across_tasks, curves, stats
+from tuner.analysis.stats import Verdict
 from tuner.comparison.comparison import Comparison
+from tuner.comparison.contrast import Contrast
 from tuner.comparison.load import read
 from tuner.store.files import write_whole
 from tuner.store.run import Run
@@ -94,15 +96,19 @@ class TaskAnswer:
         """The contrasts that decide."""
         return self.contrasts[self.contrasts["primary"].astype(bool)]
 
-    def verdict(self, optimizer: str) -> str | None:
-        """The one word; none of the baseline."""
-        row = self.contrast(optimizer)
-        return row["verdict"] if row else None
+    @cached_property
+    def primary_contrasts(self) -> list[Contrast]:
+        """The same, as records."""
+        return [Contrast.of_row(row) for row in self.primary.to_dict("records")]
 
-    def contrast(self, optimizer: str) -> dict[Any, Any] | None:
-        """The row that decides on an optimizer; none of the baseline, and where it was not retrained."""
-        rows = self.primary[self.primary["optimizer"] == optimizer].to_dict("records")
-        return rows[0] if rows else None
+    def verdict(self, optimizer: str) -> Verdict | None:
+        """The one word; none of the baseline."""
+        contrast = self.contrast(optimizer)
+        return contrast.verdict if contrast else None
+
+    def contrast(self, optimizer: str) -> Contrast | None:
+        """The one that decides on an optimizer; none of the baseline, and where it was not retrained."""
+        return next((contrast for contrast in self.primary_contrasts if contrast.optimizer == optimizer), None)
 
     def standing(self, optimizer: str) -> str:
         """Its verdict, marked where the comparison was not declared, or "baseline"; a dash where it has none."""

@@ -63,7 +63,7 @@ def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
     (task,) = found.tasks
     for entry in summary["optimizers"]:
         entry["verdict"] = task.verdict(entry["optimizer"])
-    return [verdict(task, name) for name in task.primary["optimizer"]] if len(task.primary) else []
+    return [verdict(task, contrast.optimizer) for contrast in task.primary_contrasts]
 
 
 def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tuple[str, str]]:

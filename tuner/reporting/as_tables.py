@@ -59,10 +59,10 @@ def _latex_table(task: TaskAnswer) -> str:
     head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
     lines = []
     for row in task.summary.to_dict("records"):
-        there = task.contrast(row["optimizer"])
-        p = p_value(there["p"]).removeprefix("p ").removeprefix("= ") if there else "-"
-        cells = [row["optimizer"], typical_and_interval(task, row), difference(there).text if there else "-", p,
-                 number(there["d_z"], 3) if there else "-",
+        contrast = task.contrast(row["optimizer"])
+        p = p_value(contrast.p).removeprefix("p ").removeprefix("= ") if contrast else "-"
+        cells = [row["optimizer"], typical_and_interval(task, row), difference(contrast).text if contrast else "-", p,
+                 number(contrast.d_z, 3) if contrast else "-",
                  task.standing(row["optimizer"]), step_time(task, row).text]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
     level = percent(1 - made.config.report.alpha)

@@ -69,11 +69,11 @@ def _missing(task: TaskAnswer) -> Iterator[str]:
     short = [name for name, n in task.summary.set_index("optimizer")["seeds"].items() if 0 < n < wanted[str(name)]]
     if short:
         yield f"the retraining of {', '.join(map(str, short))} is not complete."
-    for row in task.primary.to_dict("records"):
-        if row["n_unpaired"]:
-            both = f"{row['optimizer']} or {row['baseline']}"
-            one = row["n_unpaired"] == 1
-            seeds, have = ("1 seed", "has") if one else (f"{row['n_unpaired']} seeds", "have")
+    for contrast in task.primary_contrasts:
+        if contrast.n_unpaired:
+            both = f"{contrast.optimizer} or {contrast.baseline}"
+            one = contrast.n_unpaired == 1
+            seeds, have = ("1 seed", "has") if one else (f"{contrast.n_unpaired} seeds", "have")
             yield f"{seeds} of {both} {have} no partner and {'does' if one else 'do'} not count in their contrast."
 
 
@@ -91,7 +91,7 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
 
 def _few(task: TaskAnswer) -> Iterator[str]:
     said = task.comparison.config.report
-    pairs = [(row["n"], row["test"]) for row in task.primary.to_dict("records")]
+    pairs = [(contrast.n, contrast.test) for contrast in task.primary_contrasts]
     if few := [n for n, _ in pairs if n < FEWEST_PAIRS]:
         yield f"few seeds ({min(few)}): without {FEWEST_PAIRS} seeds in common nothing is tested."
     tested = sorted(pair for pair in pairs if pair[0] >= FEWEST_PAIRS)

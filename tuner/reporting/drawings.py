@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from tuner.analysis import curves, searches
 from tuner.analysis.paired import differences
+from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import CLOCKS, Across, Answer, TaskAnswer
 from tuner.figures import lines, pairs, ranks, svg
 from tuner.figures import searches as search_figures
@@ -128,33 +129,30 @@ def _curves(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Draw
 def _pairs(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     """The figures take values of which less is better, and show them with their own sign."""
     made = task.comparison
-    less = made.mode(made.metric) == "min"
-    sign, better = (1.0, "lower") if less else (-1.0, "higher")
+    sign, better = (1.0, "lower") if made.mode(made.metric) == "min" else (-1.0, "higher")
     values = made.values(made.metric).dropna(subset="value")
     values["value"] *= sign
-    rows = task.primary[task.primary["n"] > 0]
-    if len(rows):
-        ranked = rows["n_diverged"] > 0
-        middle, low, high = (
-            sign * rows[by_mean].where(~ranked, rows[by_rank])
-            for by_mean, by_rank in (("mean_difference", "median_difference"), ("t_low", "median_low"),
-                                     ("t_high", "median_high"))
-        )  # fmt: skip
-        intervals = pd.DataFrame({
-            "optimizer": rows["optimizer"], "difference": middle, "low": low if less else high,
-            "high": high if less else low, "verdict": rows["optimizer"].map(task.standing), "margin": rows["margin"],
-        })  # fmt: skip
+    contrasts = [contrast for contrast in task.primary_contrasts if contrast.n > 0]
+    if contrasts:
+        intervals = pd.DataFrame([_interval(task, contrast, sign) for contrast in contrasts])
         title = f"{made.task}: differences to {made.baseline} on {made.metric}"
         yield Drawing(
             _file(place, "differences"), title, f"Differences to {made.baseline} on {made.metric}; {better} is better",
             pairs.differences, (intervals, _by_seed(values, made.baseline), made.baseline, names,
                                              made.metric, better),
         )  # fmt: skip
-    for name in rows["optimizer"]:
+    for name in [contrast.optimizer for contrast in contrasts]:
         title = f"{made.task}: {made.metric} of {name} and {made.baseline} by seed"
         file = _file(place, f"pairs-{_of(name, names)}")
         yield Drawing(file, title, f"{name} and {made.baseline}", pairs.slopes,
                       (values, name, made.baseline, made.metric, better, names))  # fmt: skip
+
+
+def _interval(task: TaskAnswer, contrast: Contrast, sign: float) -> dict[str, Any]:
+    """A row of the figure of differences."""
+    low, high = sorted(sign * end for end in contrast.interval)
+    return {"optimizer": contrast.optimizer, "difference": sign * contrast.typical_difference, "low": low,
+            "high": high, "verdict": task.standing(contrast.optimizer), "margin": contrast.margin}  # fmt: skip
 
 
 def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.comparison.comparison import Comparison
+from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import TaskAnswer
 from tuner.reporting.numbers import difference_with_interval, result, with_interval
 from tuner.text import hp_text, number
@@ -87,10 +88,7 @@ def typical_and_interval(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
     return with_interval(row["median"], row["median_low"], row["median_high"])
 
 
-def difference(contrast: Mapping[Any, Any]) -> Cell:
+def difference(contrast: Contrast) -> Cell:
     """To the baseline: of means or, where runs diverged, the median of the differences, which is said."""
-    which, low, high = ("mean_difference", "t_low", "t_high")
-    if contrast["n_diverged"]:
-        which, low, high = ("median_difference", "median_low", "median_high")
-    text = difference_with_interval(contrast[which], contrast[low], contrast[high])
-    return Cell("median " * bool(contrast["n_diverged"]) + text, contrast[which])
+    text = difference_with_interval(contrast.typical_difference, *contrast.interval)
+    return Cell("median " * contrast.by_ranks + text, contrast.typical_difference)

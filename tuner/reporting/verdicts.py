@@ -6,11 +6,11 @@ No torch, no ray.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 from tuner.analysis import stats
 from tuner.comparison.comparison import Comparison
+from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import Answer, TaskAnswer
 from tuner.reporting.numbers import interval, percent, result, signed
 from tuner.text import number, p_value
@@ -23,36 +23,37 @@ VERDICTS = get_args(stats.Verdict)
 def verdict(task: TaskAnswer, optimizer: str) -> str:
     """A sentence on an optimizer and its task's baseline, with the numbers behind it."""
     made = task.comparison
-    row = task.contrast(optimizer)
+    contrast = task.contrast(optimizer)
     if optimizer == made.baseline:
         own = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
         if task.typical == "mean":
             return f"{optimizer} is the baseline, with {number(own['mean'])} {made.metric}."
         lost = f"; it diverged on {own['seeds_diverged']} of {own['n']} seeds" if own["seeds_diverged"] else ""
         return f"{optimizer} is the baseline, with a median {made.metric} of {result(own['median'])}{lost}."
-    if row is None:
+    if contrast is None:
         runs = made.seeds[made.seeds["optimizer"] == optimizer]
         return f"{optimizer} has no {made.metric}." if len(runs) else f"{optimizer} was not retrained."
-    return f"{_claim(row)}{_exploratory(made)}{_numbers(task, row)}{_cost(task, optimizer)}."
+    numbers = _numbers(contrast, made.config.report.alpha)
+    return f"{_claim(contrast)}{_exploratory(made)}{numbers}{_cost(task, optimizer)}."
 
 
-def _claim(row: Mapping[Any, Any]) -> str:
-    name, baseline, metric = row["optimizer"], row["baseline"], row["metric"]
-    word, _, slightly = row["verdict"].partition(", ")
+def _claim(contrast: Contrast) -> str:
+    name, baseline, metric = contrast.optimizer, contrast.baseline, contrast.metric
+    word, _, slightly = contrast.verdict.partition(", ")
     if word in ("better", "worse"):
-        size = f", {slightly}, which is {margin(row)}" if slightly else ""
+        size = f", {slightly}, which is {_margin(contrast)}" if slightly else ""
         return f"{name} is {word} than {baseline} on {metric}{size}"
     if word == "equivalent":
-        return f"{name} is equivalent to {baseline} on {metric}, within {margin(row)}"
-    if row["reason"]:
-        return f"{name} and {baseline} cannot be told apart on {metric}: {row['reason']}"
+        return f"{name} is equivalent to {baseline} on {metric}, within {_margin(contrast)}"
+    if contrast.reason:
+        return f"{name} and {baseline} cannot be told apart on {metric}: {contrast.reason}"
     return f"{name} is neither shown to be better than {baseline} on {metric} nor to be worse"
 
 
-def margin(row: Mapping[Any, Any]) -> str:
+def _margin(contrast: Contrast) -> str:
     """The one that a contrast was judged by; a relative one as it was declared, too."""
-    declared = str(row["margin_declared"])
-    return number(row["margin"]) + (f" ({declared} of {row['baseline']}'s)" if declared.endswith("%") else "")
+    declared = contrast.margin_declared
+    return number(contrast.margin) + (f" ({declared} of {contrast.baseline}'s)" if declared.endswith("%") else "")
 
 
 def _exploratory(made: Comparison) -> str:
@@ -62,30 +63,31 @@ def _exploratory(made: Comparison) -> str:
     return f" (not declared: the {what} {were} chosen afterwards)" if what else ""
 
 
-def _numbers(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
-    if not row["n"]:
+def _numbers(contrast: Contrast, alpha: float) -> str:
+    """Behind a claim: both values, their difference with its interval, test, p-value and seeds."""
+    if not contrast.n:
         return ""
-    which, between, median = ("mean", ("t_low", "t_high"), "")
-    if row["n_diverged"]:
-        which, between, median = ("median", ("median_low", "median_high"), "median ")
-    text = f": {_lost(row)}{median}{result(row[which])} against {result(row[f'baseline_{which}'])}"
-    if row["reason"]:
+    median = "median " * contrast.by_ranks
+    text = f": {_diverged(contrast)}{median}{result(contrast.typical)} against {result(contrast.typical_baseline)}"
+    if contrast.reason:
         return text
-    level, test = percent(1 - task.comparison.config.report.alpha), stats.TESTS[row["test"]]
-    ends = [row[end] for end in between]
-    inside = "no interval of so few" if math.isnan(ends[0]) else f"uncorrected {level} interval {interval(*ends)}"
-    ranks = "decided by ranks, diverged runs last: " if row["n_diverged"] else ""
-    contrary = row["verdict"] not in ("equivalent", "inconclusive") and row["shift"] * row[f"{which}_difference"] < 0
-    seeds = f"{row['n']} seeds{f'; by ranks, the {which}s say otherwise' if contrary else ''}"
-    text += f", a {median}difference of {signed(row[f'{which}_difference'])} ({inside}; {ranks}{test}"
-    return f"{text}, Holm-corrected {p_value(row['p'])}, {seeds})"
+    low, high = contrast.interval
+    between = f"uncorrected {percent(1 - alpha)} interval {interval(low, high)}"
+    inside = "no interval of so few" if math.isnan(low) else between
+    ranks = "decided by ranks, diverged runs last: " * contrast.by_ranks
+    text += f", a {median}difference of {signed(contrast.typical_difference)} ({inside}; {ranks}"
+    contrary = contrast.shift * contrast.typical_difference < 0
+    which = "medians" if contrast.by_ranks else "means"
+    decided = contrast.verdict not in ("equivalent", "inconclusive")
+    seeds = f"{contrast.n} seeds{f'; by ranks, the {which} say otherwise' if decided and contrary else ''}"
+    return f"{text}{stats.TESTS[contrast.test]}, Holm-corrected {p_value(contrast.p)}, {seeds})"
 
 
-def _lost(row: Mapping[Any, Any]) -> str:
+def _diverged(contrast: Contrast) -> str:
     """Which of the two diverged, and how often."""
-    counts = {row["optimizer"]: row["diverged"], row["baseline"]: row["baseline_diverged"]}
-    said = [f"{name} diverged on {count} of {row['n']} seeds" for name, count in counts.items() if count]
-    return f"{' and '.join(said)}; " if said else ""
+    counts = {contrast.optimizer: contrast.diverged, contrast.baseline: contrast.baseline_diverged}
+    parts = [f"{name} diverged on {count} of {contrast.n} seeds" for name, count in counts.items() if count]
+    return f"{' and '.join(parts)}; " if parts else ""
 
 
 def _cost(task: TaskAnswer, optimizer: str) -> str:
