@@ -12,10 +12,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.analysis.rules import FEWEST_PAIRS
+
 Array = NDArray[np.float64]
 
-FEWEST_PAIRS = 3
-"""Below it nothing is tested: a difference of two seeds has one degree of freedom."""
 MOST_EXACT = 30
 """Differences whose 2^n signs are all looked at."""
 RESAMPLES = 9_999
@@ -60,11 +60,6 @@ def signed_ranks(d: Array) -> Array:
 
 
 def wilcoxon(d: Array) -> float:
-    """``signed_rank_test``, where there are enough differences and they have a spread."""
-    return signed_rank_test(d) if varies(d) else NAN
-
-
-def signed_rank_test(d: Array) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test, without zeros, 1 where nothing else is there; exact, also with
     ties, for up to ``MOST_EXACT`` differences, and without ties for up to 50. Infinite ones are the largest."""
     from scipy import stats

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.analysis.rules import Rules
 from tuner.analysis.searches import boundary, parsed
-from tuner.analysis.stats import Mode, Rules
+from tuner.analysis.stats import Mode
 from tuner.comparison.metrics import metrics, mode
 from tuner.config.schema import Config
 from tuner.config.space import Dimension

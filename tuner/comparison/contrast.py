@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 
-from tuner.analysis.stats import Test, Verdict
+from tuner.analysis.rules import Test
+from tuner.analysis.stats import Verdict
 
 
 @dataclass(frozen=True)

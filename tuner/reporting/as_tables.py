@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.analysis.stats import TESTS
+from tuner.analysis.rules import TESTS
 from tuner.comparison.results import Answer, TaskAnswer
 from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.leaderboard import (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from tuner.analysis import across_tasks, stats
+from tuner.analysis import across_tasks
 from tuner.analysis import searches as search_audit
-from tuner.analysis.paired import FEWEST_PAIRS, power
+from tuner.analysis.paired import power
+from tuner.analysis.rules import FEWEST_PAIRS, TESTS
 from tuner.comparison.comparison import Comparison, machine
 from tuner.comparison.results import FEW_TASKS, Across, Answer, TaskAnswer
 from tuner.reporting.numbers import percent
@@ -98,7 +99,7 @@ def _few(task: TaskAnswer) -> Iterator[str]:
     for n, test in [pair for pair in tested if pair[1] != "t"][:1]:
         least = len(tested) * 2 / 2**n
         if least > said.alpha:
-            yield (f"few seeds ({n}): the {stats.TESTS[test]} may find nothing, since its least p-value, corrected for "
+            yield (f"few seeds ({n}): the {TESTS[test]} may find nothing, since its least p-value, corrected for "
                    f"{len(tested)} contrasts, is {number(min(1.0, least), 2)}.")  # fmt: skip
             return
     if tested and (n := tested[0][0]) < ENOUGH_SEEDS:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuner.analysis.stats import FEWEST_FOR_BCA, TESTS
+from tuner.analysis.rules import TESTS
+from tuner.analysis.stats import FEWEST_FOR_BCA
 from tuner.comparison.comparison import Source
 from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
 from tuner.figures.canvas import colour, dashed

@@ -9,6 +9,7 @@ import math
 from typing import get_args
 
 from tuner.analysis import stats
+from tuner.analysis.rules import TESTS
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import Answer, TaskAnswer
@@ -80,7 +81,7 @@ def _numbers(contrast: Contrast, alpha: float) -> str:
     which = "medians" if contrast.by_ranks else "means"
     decided = contrast.verdict not in ("equivalent", "inconclusive")
     seeds = f"{contrast.n} seeds{f'; by ranks, the {which} say otherwise' if decided and contrary else ''}"
-    return f"{text}{stats.TESTS[contrast.test]}, Holm-corrected {p_value(contrast.p)}, {seeds})"
+    return f"{text}{TESTS[contrast.test]}, Holm-corrected {p_value(contrast.p)}, {seeds})"
 
 
 def _diverged(contrast: Contrast) -> str:

@@ -14,7 +14,8 @@ import pytest
 from tests.support.edited_runs import edit_config, edit_seeds
 from tests.support.made_runs import make_run
 from tuner.analysis import stats
-from tuner.analysis.stats import Margin, Rules, Test, contrasts
+from tuner.analysis.rules import Margin, Rules, Test
+from tuner.analysis.stats import contrasts
 from tuner.comparison.results import answer
 from tuner.config.layers import from_yaml, resolve
 from tuner.errors import UserError

@@ -18,7 +18,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from tuner.analysis import paired, stats
-from tuner.analysis.stats import Rules
+from tuner.analysis.rules import Rules
 
 Array = NDArray[np.float64]
 
