@@ -115,9 +115,8 @@ class Comparison:
     @property
     def shared(self) -> bool:
         """Whether runs had company on their device, so that their seconds are not comparable."""
-        resources = [source.config.resources for source in self.sources]
-        fractions = any(0 < (r.gpus_per_trial or 0) < 1 or r.cpus_per_trial < 1 for r in resources)
-        return fractions or self.stacked
+        largest = max(self.cohorts.values(), default=1)
+        return any(shared(source.config, largest) for source in self.sources)
 
     @property
     def stacked(self) -> bool:
@@ -131,6 +130,12 @@ class Comparison:
         table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
         order = {name: place for place, name in enumerate(self.optimizers)}
         return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
+
+
+def shared(config: Config, largest_cohort: int) -> bool:
+    """Whether runs had company on their device: as members of a stack, or as owners of a fraction of it."""
+    resources = config.resources
+    return largest_cohort > 1 or 0 < (resources.gpus_per_trial or 0) < 1 or resources.cpus_per_trial < 1
 
 
 def machine(source: Source) -> str:

@@ -167,11 +167,14 @@ def _largest_cohort(rows: pd.DataFrame) -> int:
 
 def print_table(summary: dict[str, Any], config: Config, console: Console) -> None:
     """The optimizers, one per row; best of its kind is for the report to say."""
+    from tuner.comparison.comparison import shared
+    from tuner.reporting.leaderboard import step_head
+
     shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
-    cohorts = any(max(entry["cohort"].values()) > 1 for entry in summary["optimizers"])
-    shared = cohorts or 0 < (config.resources.gpus_per_trial or 0) < 1 or config.resources.cpus_per_trial < 1
+    largest_cohort = max((size for entry in summary["optimizers"] for size in entry["cohort"].values()), default=1)
+    cohorts = largest_cohort > 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    step = "ms/step (shared)" if shared else "ms/step"
+    step = step_head(shared=shared(config, largest_cohort))
     for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):
         table.add_column(Text(column), no_wrap=True)
     table.add_column("best hyperparameters", overflow="fold")

@@ -56,7 +56,8 @@ def latex(answer: Answer) -> str:
 def _latex_table(task: TaskAnswer) -> str:
     made = task.comparison
     test = TESTS[made.config.report.test]
-    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
+    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict",
+            step_head(shared=made.shared)]  # fmt: skip
     lines = []
     for row in task.summary.to_dict("records"):
         contrast = task.contrast(row["optimizer"])

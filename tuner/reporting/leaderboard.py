@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import TaskAnswer
 from tuner.reporting.numbers import difference_with_interval, result, with_interval
@@ -29,7 +28,7 @@ def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows, the best mean first, or median where runs diverged; a row's first cell is the optimizer's name."""
     made = task.comparison
     metric, *others = metric_heads(task)
-    head = ["optimizer", metric, f"difference to {made.baseline}", "verdict", *others, step_head(made),
+    head = ["optimizer", metric, f"difference to {made.baseline}", "verdict", *others, step_head(shared=made.shared),
             "MB memory", "gradient-equivalents", "diverged (seeds, trials)", "at boundary",
             "tuned hyperparameters"]  # fmt: skip
     return head, [_row(task, row) for row in task.summary.to_dict("records")]
@@ -40,9 +39,9 @@ def metric_heads(task: TaskAnswer) -> list[str]:
     return [metric + " (median)" * (task.typical == "median") for metric in task.comparison.metrics]
 
 
-def step_head(made: Comparison) -> str:
-    """Of the times of steps."""
-    return "ms/step (shared)" if made.shared else "ms/step"
+def step_head(*, shared: bool) -> str:
+    """Of the times of steps, of runs that had their device to themselves or shared it."""
+    return "ms/step (shared)" if shared else "ms/step"
 
 
 def _row(task: TaskAnswer, row: Mapping[Any, Any]) -> list[Cell]:
