@@ -31,7 +31,7 @@ FEW_TASKS = 8
 
 
 @dataclass(frozen=True)
-class TaskAnswer:
+class TaskResults:
     """What the comparison of a task's optimizers comes to."""
 
     comparison: Comparison
@@ -146,10 +146,10 @@ class TaskAnswer:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Results:
     """Of all tasks."""
 
-    tasks: list[TaskAnswer]
+    tasks: list[TaskResults]
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -178,7 +178,7 @@ class Answer:
 class Across:
     """What several tasks say together."""
 
-    tasks: list[TaskAnswer]
+    tasks: list[TaskResults]
 
     def times(self, clock: str) -> pd.DataFrame:
         """Median time to the target, infinite where it was not reached: index task, of those that have a target and all
@@ -189,7 +189,7 @@ class Across:
 
     @property
     def optimizers(self) -> list[str]:
-        return Answer(self.tasks).optimizers
+        return Results(self.tasks).optimizers
 
     @property
     def baseline(self) -> str:
@@ -270,10 +270,10 @@ def _numbers(table: pd.DataFrame, column: str) -> stats.Array:
     return pd.to_numeric(table[column], errors="coerce").to_numpy(float)
 
 
-def answer(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> Answer:
+def compare(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> Results:
     """What the runs come to.
 
     Raises:
-        UserError: see ``reading.read``.
+        UserError: see ``load.read``.
     """
-    return Answer([TaskAnswer(each) for each in read(runs, baseline, metric)])
+    return Results([TaskResults(each) for each in read(runs, baseline, metric)])

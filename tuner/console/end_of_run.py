@@ -50,17 +50,17 @@ def present(run: Run, config: Config, *, as_json: bool) -> str:
 
 def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
     """Write summary.csv and contrasts.csv, put the verdicts into the summary; a sentence on each."""
-    from tuner.comparison.results import answer
+    from tuner.comparison.results import compare
     from tuner.reporting.verdicts import verdict
 
     if not any(entry["n_seeds"] for entry in summary["optimizers"]):
         return []
-    found = answer([run])
+    results = compare([run])
     try:
-        found.write_tables(run.path)
+        results.write_tables(run.path)
     except OSError as error:
         print(f"summary.csv, contrasts.csv: cannot be written ({error.strerror})", file=sys.stderr)
-    (task,) = found.tasks
+    (task,) = results.tasks
     for entry in summary["optimizers"]:
         entry["verdict"] = task.verdict(entry["optimizer"])
     return [verdict(task, contrast.optimizer) for contrast in task.primary_contrasts]

@@ -1,4 +1,4 @@
-"""The caveats in words: what limits an answer, and how far. No torch, no ray."""
+"""Caveats are put into words: what limits the results, and how far. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tuner.analysis import searches as search_audit
 from tuner.analysis.paired import power
 from tuner.analysis.rules import FEWEST_PAIRS, TESTS
 from tuner.comparison.comparison import Comparison, machine
-from tuner.comparison.results import FEW_TASKS, Across, Answer, TaskAnswer
+from tuner.comparison.results import FEW_TASKS, Across, Results, TaskResults
 from tuner.reporting.numbers import percent
 from tuner.text import number
 
 ENOUGH_SEEDS = 10
 
 
-def caveat_sentences(answer: Answer) -> list[str]:
-    """What limits the answer, the gravest first within each task."""
-    found = [f"{task.comparison.task}: {text}" for task in answer.tasks for text in _of_task(task)]
-    names = Counter(task.comparison.config.task.name for task in answer.tasks)
+def caveat_sentences(results: Results) -> list[str]:
+    """What limits the results, the gravest first within each task."""
+    found = [f"{task.comparison.task}: {text}" for task in results.tasks for text in _of_task(task)]
+    names = Counter(task.comparison.config.task.name for task in results.tasks)
     found += [f"{name} is compared {n} times, under different conditions: these are not {n} independent tasks."
               for name, n in names.items() if n > 1]  # fmt: skip
-    return found + (list(_over_tasks(answer.across)) if answer.across else [])
+    return found + (list(_over_tasks(results.across)) if results.across else [])
 
 
 def _over_tasks(across: Across) -> Iterator[str]:
@@ -43,7 +43,7 @@ def _over_tasks(across: Across) -> Iterator[str]:
                f"{number(min(1.0, 2 / 2**n), 2)}).")  # fmt: skip
 
 
-def _of_task(task: TaskAnswer) -> Iterator[str]:
+def _of_task(task: TaskResults) -> Iterator[str]:
     made = task.comparison
     yield from made.notes
     yield from _missing(task)
@@ -57,7 +57,7 @@ def _of_task(task: TaskAnswer) -> Iterator[str]:
     yield from _costs(made)
 
 
-def _missing(task: TaskAnswer) -> Iterator[str]:
+def _missing(task: TaskResults) -> Iterator[str]:
     made = task.comparison
     for row in task.summary.to_dict("records"):
         name, failed = row["optimizer"], row["seeds_failed"]
@@ -78,7 +78,7 @@ def _missing(task: TaskAnswer) -> Iterator[str]:
             yield f"{seeds} of {both} {have} no partner and {'does' if one else 'do'} not count in their contrast."
 
 
-def _diverged(task: TaskAnswer) -> Iterator[str]:
+def _diverged(task: TaskResults) -> Iterator[str]:
     for row in task.summary.to_dict("records"):
         if row["seeds_diverged"]:
             count = "counts" if row["seeds_diverged"] == 1 else "count"
@@ -90,7 +90,7 @@ def _diverged(task: TaskAnswer) -> Iterator[str]:
         yield f"trials of the search that diverged: {', '.join(trials)}."
 
 
-def _few(task: TaskAnswer) -> Iterator[str]:
+def _few(task: TaskResults) -> Iterator[str]:
     said = task.comparison.config.report
     pairs = [(contrast.n, contrast.test) for contrast in task.primary_contrasts]
     if few := [n for n, _ in pairs if n < FEWEST_PAIRS]:

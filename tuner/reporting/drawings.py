@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tuner.analysis import curves, searches
 from tuner.analysis.paired import differences
 from tuner.comparison.contrast import Contrast
-from tuner.comparison.results import CLOCKS, Across, Answer, TaskAnswer
+from tuner.comparison.results import CLOCKS, Across, Results, TaskResults
 from tuner.figures import lines, pairs, ranks, svg
 from tuner.figures import searches as search_figures
 
@@ -68,9 +68,9 @@ class Drawings:
         return [drawing for parts in self.tasks for part in parts.values() for drawing in part] + self.across
 
 
-def report_drawings(answer: Answer) -> Drawings:
-    tasks = [task_drawings(task, place, answer.optimizers) for place, task in enumerate(answer.tasks)]
-    return Drawings(tasks, across_drawings(answer.across) if answer.across else [])
+def report_drawings(results: Results) -> Drawings:
+    tasks = [task_drawings(task, place, results.optimizers) for place, task in enumerate(results.tasks)]
+    return Drawings(tasks, across_drawings(results.across) if results.across else [])
 
 
 def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], object]) -> dict[str, Drawn]:
@@ -91,7 +91,7 @@ def draw(drawing: Drawing, folder: Path) -> Drawn:
     return Drawn(svg.inline(made, drawing.title, source=source), svg.hover(made) if drawing.hover else [])
 
 
-def task_drawings(task: TaskAnswer, place: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
+def task_drawings(task: TaskResults, place: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
     """By the parts of a task's section."""
     return {
         "curves": list(_curves(task, place, names)),
@@ -111,7 +111,7 @@ def _of(name: str, names: Sequence[str]) -> str:
     return slug if slug == name else f"{slug}-{names.index(name)}"
 
 
-def _curves(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _curves(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric = made.config.task.metric
     if task.filled.empty:
@@ -126,7 +126,7 @@ def _curves(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Draw
                       (bands, label, metric, names), hover=True)  # fmt: skip
 
 
-def _pairs(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _pairs(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     """The figures take values of which less is better, and show them with their own sign."""
     made = task.comparison
     sign, better = (1.0, "lower") if made.mode(made.metric) == "min" else (-1.0, "higher")
@@ -148,7 +148,7 @@ def _pairs(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawi
                       (values, name, made.baseline, made.metric, better, names))  # fmt: skip
 
 
-def _interval(task: TaskAnswer, contrast: Contrast, sign: float) -> dict[str, Any]:
+def _interval(task: TaskResults, contrast: Contrast, sign: float) -> dict[str, Any]:
     """A row of the figure of differences."""
     low, high = sorted(sign * end for end in contrast.interval)
     return {"optimizer": contrast.optimizer, "difference": sign * contrast.typical_difference, "low": low,
@@ -163,7 +163,7 @@ def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return found[found["optimizer"] != baseline].dropna(subset="difference")
 
 
-def _search(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _search(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric, mode = made.config.task.metric, made.config.task.mode
     for name in made.optimizers:
@@ -180,7 +180,7 @@ def _search(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Draw
                       (trials, name, made.spaces[name], made.hp(name), metric, mode, names, shares))  # fmt: skip
 
 
-def _progress(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _progress(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric = made.config.task.metric
     table = searches.best_so_far(made.trials, made.config.task.mode)

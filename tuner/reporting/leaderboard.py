@@ -1,4 +1,7 @@
-"""The leaderboard of a task: its cells as a person reads them, and what they are sorted by. No torch, no ray."""
+"""The leaderboard of a task is made here: its cells as a person reads them, and what they are sorted by.
+
+No torch, no ray.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.comparison.contrast import Contrast
-from tuner.comparison.results import TaskAnswer
+from tuner.comparison.results import TaskResults
 from tuner.reporting.numbers import difference_with_interval, result, with_interval
 from tuner.text import hp_text, number
 
@@ -24,7 +27,7 @@ class Cell:
     value: float | int | str | None
 
 
-def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
+def leaderboard(task: TaskResults) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows, the best mean first, or median where runs diverged; a row's first cell is the optimizer's name."""
     made = task.comparison
     metric, *others = metric_heads(task)
@@ -34,7 +37,7 @@ def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
     return head, [_row(task, row) for row in task.summary.to_dict("records")]
 
 
-def metric_heads(task: TaskAnswer) -> list[str]:
+def metric_heads(task: TaskResults) -> list[str]:
     """The metrics, and what of them is shown if it is not their means."""
     return [metric + " (median)" * (task.typical == "median") for metric in task.comparison.metrics]
 
@@ -44,7 +47,7 @@ def step_head(*, shared: bool) -> str:
     return "ms/step (shared)" if shared else "ms/step"
 
 
-def _row(task: TaskAnswer, row: Mapping[Any, Any]) -> list[Cell]:
+def _row(task: TaskResults, row: Mapping[Any, Any]) -> list[Cell]:
     name = row["optimizer"]
     verdict, contrast = task.verdict(name) or task.standing(name), task.contrast(name)
     hp = task.comparison.hp(name)
@@ -72,7 +75,7 @@ def _typical(value: float) -> Cell:
     return Cell(result(value), value)
 
 
-def step_time(task: TaskAnswer, row: Mapping[Any, Any]) -> Cell:
+def step_time(task: TaskResults, row: Mapping[Any, Any]) -> Cell:
     """Of a row of the summary; where runs trained as stacks with the size of these, and nothing to be sorted by."""
     found = _plain(row["step_ms"], 3)
     if not task.comparison.stacked or math.isnan(row["step_ms"]):
@@ -80,7 +83,7 @@ def step_time(task: TaskAnswer, row: Mapping[Any, Any]) -> Cell:
     return Cell(f"{found.text} ({'alone' if row['cohort'] == 1 else str(row['cohort']) + ' at once'})", None)
 
 
-def typical_and_interval(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
+def typical_and_interval(task: TaskResults, row: Mapping[Any, Any]) -> str:
     """Of a row of the summary: the mean and its interval, or the median and that of it."""
     if task.typical == "mean":
         return with_interval(row["mean"], row["low"], row["high"])

@@ -1,4 +1,7 @@
-"""Numbers of a report as a person reads them: values of metrics, differences, intervals, shares. No torch, no ray."""
+"""Numbers of a report are written as a person reads them: values of metrics, differences, intervals, shares.
+
+No torch, no ray.
+"""
 
 from __future__ import annotations
 

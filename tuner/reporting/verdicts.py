@@ -1,4 +1,4 @@
-"""The verdicts in words: a sentence per optimizer, with the numbers behind it, on a task and over several.
+"""Verdicts are put into words: a sentence per optimizer, with the numbers behind it, on a task and over several.
 
 No torch, no ray.
 """
@@ -12,7 +12,7 @@ from tuner.analysis import stats
 from tuner.analysis.rules import TESTS
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
-from tuner.comparison.results import Answer, TaskAnswer
+from tuner.comparison.results import Results, TaskResults
 from tuner.reporting.numbers import interval, percent, result, signed
 from tuner.text import number, p_value
 
@@ -21,7 +21,7 @@ ABOUT = 1.05
 VERDICTS = get_args(stats.Verdict)
 
 
-def verdict(task: TaskAnswer, optimizer: str) -> str:
+def verdict(task: TaskResults, optimizer: str) -> str:
     """A sentence on an optimizer and its task's baseline, with the numbers behind it."""
     made = task.comparison
     contrast = task.contrast(optimizer)
@@ -91,7 +91,7 @@ def _diverged(contrast: Contrast) -> str:
     return f"{' and '.join(parts)}; " if parts else ""
 
 
-def _cost(task: TaskAnswer, optimizer: str) -> str:
+def _cost(task: TaskResults, optimizer: str) -> str:
     """What a step takes, in the baseline's; in gradient-equivalents where times are not comparable."""
     made = task.comparison
     alone = made.timed and made.source(optimizer) is made.source(made.baseline)  # else at another time, beside others
@@ -119,40 +119,40 @@ def _cost(task: TaskAnswer, optimizer: str) -> str:
     return f"; a step takes {ratio['mean']:.2f} times as long ({between})"
 
 
-def verdicts(answer: Answer) -> list[str]:
+def verdicts(results: Results) -> list[str]:
     """A sentence per task and optimizer, and of several tasks one per optimizer."""
-    if answer.across is None:
-        return [verdict(task, name) for task in answer.tasks for name in task.summary["optimizer"]]
-    found = [overall(answer, name) for name in answer.optimizers]
-    for task in answer.tasks:
+    if results.across is None:
+        return [verdict(task, name) for task in results.tasks for name in task.summary["optimizer"]]
+    found = [overall(results, name) for name in results.optimizers]
+    for task in results.tasks:
         found += ["", f"{task.comparison.task}:", *(verdict(task, name) for name in task.summary["optimizer"])]
     return found
 
 
-def overall(answer: Answer, optimizer: str) -> str:
+def overall(results: Results, optimizer: str) -> str:
     """A sentence on an optimizer over several tasks."""
-    found = by_verdict(answer, optimizer)
+    found = by_verdict(results, optimizer)
     if not found:
-        return f"{optimizer} {without_verdict(answer, optimizer)}."
+        return f"{optimizer} {without_verdict(results, optimizer)}."
     parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in found.items())
-    return f"{optimizer} against {baselines(answer)}: {parts}."
+    return f"{optimizer} against {baselines(results)}: {parts}."
 
 
-def without_verdict(answer: Answer, optimizer: str) -> str:
+def without_verdict(results: Results, optimizer: str) -> str:
     """What an optimizer is that has none on any task."""
-    of_tasks = [task.comparison for task in answer.tasks if optimizer in task.comparison.optimizers]
+    of_tasks = [task.comparison for task in results.tasks if optimizer in task.comparison.optimizers]
     return "is the baseline" if any(made.baseline == optimizer for made in of_tasks) else "was not retrained"
 
 
-def by_verdict(answer: Answer, optimizer: str) -> dict[str, list[str]]:
+def by_verdict(results: Results, optimizer: str) -> dict[str, list[str]]:
     """The tasks of each verdict that there is, the good ones first; marked where the comparison was not declared."""
     named = [
         (task.verdict(optimizer), task.comparison.task + " (not declared)" * bool(task.comparison.undeclared))
-        for task in answer.tasks
+        for task in results.tasks
     ]
     found = {word: [name for own, name in named if own == word] for word in VERDICTS}
     return {word: tasks for word, tasks in found.items() if tasks}
 
 
-def baselines(answer: Answer) -> str:
-    return ", ".join(dict.fromkeys(task.comparison.baseline for task in answer.tasks))
+def baselines(results: Results) -> str:
+    return ", ".join(dict.fromkeys(task.comparison.baseline for task in results.tasks))

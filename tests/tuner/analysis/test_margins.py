@@ -16,7 +16,7 @@ from tests.support.made_runs import make_run
 from tuner.analysis import stats
 from tuner.analysis.rules import Margin, Rules, Test
 from tuner.analysis.stats import contrasts
-from tuner.comparison.results import answer
+from tuner.comparison.results import compare
 from tuner.config.layers import from_yaml, resolve
 from tuner.errors import UserError
 from tuner.reporting import verdicts
@@ -107,7 +107,7 @@ def test_a_margin_of_a_split_has_no_effect_and_is_refused(key: str, name: str) -
 def test_a_run_that_has_such_a_margin_still_opens(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", seeds=3, trials=2)
     edit_config(run, "    loss: 2%", "    test_loss: 0.02")
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.comparison.rules("test_loss").margin is None
 
 
@@ -148,7 +148,7 @@ def slight(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_that_it_is_slight_stands_wherever_the_verdict_does(slight: Run, tmp_path: Path) -> None:
-    found = answer([slight])
+    found = compare([slight])
     (task,) = found.tasks
     word = "better, by less than matters"
     assert verdicts.verdict(task, "diag_hessian").startswith(

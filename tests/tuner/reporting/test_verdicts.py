@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from tests.support.edited_runs import Row, copied, edit_best, edit_config, edit_seeds, where, without
 from tests.support.made_runs import make_run, make_tasks
-from tuner.comparison.results import answer
+from tuner.comparison.results import compare
 from tuner.reporting import numbers, verdicts
 from tuner.reporting.drawings import task_drawings
 from tuner.reporting.leaderboard import leaderboard
@@ -77,7 +77,7 @@ def test_shares(share: float, text: str) -> None:
 
 
 def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
-    (task,) = answer([clean_run]).tasks
+    (task,) = compare([clean_run]).tasks
     seeds = clean_run.seeds().pivot(index="seed", columns="optimizer", values="test_loss")
     ms = clean_run.seeds().pivot(index="seed", columns="optimizer", values="step_ms")
 
@@ -101,7 +101,7 @@ def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
 def test_what_has_no_verdict_says_why(run: Run) -> None:
     edit_seeds(run, lambda row: None if row["optimizer"] == "diag_hessian" or (
         row["optimizer"] == "sgdm" and row["seed"] != "3") else row)  # fmt: skip
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert verdicts.verdict(task, "diag_hessian") == "diag_hessian was not retrained."
     assert verdicts.verdict(task, "sgdm").startswith(
         "sgdm and adam cannot be told apart on test_loss: one seed in common; at least 3 are needed: 0."
@@ -116,7 +116,7 @@ def test_an_equivalence_names_its_margin(run: Run) -> None:
         return row | {"test_loss": str(0.5 + 0.01 * int(row["seed"]) + noise)}
 
     edit_seeds(run, near)
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert verdicts.verdict(task, "sgdm").startswith("sgdm is equivalent to adam on test_loss, within 0.2: ")
     reason = "the same value on every seed"
     assert verdicts.verdict(task, "diag_hessian").startswith(
@@ -126,7 +126,7 @@ def test_an_equivalence_names_its_margin(run: Run) -> None:
 
 def test_gradient_equivalents_stand_in_for_seconds_that_are_shared(run: Run) -> None:
     edit_seeds(run, lambda row: row | {"cohort": "4"})
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert verdicts.verdict(task, "diag_hessian").endswith(
         "; a step takes 1.30 times the gradient-equivalents (times of stacks are not compared)."
     )
@@ -137,11 +137,11 @@ def test_gradient_equivalents_stand_in_for_seconds_that_are_shared(run: Run) -> 
 
 def test_times_of_stacks_and_of_others_are_not_shown_as_if_alike(run: Run) -> None:
     edit_seeds(run, where("sgdm", cohort="4"))
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     head, rows = leaderboard(task)
     shown = {row[0].text: row[head.index("ms/step (shared)")].text.partition(" ")[2] for row in rows}
     assert shown == {"sgdm": "(4 at once)", "adam": "(alone)", "diag_hessian": "(alone)"}
-    assert "times as long" not in " ".join(verdicts.verdicts(answer([run])))
+    assert "times as long" not in " ".join(verdicts.verdicts(compare([run])))
     assert [drawing.name for drawing in task_drawings(task, 0, list(EFFECTS))["curves"]] == [
         "1-curves-steps", "1-curves-grad_equivalents",
     ]  # fmt: skip
@@ -151,7 +151,7 @@ def of_ratios(run: Run, ratios: list[float]) -> str:
     """What is said of the time of sgdm's steps, in adam's."""
     edit_seeds(run, lambda row: row if int(row["seed"]) < len(ratios) else None)
     edit_seeds(run, lambda row: row | {"step_ms": str(ratios[int(row["seed"])] if row["optimizer"] == "sgdm" else 1)})
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     return verdicts.verdict(task, "sgdm").rpartition("; ")[2]
 
 
@@ -186,21 +186,21 @@ def test_of_two_seeds_the_time_of_a_step_has_no_interval(run: Run) -> None:
 
 def test_a_baseline_that_took_no_time_has_no_ratio(run: Run) -> None:
     edit_seeds(run, where("adam", step_ms="0"))
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert "times as long" not in verdicts.verdict(task, "sgdm")
 
 
 def test_a_metric_that_is_not_there_is_not_a_missing_retraining(run: Run) -> None:
     path = run.path / "seeds.csv"
     path.write_text(path.read_text().replace("_loss", "_los"))
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.comparison.seeds["status"].eq("complete").all()
     assert "not retrained" not in verdicts.verdict(task, "sgdm")
 
 
 def test_runs_without_a_value_are_not_a_lack_of_common_seeds(run: Run) -> None:
     edit_seeds(run, lambda row: row | {"status": "diverged", "test_loss": "inf", "val_loss": "inf"})
-    (task,) = answer([run], metric="test_loss").tasks
+    (task,) = compare([run], metric="test_loss").tasks
     assert "no seed in common" not in verdicts.verdict(task, "sgdm")
 
 
@@ -213,7 +213,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 def test_over_tasks_verdicts_are_gathered_the_good_ones_first(tasks: list[Run]) -> None:
-    found = answer(tasks)
+    found = compare(tasks)
     expected = {task.comparison.task: task.verdict("diag_hessian") for task in found.tasks}
 
     text = verdicts.overall(found, "diag_hessian")
@@ -235,4 +235,4 @@ def test_an_optimizer_that_was_never_retrained_is_not_the_baseline(tasks: list[R
     runs = [copied(run, tmp_path / run.path.name) for run in tasks[:2]]
     for run in runs:
         edit_seeds(run, without("diag_hessian"))
-    assert "is the baseline" not in verdicts.overall(answer(runs), "diag_hessian")
+    assert "is the baseline" not in verdicts.overall(compare(runs), "diag_hessian")
