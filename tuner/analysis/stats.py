@@ -154,7 +154,7 @@ def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verd
     A difference that is significant decides, and says whether it is within the margin; then equivalence; a test that
     has not found a difference has not shown that there is none.
     """
-    if reason := silence(row):
+    if reason := reason_untestable(row):
         return "inconclusive", reason
     if row["p"] <= rules.alpha and row["shift"]:
         slight = abs(row["mean_difference"]) <= row["margin"]
@@ -164,7 +164,7 @@ def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verd
     return ("equivalent" if row["p_tost"] <= rules.alpha else "inconclusive"), ""
 
 
-def silence(row: Mapping[Hashable, Any]) -> str:
+def reason_untestable(row: Mapping[Hashable, Any]) -> str:
     """Why nothing can be said; empty where something can."""
     if row["n"] < FEWEST_PAIRS:
         if row["n"] == 0 and not row.get("n_unpaired", 1):
