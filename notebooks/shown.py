@@ -20,10 +20,10 @@ from PIL import Image as Picture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a notebook starts in its own folder
 
-from tuner.comparison.results import TaskAnswer
+from tuner.comparison.results import TaskResults
 from tuner.figures.canvas import STYLE
 from tuner.reporting.leaderboard import leaderboard
-from tuner.reporting.sentences import number
+from tuner.text import number
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # of Optuna's progress bars, of which there are none
 
@@ -77,7 +77,7 @@ def table(rows: pd.DataFrame, digits: int = 4) -> None:
     display(HTML(styled.set_uuid(name).to_html()))
 
 
-def board(task: TaskAnswer) -> None:
+def board(task: TaskResults) -> None:
     """The leaderboard, the best mean first: what came out, then what it took."""
     head, rows = leaderboard(task)
     whole = pd.DataFrame([[cell.text for cell in row] for row in rows], columns=head)

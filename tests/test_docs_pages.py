@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.support.made_runs import make_run
-from tuner.comparison.results import Answer, answer
+from tuner.comparison.results import Results, compare
 from tuner.config.layers import resolve
 from tuner.reporting.as_json import document
 from tuner.reporting.leaderboard import leaderboard
@@ -268,10 +268,10 @@ def test_files_are_there(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Answer:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("runs")
     two = make_run(folder / "two", "resnet18", {"adam": 0.0, "sgdm": 0.02}, seeds=4)
-    return answer([make_run(folder / "one", seeds=4), two])
+    return compare([make_run(folder / "one", seeds=4), two])
 
 
 def columns_of(path: Path) -> list[str]:
@@ -298,14 +298,14 @@ def general(column: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["summary", "contrasts"])
-def test_every_column_is_explained_and_nothing_else(found: Answer, name: str, tmp_path: Path) -> None:
+def test_every_column_is_explained_and_nothing_else(found: Results, name: str, tmp_path: Path) -> None:
     found.write_tables(tmp_path)
     names = explained(f"{name}.csv")
     assert len(names) == len(set(names))
     assert set(names) == {general(column) for column in columns_of(tmp_path / f"{name}.csv")}
 
 
-def test_the_columns_of_the_leaderboard_are_explained(found: Answer) -> None:
+def test_the_columns_of_the_leaderboard_are_explained(found: Results) -> None:
     task = found.tasks[0]
     head, _ = leaderboard(task)
     named = [name for name in head[1:] if name not in task.comparison.metrics]
@@ -315,7 +315,7 @@ def test_the_columns_of_the_leaderboard_are_explained(found: Answer) -> None:
     assert {"the deciding metric", "other metrics"} <= set(rows)
 
 
-def test_the_keys_of_the_document_are_explained(found: Answer) -> None:
+def test_the_keys_of_the_document_are_explained(found: Results) -> None:
     made = document(found)
     words = set(re.findall(r"`(\w+)`", part("--json"))) | set(explained("summary.csv") + explained("contrasts.csv"))
     task, across = made["tasks"][0], made["across_tasks"]
@@ -333,7 +333,7 @@ def test_the_examples_of_the_report_page_run(
     run = make_run(tmp_path / "runs/RUN", seeds=4)
     page = ROOT / "docs/report.md"
     [shell] = [code for language, code in blocks(page) if not language and "python -c" in code]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(document(answer([run])))))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(document(compare([run])))))
     [program] = re.findall(r'-c "\n(.*)"', shell, re.S)
     exec(program, {})
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["diag_hessian", "adam"]
@@ -358,7 +358,7 @@ def test_the_tutorials_optimizer_is_one(tmp_path: Path) -> None:
 
 def test_what_a_run_leaves_behind_is_in_the_readme(tmp_path: Path) -> None:
     run = Run.open(make_run(tmp_path / "run", seeds=4).path)
-    answer([run]).write_tables(run.path)
+    compare([run]).write_tables(run.path)
     rows = re.findall(r"^\| (`[^|]+) \|", text_of(ROOT / "README.md"), re.M)
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {name for name in run.files() if "." in name} <= named

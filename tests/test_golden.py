@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from tuner import report, retrain, search, status
-from tuner.comparison.results import answer
+from tuner.comparison.results import compare
 from tuner.store.run import Run
 
 GOLDEN = Path(__file__).parent / "golden" / "mnist1d"
@@ -78,7 +78,7 @@ def test_tables_have_their_columns_in_order_and_their_values(run: Run, tmp_path:
     again = Run.create(tmp_path / "again", run.config())
     again.write_trials(run.trial_rows(), run.config().hyperparameters)
     again.write_seeds(run.seed_rows(), run.config().hyperparameters)
-    answer([run]).write_tables(again.path)
+    compare([run]).write_tables(again.path)
     for name in ("trials.csv", "seeds.csv", "summary.csv", "contrasts.csv"):
         (columns, then), (columns_now, now) = cells(run.path / name), cells(again.path / name)
         assert [column for column in columns_now if column in columns] == columns, name

@@ -12,7 +12,7 @@ from tuner.console.parsing import Parser, run_command
 from tuner.errors import DONE, NOTHING, UserError
 
 if TYPE_CHECKING:
-    from tuner.comparison.results import Answer
+    from tuner.comparison.results import Results
 
 
 def make_parser() -> Parser:
@@ -33,27 +33,27 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
-    from tuner.comparison.results import answer
+    from tuner.comparison.results import compare
     from tuner.store.run import Run
 
     runs = [Run.open(path) for path in args.runs]
-    found = answer(runs, args.baseline, args.metric)
+    results = compare(runs, args.baseline, args.metric)
     if args.json or args.markdown or args.latex:
-        _print(found, "json" if args.json else "markdown" if args.markdown else "latex")
+        _print(results, "json" if args.json else "markdown" if args.markdown else "latex")
     else:
         own = len(runs) == 1 and args.baseline is None and args.metric is None
-        write(found, folder(runs[0].path, args.out, own=own), quiet=args.quiet)
-    return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in found.tasks) else NOTHING
+        write(results, folder(runs[0].path, args.out, own=own), quiet=args.quiet)
+    return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in results.tasks) else NOTHING
 
 
-def _print(found: Answer, how: str) -> None:
+def _print(results: Results, how: str) -> None:
     from tuner.reporting import as_tables
     from tuner.reporting.as_json import document
 
     if how == "json":
-        print(json.dumps(document(found), indent=2, allow_nan=False))
+        print(json.dumps(document(results), indent=2, allow_nan=False))
     else:
-        print(as_tables.markdown(found) if how == "markdown" else as_tables.latex(found))
+        print(as_tables.markdown(results) if how == "markdown" else as_tables.latex(results))
 
 
 def folder(run: Path, out: Path | None, *, own: bool) -> Path:
@@ -73,28 +73,28 @@ def folder(run: Path, out: Path | None, *, own: bool) -> Path:
     return path if out or own else new_folder(path)
 
 
-def write(found: Answer, path: Path, *, quiet: bool) -> None:
+def write(results: Results, path: Path, *, quiet: bool) -> None:
     """report.html, figures/, summary.csv and contrasts.csv into a folder; the verdicts on stdout."""
     from rich.console import Console
     from rich.progress import Progress
 
     from tuner.reporting import drawings, manifest
     from tuner.reporting.page import page
-    from tuner.reporting.sentences import verdicts
+    from tuner.reporting.verdicts import verdicts
     from tuner.store.files import write_whole
 
-    wanted = drawings.report_drawings(found)
+    wanted = drawings.report_drawings(results)
     figures = path / "figures"
     files = [f"{drawing.name}.{kind}" for drawing in wanted.all for kind in ("svg", "png")]
     manifest.begin(figures, files, old_report=(path / "report.html").is_file())
-    found.write_tables(path)
+    results.write_tables(path)
     console = Console(stderr=True, quiet=quiet)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("drawing figures", total=len(wanted.all))
         drawn = drawings.draw_all(wanted.all, figures, lambda n: bar.update(task, completed=n))
     manifest.end(figures, files)
-    write_whole(path / "report.html", page(found, wanted, drawn).encode("utf-8", "replace"))
-    for line in verdicts(found):
+    write_whole(path / "report.html", page(results, wanted, drawn).encode("utf-8", "replace"))
+    for line in verdicts(results):
         print(line)
     print(f"\nreport: {path / 'report.html'}")
     print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {len(files)} files)")

@@ -1,5 +1,5 @@
 """Text in lines: what comes from outside is cleaned and cut where it enters, so that nothing that it holds can spoil
-a record or a terminal; hyperparameters and durations are written for a person."""
+a record or a terminal; hyperparameters, numbers and durations are written for a person."""
 
 from __future__ import annotations
 
@@ -69,6 +69,18 @@ def hp_text(hp: Mapping[str, Any]) -> str:
     return ", ".join(
         line(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}") for name, value in hp.items()
     )
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """For a person; a dash for none, and "never" for the infinite time to what did not happen."""
+    if value is None or not math.isfinite(value):
+        return "-" if value is None or math.isnan(value) else "never" if value > 0 else "-inf"
+    return f"{value:.{digits}g}"
+
+
+def p_value(p: float, least: float = 1e-4) -> str:
+    """``p = 0.012``; below ``least`` that it is."""
+    return "p -" if math.isnan(p) else f"p < {least:g}" if p < least else f"p = {p:.2g}"
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tuner.analysis.paired import Array, differences, holm, signed_rank_test
+from tuner.analysis.paired import Array, differences, holm, wilcoxon
 
 LEFT_OUT = "left_out"
 """The key under which a table's ``attrs`` say what it does not cover."""
@@ -125,7 +125,7 @@ def friedman(means: pd.DataFrame) -> tuple[float, float] | None:
 def wilcoxon_holm(means: pd.DataFrame) -> pd.DataFrame:
     """Wilcoxon's signed-rank test of every pair of optimizers, over the tasks that have all of them.
 
-    Tasks on which a pair is equal do not count for it. p-values are two-sided, of ``paired.signed_rank_test``. Of n
+    Tasks on which a pair is equal do not count for it. p-values are two-sided, of ``paired.wilcoxon``. Of n
     tasks none is below 2 / 2^n.
 
     Returns:
@@ -135,7 +135,7 @@ def wilcoxon_holm(means: pd.DataFrame) -> pd.DataFrame:
     there = means.dropna()
     pairs = list(combinations(there.columns, 2))
     columns = {name: there[name].to_numpy(float) for name in there}
-    p = np.array([signed_rank_test(differences(columns[a], columns[b])) for a, b in pairs], float)
+    p = np.array([wilcoxon(differences(columns[a], columns[b])) for a, b in pairs], float)
     firsts, seconds = [a for a, _ in pairs], [b for _, b in pairs]
     return pd.DataFrame({"first": firsts, "second": seconds, "p": p, "p_holm": holm(p)})
 

@@ -8,43 +8,23 @@ other that did. What cannot be said of so few, or such, numbers is NaN, and the 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from tuner.analysis import paired
-from tuner.analysis.paired import FEWEST_PAIRS, NAN, Array, differences, holm
+from tuner.analysis.paired import NAN, Array, differences, holm
+from tuner.analysis.rules import FEWEST_PAIRS, TESTS, Margin, Rules, Test
 
 Mode = Literal["min", "max"]
-Test = Literal["t", "wilcoxon", "sign_flip"]
 Verdict = Literal[
     "better", "better, by less than matters", "equivalent", "inconclusive", "worse, by less than matters", "worse"
 ]
-Margin = float | str
-"""A difference in the metric's unit, or, as text, a share of the baseline's value: ``1%``."""
-
-TESTS: dict[str, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test", "sign_flip": "sign-flip test"}
 BY_RANKS: Test = "wilcoxon"
 """What decides where a run diverged, whatever was declared: nothing but its rank is known of such a run."""
 FEWEST_FOR_BCA = 20
 """Pairs. Said to be of 95 %, it covers 83 % of means of 5 normal differences, 90 % of 10, 92 % of 20."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a comparison declares before it is made.
-
-    Attributes:
-        test: the primary test, whose Holm-corrected p-value decides.
-        alpha: the level of tests, of the family of a task's contrasts; intervals are of 1 - alpha.
-        margin: differences within it do not matter; without it nothing is called equivalent.
-    """
-
-    test: Test = "t"
-    alpha: float = 0.05
-    margin: Margin | None = None
 
 
 def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> pd.DataFrame:
@@ -114,7 +94,7 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
         "baseline_diverged": int(np.isinf(y).sum()),
         **lengths,
         "p_t": paired.t_test(d[kept]),
-        "p_wilcoxon": paired.wilcoxon(d),
+        "p_wilcoxon": paired.wilcoxon(d) if paired.varies(d) else NAN,
         "p_sign_flip": paired.sign_flip(d[kept]),
         "d_z": lengths["mean_difference"] / lengths["sd_difference"] if paired.varies(d[kept]) else NAN,
         "p_better": (wins + ties / 2) / len(d) if len(d) else NAN,
@@ -174,7 +154,7 @@ def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verd
     A difference that is significant decides, and says whether it is within the margin; then equivalence; a test that
     has not found a difference has not shown that there is none.
     """
-    if reason := silence(row):
+    if reason := reason_untestable(row):
         return "inconclusive", reason
     if row["p"] <= rules.alpha and row["shift"]:
         slight = abs(row["mean_difference"]) <= row["margin"]
@@ -184,7 +164,7 @@ def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verd
     return ("equivalent" if row["p_tost"] <= rules.alpha else "inconclusive"), ""
 
 
-def silence(row: Mapping[Hashable, Any]) -> str:
+def reason_untestable(row: Mapping[Hashable, Any]) -> str:
     """Why nothing can be said; empty where something can."""
     if row["n"] < FEWEST_PAIRS:
         if row["n"] == 0 and not row.get("n_unpaired", 1):

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.analysis.rules import Rules
 from tuner.analysis.searches import boundary, parsed
-from tuner.analysis.stats import Mode, Rules
+from tuner.analysis.stats import Mode
 from tuner.comparison.metrics import metrics, mode
 from tuner.config.schema import Config
 from tuner.config.space import Dimension
@@ -114,7 +115,8 @@ class Comparison:
     @property
     def shared(self) -> bool:
         """Whether runs had company on their device, so that their seconds are not comparable."""
-        return self.stacked or any(source.config.resources.settled.shared for source in self.sources)
+        largest = max(self.cohorts.values(), default=1)
+        return any(shared(source.config, largest) for source in self.sources)
 
     @property
     def stacked(self) -> bool:
@@ -128,6 +130,11 @@ class Comparison:
         table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
         order = {name: place for place, name in enumerate(self.optimizers)}
         return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
+
+
+def shared(config: Config, largest_cohort: int) -> bool:
+    """Whether runs had company on their device: as members of a stack, or as owners of a fraction of it."""
+    return largest_cohort > 1 or config.resources.settled.shared
 
 
 def machine(source: Source) -> str:

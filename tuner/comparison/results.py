@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from tuner.analysis import across_tasks, curves, stats
+from tuner.analysis.stats import Verdict
 from tuner.comparison.comparison import Comparison
+from tuner.comparison.contrast import Contrast
 from tuner.comparison.load import read
 from tuner.store.files import write_whole
 from tuner.store.run import Run
@@ -29,7 +31,7 @@ FEW_TASKS = 8
 
 
 @dataclass(frozen=True)
-class TaskAnswer:
+class TaskResults:
     """What the comparison of a task's optimizers comes to."""
 
     comparison: Comparison
@@ -94,15 +96,19 @@ class TaskAnswer:
         """The contrasts that decide."""
         return self.contrasts[self.contrasts["primary"].astype(bool)]
 
-    def verdict(self, optimizer: str) -> str | None:
-        """The one word; none of the baseline."""
-        row = self.contrast(optimizer)
-        return row["verdict"] if row else None
+    @cached_property
+    def primary_contrasts(self) -> list[Contrast]:
+        """The same, as records."""
+        return [Contrast.of_row(row) for row in self.primary.to_dict("records")]
 
-    def contrast(self, optimizer: str) -> dict[Any, Any] | None:
-        """The row that decides on an optimizer; none of the baseline, and where it was not retrained."""
-        rows = self.primary[self.primary["optimizer"] == optimizer].to_dict("records")
-        return rows[0] if rows else None
+    def verdict(self, optimizer: str) -> Verdict | None:
+        """The one word; none of the baseline."""
+        contrast = self.contrast(optimizer)
+        return contrast.verdict if contrast else None
+
+    def contrast(self, optimizer: str) -> Contrast | None:
+        """The one that decides on an optimizer; none of the baseline, and where it was not retrained."""
+        return next((contrast for contrast in self.primary_contrasts if contrast.optimizer == optimizer), None)
 
     def standing(self, optimizer: str) -> str:
         """Its verdict, marked where the comparison was not declared, or "baseline"; a dash where it has none."""
@@ -140,10 +146,10 @@ class TaskAnswer:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Results:
     """Of all tasks."""
 
-    tasks: list[TaskAnswer]
+    tasks: list[TaskResults]
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -172,7 +178,7 @@ class Answer:
 class Across:
     """What several tasks say together."""
 
-    tasks: list[TaskAnswer]
+    tasks: list[TaskResults]
 
     def times(self, clock: str) -> pd.DataFrame:
         """Median time to the target, infinite where it was not reached: index task, of those that have a target and all
@@ -183,7 +189,7 @@ class Across:
 
     @property
     def optimizers(self) -> list[str]:
-        return Answer(self.tasks).optimizers
+        return Results(self.tasks).optimizers
 
     @property
     def baseline(self) -> str:
@@ -264,10 +270,10 @@ def _numbers(table: pd.DataFrame, column: str) -> stats.Array:
     return pd.to_numeric(table[column], errors="coerce").to_numpy(float)
 
 
-def answer(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> Answer:
+def compare(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> Results:
     """What the runs come to.
 
     Raises:
-        UserError: see ``reading.read``.
+        UserError: see ``load.read``.
     """
-    return Answer([TaskAnswer(each) for each in read(runs, baseline, metric)])
+    return Results([TaskResults(each) for each in read(runs, baseline, metric)])

@@ -9,14 +9,11 @@ from typing import Any
 
 import yaml
 
+from tuner.analysis.rules import FEWEST_PAIRS, TESTS
 from tuner.config.schema import Config, TaskConfig
 from tuner.planning.estimate import words
 from tuner.store.run import Run
 from tuner.text import hp_text
-
-TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test", "sign_flip": "sign-flip test"}
-FEWEST_PAIRS = 3
-"""As ``tuner.analysis.stats`` has them, which needs pandas."""
 
 
 def show(config: Config, path: Path, *, as_json: bool) -> None:

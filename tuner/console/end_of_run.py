@@ -50,20 +50,20 @@ def present(run: Run, config: Config, *, as_json: bool) -> str:
 
 def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
     """Write summary.csv and contrasts.csv, put the verdicts into the summary; a sentence on each."""
-    from tuner.comparison.results import answer
-    from tuner.reporting.sentences import verdict
+    from tuner.comparison.results import compare
+    from tuner.reporting.verdicts import verdict
 
     if not any(entry["n_seeds"] for entry in summary["optimizers"]):
         return []
-    found = answer([run])
+    results = compare([run])
     try:
-        found.write_tables(run.path)
+        results.write_tables(run.path)
     except OSError as error:
         print(f"summary.csv, contrasts.csv: cannot be written ({error.strerror})", file=sys.stderr)
-    (task,) = found.tasks
+    (task,) = results.tasks
     for entry in summary["optimizers"]:
         entry["verdict"] = task.verdict(entry["optimizer"])
-    return [verdict(task, name) for name in task.primary["optimizer"]] if len(task.primary) else []
+    return [verdict(task, contrast.optimizer) for contrast in task.primary_contrasts]
 
 
 def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -167,11 +167,14 @@ def _largest_cohort(rows: pd.DataFrame) -> int:
 
 def print_table(summary: dict[str, Any], config: Config, console: Console) -> None:
     """The optimizers, one per row; best of its kind is for the report to say."""
+    from tuner.comparison.comparison import shared
+    from tuner.reporting.leaderboard import step_head
+
     shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
-    cohorts = any(max(entry["cohort"].values()) > 1 for entry in summary["optimizers"])
-    shared = cohorts or config.resources.settled.shared
+    largest_cohort = max((size for entry in summary["optimizers"] for size in entry["cohort"].values()), default=1)
+    cohorts = largest_cohort > 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    step = "ms/step (shared)" if shared else "ms/step"
+    step = step_head(shared=shared(config, largest_cohort))
     for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):
         table.add_column(Text(column), no_wrap=True)
     table.add_column("best hyperparameters", overflow="fold")

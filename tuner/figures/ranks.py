@@ -28,6 +28,7 @@ from tuner.figures.canvas import (
 )
 from tuner.figures.labels import SMALL, labels, text_width
 from tuner.figures.scales import Scale, number
+from tuner.text import p_value
 
 CELL = 22.0  # the height of a task's row, in points
 NAME_ROOM = 100.0  # points
@@ -63,7 +64,7 @@ def critical_difference(
     for rank in range(1, last + 1):
         draw_at(figure, [(across(rank), axis), (across(rank), axis + 4)], color=INK, linewidth=0.8)
         write_at(figure, across(rank), axis + 7, str(rank), ha="center", fontsize=SMALL)
-    said = "mean rank over tasks" + ("" if p is None or not np.isfinite(p) else f"; Friedman {_p_text(p)}")
+    said = "mean rank over tasks" + ("" if p is None or not np.isfinite(p) else f"; Friedman {p_value(p, least=1e-3)}")
     write_at(figure, WIDTH / 2, height - 5, said, ha="center", va="top")
     for place, (name, rank) in enumerate(ranks.items()):
         row = place if place < best_half else len(ranks) - 1 - place
@@ -90,10 +91,6 @@ def _rank_axis(ranks: NDArray[np.float64], margin: float, last: int) -> tuple[fl
         unit = min(unit, (WIDTH / 2 - 12) / reach)
         left = WIDTH / 2 - unit * ((best + worst) / 2 - 1)
     return left, unit
-
-
-def _p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _elbow(

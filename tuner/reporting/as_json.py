@@ -1,4 +1,4 @@
-"""The answer as one JSON document, for scripts. No torch, no ray."""
+"""The results are written as one JSON document, for scripts. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any
 import pandas as pd
 
 from tuner.comparison.comparison import Comparison
-from tuner.comparison.results import Across, Answer, TaskAnswer
-from tuner.reporting.sentences import caveats, overall, verdict
+from tuner.comparison.results import Across, Results, TaskResults
+from tuner.reporting.caveats import caveat_sentences
+from tuner.reporting.verdicts import overall, verdict
 from tuner.store.run import SCHEMA_VERSION
 from tuner.store.tables import HP
 
 
-def document(answer: Answer) -> dict[str, Any]:
+def document(results: Results) -> dict[str, Any]:
     """Everything that the report says, for scripts; numbers that there are not are null."""
     found = {
         "schema_version": SCHEMA_VERSION,
-        "runs": [str(source.run.path) for task in answer.tasks for source in task.comparison.sources],
-        "tasks": [_task(task) for task in answer.tasks],
-        "across_tasks": answer.across and _across(answer, answer.across),
-        "caveats": caveats(answer),
+        "runs": [str(source.run.path) for task in results.tasks for source in task.comparison.sources],
+        "tasks": [_task(task) for task in results.tasks],
+        "across_tasks": results.across and _across(results, results.across),
+        "caveats": caveat_sentences(results),
     }
     return _plain(found)
 
 
-def _task(task: TaskAnswer) -> dict[str, Any]:
+def _task(task: TaskResults) -> dict[str, Any]:
     made = task.comparison
     said = made.config.report
     return {
@@ -58,7 +59,7 @@ def _without_hp(row: dict[Any, Any]) -> dict[Any, Any]:
     return {key: value for key, value in row.items() if not str(key).startswith(HP) and key not in ("task", "baseline")}
 
 
-def _across(answer: Answer, across: Across) -> dict[str, Any]:
+def _across(results: Results, across: Across) -> dict[str, Any]:
     means = across.ranks.mean()
     return {
         "clock": across.clock,
@@ -69,7 +70,7 @@ def _across(answer: Answer, across: Across) -> dict[str, Any]:
         "friedman": None if across.friedman is None else dict(zip(("statistic", "p"), across.friedman, strict=True)),
         "pairs": across.pairs.to_dict("records"),
         "interquartile_means": across.interquartile_means.to_dict("records"),
-        "sentences": [overall(answer, name) for name in answer.optimizers],
+        "sentences": [overall(results, name) for name in results.optimizers],
     }
 
 

@@ -1,9 +1,10 @@
-"""The answer as tables for papers: Markdown and LaTeX. No torch, no ray."""
+"""The results are written as tables for papers: Markdown and LaTeX. No torch, no ray."""
 
 from __future__ import annotations
 
-from tuner.analysis.stats import TESTS
-from tuner.comparison.results import Answer, TaskAnswer
+from tuner.analysis.rules import TESTS
+from tuner.comparison.results import Results, TaskResults
+from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.leaderboard import (
     difference,
     leaderboard,
@@ -12,28 +13,30 @@ from tuner.reporting.leaderboard import (
     step_time,
     typical_and_interval,
 )
-from tuner.reporting.sentences import caveats, number, overall, p_value, percent, verdict
+from tuner.reporting.numbers import percent
+from tuner.reporting.verdicts import overall, verdict
+from tuner.text import number, p_value
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
          "|": r"\textbar{}"}  # fmt: skip
 
 
-def markdown(answer: Answer) -> str:
+def markdown(results: Results) -> str:
     """The verdicts, a table per task, and the caveats."""
     parts = []
-    for task in answer.tasks:
+    for task in results.tasks:
         head, cells = leaderboard(task)
         rows = [[cell.text for cell in row] for row in cells]
         parts.append(f"## {_escaped_markdown(task.comparison.task)}\n")
         parts += [f"- {_escaped_markdown(verdict(task, row[0]))}" for row in rows]
         lines = [head, ["---"] * len(head), *rows]
         parts.append("\n" + "\n".join("| " + " | ".join(map(_escaped_markdown, line)) + " |" for line in lines) + "\n")
-    if answer.across is not None:
+    if results.across is not None:
         parts.append("## Over the tasks\n")
-        parts += [f"- {_escaped_markdown(overall(answer, name))}" for name in answer.optimizers]
+        parts += [f"- {_escaped_markdown(overall(results, name))}" for name in results.optimizers]
         parts.append("")
-    if found := caveats(answer):
+    if found := caveat_sentences(results):
         parts += ["## Caveats\n", *(f"- {_escaped_markdown(text)}" for text in found)]
     return "\n".join(parts)
 
@@ -45,21 +48,22 @@ def _escaped_markdown(text: str) -> str:
     return "---" if text == "---" else text
 
 
-def latex(answer: Answer) -> str:
+def latex(results: Results) -> str:
     """A table per task, of the booktabs package."""
-    return "\n\n".join(_latex_table(task) for task in answer.tasks)
+    return "\n\n".join(_latex_table(task) for task in results.tasks)
 
 
-def _latex_table(task: TaskAnswer) -> str:
+def _latex_table(task: TaskResults) -> str:
     made = task.comparison
     test = TESTS[made.config.report.test]
-    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict", step_head(made)]
+    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict",
+            step_head(shared=made.shared)]  # fmt: skip
     lines = []
     for row in task.summary.to_dict("records"):
-        there = task.contrast(row["optimizer"])
-        p = p_value(there["p"]).removeprefix("p ").removeprefix("= ") if there else "-"
-        cells = [row["optimizer"], typical_and_interval(task, row), difference(there).text if there else "-", p,
-                 number(there["d_z"], 3) if there else "-",
+        contrast = task.contrast(row["optimizer"])
+        p = p_value(contrast.p).removeprefix("p ").removeprefix("= ") if contrast else "-"
+        cells = [row["optimizer"], typical_and_interval(task, row), difference(contrast).text if contrast else "-", p,
+                 number(contrast.d_z, 3) if contrast else "-",
                  task.standing(row["optimizer"]), step_time(task, row).text]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
     level = percent(1 - made.config.report.alpha)

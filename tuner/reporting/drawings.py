@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 
 from tuner.analysis import curves, searches
 from tuner.analysis.paired import differences
-from tuner.comparison.results import CLOCKS, Across, Answer, TaskAnswer
+from tuner.comparison.contrast import Contrast
+from tuner.comparison.results import CLOCKS, Across, Results, TaskResults
 from tuner.figures import lines, pairs, ranks, svg
 from tuner.figures import searches as search_figures
-from tuner.reporting.sentences import CLOCK_NAMES
 
+CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 PROCESSES = min(4, os.cpu_count() or 1)
 
 
@@ -67,9 +68,9 @@ class Drawings:
         return [drawing for parts in self.tasks for part in parts.values() for drawing in part] + self.across
 
 
-def report_drawings(answer: Answer) -> Drawings:
-    tasks = [task_drawings(task, place, answer.optimizers) for place, task in enumerate(answer.tasks)]
-    return Drawings(tasks, across_drawings(answer.across) if answer.across else [])
+def report_drawings(results: Results) -> Drawings:
+    tasks = [task_drawings(task, place, results.optimizers) for place, task in enumerate(results.tasks)]
+    return Drawings(tasks, across_drawings(results.across) if results.across else [])
 
 
 def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], object]) -> dict[str, Drawn]:
@@ -90,7 +91,7 @@ def draw(drawing: Drawing, folder: Path) -> Drawn:
     return Drawn(svg.inline(made, drawing.title, source=source), svg.hover(made) if drawing.hover else [])
 
 
-def task_drawings(task: TaskAnswer, place: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
+def task_drawings(task: TaskResults, place: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
     """By the parts of a task's section."""
     return {
         "curves": list(_curves(task, place, names)),
@@ -110,7 +111,7 @@ def _of(name: str, names: Sequence[str]) -> str:
     return slug if slug == name else f"{slug}-{names.index(name)}"
 
 
-def _curves(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _curves(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric = made.config.task.metric
     if task.filled.empty:
@@ -125,36 +126,33 @@ def _curves(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Draw
                       (bands, label, metric, names), hover=True)  # fmt: skip
 
 
-def _pairs(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _pairs(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     """The figures take values of which less is better, and show them with their own sign."""
     made = task.comparison
-    less = made.mode(made.metric) == "min"
-    sign, better = (1.0, "lower") if less else (-1.0, "higher")
+    sign, better = (1.0, "lower") if made.mode(made.metric) == "min" else (-1.0, "higher")
     values = made.values(made.metric).dropna(subset="value")
     values["value"] *= sign
-    rows = task.primary[task.primary["n"] > 0]
-    if len(rows):
-        ranked = rows["n_diverged"] > 0
-        middle, low, high = (
-            sign * rows[by_mean].where(~ranked, rows[by_rank])
-            for by_mean, by_rank in (("mean_difference", "median_difference"), ("t_low", "median_low"),
-                                     ("t_high", "median_high"))
-        )  # fmt: skip
-        intervals = pd.DataFrame({
-            "optimizer": rows["optimizer"], "difference": middle, "low": low if less else high,
-            "high": high if less else low, "verdict": rows["optimizer"].map(task.standing), "margin": rows["margin"],
-        })  # fmt: skip
+    contrasts = [contrast for contrast in task.primary_contrasts if contrast.n > 0]
+    if contrasts:
+        intervals = pd.DataFrame([_interval(task, contrast, sign) for contrast in contrasts])
         title = f"{made.task}: differences to {made.baseline} on {made.metric}"
         yield Drawing(
             _file(place, "differences"), title, f"Differences to {made.baseline} on {made.metric}; {better} is better",
             pairs.differences, (intervals, _by_seed(values, made.baseline), made.baseline, names,
                                              made.metric, better),
         )  # fmt: skip
-    for name in rows["optimizer"]:
+    for name in [contrast.optimizer for contrast in contrasts]:
         title = f"{made.task}: {made.metric} of {name} and {made.baseline} by seed"
         file = _file(place, f"pairs-{_of(name, names)}")
         yield Drawing(file, title, f"{name} and {made.baseline}", pairs.slopes,
                       (values, name, made.baseline, made.metric, better, names))  # fmt: skip
+
+
+def _interval(task: TaskResults, contrast: Contrast, sign: float) -> dict[str, Any]:
+    """A row of the figure of differences."""
+    low, high = sorted(sign * end for end in contrast.interval)
+    return {"optimizer": contrast.optimizer, "difference": sign * contrast.typical_difference, "low": low,
+            "high": high, "verdict": task.standing(contrast.optimizer), "margin": contrast.margin}  # fmt: skip
 
 
 def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -165,7 +163,7 @@ def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return found[found["optimizer"] != baseline].dropna(subset="difference")
 
 
-def _search(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _search(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric, mode = made.config.task.metric, made.config.task.mode
     for name in made.optimizers:
@@ -182,7 +180,7 @@ def _search(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Draw
                       (trials, name, made.spaces[name], made.hp(name), metric, mode, names, shares))  # fmt: skip
 
 
-def _progress(task: TaskAnswer, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _progress(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric = made.config.task.metric
     table = searches.best_so_far(made.trials, made.config.task.mode)

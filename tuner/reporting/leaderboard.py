@@ -1,4 +1,7 @@
-"""The leaderboard of a task: its cells as a person reads them, and what they are sorted by. No torch, no ray."""
+"""The leaderboard of a task is made here: its cells as a person reads them, and what they are sorted by.
+
+No torch, no ray.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.comparison.comparison import Comparison
-from tuner.comparison.results import TaskAnswer
-from tuner.reporting.sentences import interval, number, result, signed
-from tuner.text import hp_text
+from tuner.comparison.contrast import Contrast
+from tuner.comparison.results import TaskResults
+from tuner.reporting.numbers import difference_with_interval, result, with_interval
+from tuner.text import hp_text, number
 
 ORDER = ("better", "better, by less than matters", "equivalent", "baseline", "inconclusive",
          "worse, by less than matters", "worse", "-")  # fmt: skip
@@ -24,27 +27,27 @@ class Cell:
     value: float | int | str | None
 
 
-def leaderboard(task: TaskAnswer) -> tuple[list[str], list[list[Cell]]]:
+def leaderboard(task: TaskResults) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows, the best mean first, or median where runs diverged; a row's first cell is the optimizer's name."""
     made = task.comparison
     metric, *others = metric_heads(task)
-    head = ["optimizer", metric, f"difference to {made.baseline}", "verdict", *others, step_head(made),
+    head = ["optimizer", metric, f"difference to {made.baseline}", "verdict", *others, step_head(shared=made.shared),
             "MB memory", "gradient-equivalents", "diverged (seeds, trials)", "at boundary",
             "tuned hyperparameters"]  # fmt: skip
     return head, [_row(task, row) for row in task.summary.to_dict("records")]
 
 
-def metric_heads(task: TaskAnswer) -> list[str]:
+def metric_heads(task: TaskResults) -> list[str]:
     """The metrics, and what of them is shown if it is not their means."""
     return [metric + " (median)" * (task.typical == "median") for metric in task.comparison.metrics]
 
 
-def step_head(made: Comparison) -> str:
-    """Of the times of steps."""
-    return "ms/step (shared)" if made.shared else "ms/step"
+def step_head(*, shared: bool) -> str:
+    """Of the times of steps, of runs that had their device to themselves or shared it."""
+    return "ms/step (shared)" if shared else "ms/step"
 
 
-def _row(task: TaskAnswer, row: Mapping[Any, Any]) -> list[Cell]:
+def _row(task: TaskResults, row: Mapping[Any, Any]) -> list[Cell]:
     name = row["optimizer"]
     verdict, contrast = task.verdict(name) or task.standing(name), task.contrast(name)
     hp = task.comparison.hp(name)
@@ -72,7 +75,7 @@ def _typical(value: float) -> Cell:
     return Cell(result(value), value)
 
 
-def step_time(task: TaskAnswer, row: Mapping[Any, Any]) -> Cell:
+def step_time(task: TaskResults, row: Mapping[Any, Any]) -> Cell:
     """Of a row of the summary; where runs trained as stacks with the size of these, and nothing to be sorted by."""
     found = _plain(row["step_ms"], 3)
     if not task.comparison.stacked or math.isnan(row["step_ms"]):
@@ -80,26 +83,14 @@ def step_time(task: TaskAnswer, row: Mapping[Any, Any]) -> Cell:
     return Cell(f"{found.text} ({'alone' if row['cohort'] == 1 else str(row['cohort']) + ' at once'})", None)
 
 
-def typical_and_interval(task: TaskAnswer, row: Mapping[Any, Any]) -> str:
+def typical_and_interval(task: TaskResults, row: Mapping[Any, Any]) -> str:
     """Of a row of the summary: the mean and its interval, or the median and that of it."""
     if task.typical == "mean":
-        return mean_and_interval(row)
-    low, high = row["median_low"], row["median_high"]
-    return result(row["median"]) + ("" if math.isnan(low) else f" [{result(low)}, {result(high)}]")
+        return with_interval(row["mean"], row["low"], row["high"])
+    return with_interval(row["median"], row["median_low"], row["median_high"])
 
 
-def mean_and_interval(row: Mapping[Any, Any]) -> str:
-    """Of a row with mean, low and high."""
-    if math.isnan(row["low"]):
-        return number(row["mean"])
-    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
-
-
-def difference(contrast: Mapping[Any, Any]) -> Cell:
+def difference(contrast: Contrast) -> Cell:
     """To the baseline: of means or, where runs diverged, the median of the differences, which is said."""
-    which, low, high = ("mean_difference", "t_low", "t_high")
-    if contrast["n_diverged"]:
-        which, low, high = ("median_difference", "median_low", "median_high")
-    value, between = contrast[which], interval(contrast[low], contrast[high])
-    text = signed(value) + ("" if math.isnan(contrast[low]) else f" [{between}]")
-    return Cell("median " * bool(contrast["n_diverged"]) + text, value)
+    text = difference_with_interval(contrast.typical_difference, *contrast.interval)
+    return Cell("median " * contrast.by_ranks + text, contrast.typical_difference)

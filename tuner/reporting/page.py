@@ -1,4 +1,7 @@
-"""report.html: the answer, its figures and where it comes from, one page that needs nothing else. No torch, no ray."""
+"""report.html holds the results, their figures and where they come from: one page that needs nothing else.
+
+No torch, no ray.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuner.analysis.stats import FEWEST_FOR_BCA, TESTS
+from tuner.analysis.rules import TESTS
+from tuner.analysis.stats import FEWEST_FOR_BCA
 from tuner.comparison.comparison import Source
-from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Answer, TaskAnswer
+from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Results, TaskResults
 from tuner.figures.canvas import colour, dashed
-from tuner.reporting.drawings import Drawing, Drawings, Drawn
-from tuner.reporting.leaderboard import ORDER, Cell, leaderboard, mean_and_interval
-from tuner.reporting.sentences import (
-    CLOCK_NAMES,
-    by_verdict,
-    caveats,
-    number,
-    p_value,
-    percent,
-    signed,
-    verdict,
-    without_verdict,
-)
+from tuner.reporting.caveats import caveat_sentences
+from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
+from tuner.reporting.leaderboard import ORDER, Cell, leaderboard
+from tuner.reporting.numbers import number_or_infinity, percent, with_interval
+from tuner.reporting.verdicts import by_verdict, verdict, without_verdict
+from tuner.text import number, p_value
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_UNFOLDED = 12
 
 
-def page(answer: Answer, drawings: Drawings, drawn: Mapping[str, Drawn]) -> str:
+def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> str:
     """The HTML.
 
     Args:
-        drawings: of the answer.
+        drawings: of the results.
         drawn: by their names, what of them goes into the page.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -47,22 +44,22 @@ def page(answer: Answer, drawings: Drawings, drawn: Mapping[str, Drawn]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shades = {name: _swatch(place) for place, name in enumerate(answer.optimizers)}
-    tasks = [_task(task, place, drawings.tasks[place], drawn, shades) for place, task in enumerate(answer.tasks)]
+    shades = {name: _swatch(place) for place, name in enumerate(results.optimizers)}
+    tasks = [_task(task, place, drawings.tasks[place], drawn, shades) for place, task in enumerate(results.tasks)]
     return environment.get_template("report.html").render(
-        title=_title(answer),
-        setting=_setting(answer),
+        title=_title(results),
+        setting=_setting(results),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
-        legend=[{"name": name, "swatch": shades[name]} for name in answer.optimizers],
+        legend=[{"name": name, "swatch": shades[name]} for name in results.optimizers],
         several=len(tasks) > 1,
-        overall=_overall(answer),
+        overall=_overall(results),
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
-        across=answer.across and _across(answer.across, drawings.across, drawn, shades),
-        caveats=caveats(answer),
-        method=_method(answer),
-        runs=[_run(source) for task in answer.tasks for source in task.comparison.sources],
+        across=results.across and _across(results.across, drawings.across, drawn, shades),
+        caveats=caveat_sentences(results),
+        method=_method(results),
+        runs=[_run(source) for task in results.tasks for source in task.comparison.sources],
     )
 
 
@@ -71,39 +68,39 @@ def _swatch(place: int) -> dict[str, str]:
     return {"colour": colour(place), "dash": dashed(place)}
 
 
-def _title(answer: Answer) -> str:
-    tasks = ", ".join(dict.fromkeys(task.comparison.task for task in answer.tasks))
-    baselines = list(dict.fromkeys(task.comparison.baseline for task in answer.tasks))
-    others = [name for name in answer.optimizers if name not in baselines]
+def _title(results: Results) -> str:
+    tasks = ", ".join(dict.fromkeys(task.comparison.task for task in results.tasks))
+    baselines = list(dict.fromkeys(task.comparison.baseline for task in results.tasks))
+    others = [name for name in results.optimizers if name not in baselines]
     shown = ", ".join(others) if len(others) <= 3 else f"{len(others)} optimizers"
     return f"{shown} against {', '.join(baselines)} on {tasks}" if others else f"{', '.join(baselines)} on {tasks}"
 
 
-def _setting(answer: Answer) -> str:
-    seeds = sorted({int(n) for task in answer.tasks for n in task.summary["seeds"]})
+def _setting(results: Results) -> str:
+    seeds = sorted({int(n) for task in results.tasks for n in task.summary["seeds"]})
     shown = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "0"
-    trials = int(sum(len(task.comparison.trials) for task in answer.tasks))
-    runs = sum(len(task.comparison.sources) for task in answer.tasks)
-    return f"{len(answer.optimizers)} optimizers, {trials:,} trials, {shown} evaluation seeds each, from {runs} " + (
+    trials = int(sum(len(task.comparison.trials) for task in results.tasks))
+    runs = sum(len(task.comparison.sources) for task in results.tasks)
+    return f"{len(results.optimizers)} optimizers, {trials:,} trials, {shown} evaluation seeds each, from {runs} " + (
         "run" if runs == 1 else "runs"
     )
 
 
-def _overall(answer: Answer) -> list[dict[str, Any]]:
+def _overall(results: Results) -> list[dict[str, Any]]:
     """The verdicts of the first screen."""
-    if len(answer.tasks) == 1:
-        return _verdicts(answer.tasks[0])
-    return [{"optimizer": name, "verdicts": by_verdict(answer, name), "otherwise": without_verdict(answer, name)}
-            for name in answer.optimizers]  # fmt: skip
+    if len(results.tasks) == 1:
+        return _verdicts(results.tasks[0])
+    return [{"optimizer": name, "verdicts": by_verdict(results, name), "otherwise": without_verdict(results, name)}
+            for name in results.optimizers]  # fmt: skip
 
 
-def _verdicts(task: TaskAnswer) -> list[dict[str, Any]]:
+def _verdicts(task: TaskResults) -> list[dict[str, Any]]:
     return [{"word": task.standing(name) if task.verdict(name) else None, "sentence": verdict(task, name)}
             for name in task.summary["optimizer"]]  # fmt: skip
 
 
 def _task(
-    task: TaskAnswer,
+    task: TaskResults,
     place: int,
     parts: Mapping[str, list[Drawing]],
     drawn: Mapping[str, Drawn],
@@ -130,7 +127,7 @@ def _figures(drawings: Iterable[Drawing], drawn: Mapping[str, Drawn]) -> list[di
     return found
 
 
-def _board(task: TaskAnswer, shades: Mapping[str, Any]) -> dict[str, Any]:
+def _board(task: TaskResults, shades: Mapping[str, Any]) -> dict[str, Any]:
     """The leaderboard: what is shown of a cell, and what it is sorted by."""
     made = task.comparison
     head, rows = leaderboard(task)
@@ -171,8 +168,11 @@ def _across(
             (name, name),
             (number(ranks.get(name), 3), ranks.get(name)),
             (number(score, 3), score),
-            (_with_interval(mean, "iqm", "low", "high"), mean["iqm"]),
-            (_with_interval(mean, "difference", "difference_low", "difference_high"), mean["difference"]),
+            (with_interval(mean["iqm"], mean["low"], mean["high"]), mean["iqm"]),
+            (
+                with_interval(*(mean[key] for key in ("difference", "difference_low", "difference_high"))),
+                mean["difference"],
+            ),
         ]
         shown = [_cell(Cell(text, value), "") for text, value in cells]
         rows.append({"baseline": name == across.baseline, "swatch": shades[name], "cells": shown})
@@ -182,10 +182,6 @@ def _across(
     return {"board": board, "text": across_text(across), "figures": _figures(drawings, drawn)}
 
 
-def _with_interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:
-    return mean_and_interval({"mean": row[value], "low": row[low], "high": row[high]})
-
-
 def across_text(across: Across) -> str:
     if across.friedman is None:
         return "Friedman's test says nothing here: it needs three optimizers, on two tasks at least."
@@ -193,20 +189,16 @@ def across_text(across: Across) -> str:
     return f"Friedman's test over {len(across.ranks)} tasks: chi-squared {statistic:.3g}, {p_value(p)}."
 
 
-def _method(answer: Answer) -> dict[str, Any]:
+def _method(results: Results) -> dict[str, Any]:
     """What the paragraphs on the method have to name."""
     rules = {}
-    for task in answer.tasks:
+    for task in results.tasks:
         made, said = task.comparison, task.comparison.config.report
         margin = made.rules(made.metric).margin
         size = f"{margin} of {made.baseline}'s value" if isinstance(margin, str) else number(margin)
         within = f"differences within {size} do not matter" if margin is not None else "no margin is declared"
         rules[made.task] = f"{TESTS[said.test]} at level {said.alpha:g}; {within}"
     return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA}
-
-
-def _figures_of(value: float) -> str:
-    return signed(value) if math.isinf(value) else number(value)
 
 
 CONTRAST_COLUMNS = (
@@ -216,12 +208,12 @@ CONTRAST_COLUMNS = (
 )  # fmt: skip
 
 
-def _contrasts(task: TaskAnswer) -> dict[str, Any] | None:
+def _contrasts(task: TaskResults) -> dict[str, Any] | None:
     table = task.contrasts
     columns = [name for name in CONTRAST_COLUMNS if name in table]
     if table.empty:
         return None
-    rows = [[_figures_of(cell) if isinstance(cell, float) else str(cell) for cell in row]
+    rows = [[number_or_infinity(cell) if isinstance(cell, float) else str(cell) for cell in row]
             for row in table[columns].itertuples(index=False)]  # fmt: skip
     return {"head": columns, "rows": rows}
 

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from tuner.analysis import paired, stats
+from tuner.analysis import paired
 from tuner.analysis.paired import holm
-from tuner.analysis.stats import Rules, contrast, contrasts, verdict
+from tuner.analysis.rules import TESTS, Rules
+from tuner.analysis.stats import contrast, contrasts, verdict
 
 Array = NDArray[np.float64]
 Rates = dict[str, dict[str, float]]
@@ -46,8 +47,8 @@ def judged(x: Array, y: Array, margin: float | None = None) -> Iterator[dict[str
     """The verdicts and p-values of families (families, members, n) against their baselines, by primary test."""
     for members, baseline in zip(x, y, strict=True):
         rows = [contrast(own, baseline, "min", Rules(margin=margin)) | {"n": len(own)} for own in members]
-        found: dict[str, Any] = {test: [] for test in stats.TESTS}
-        for test in stats.TESTS:
+        found: dict[str, Any] = {test: [] for test in TESTS}
+        for test in TESTS:
             corrected = holm(np.array([row[f"p_{test}"] for row in rows]))
             for row, p, own in zip(rows, corrected, members, strict=True):
                 shift = row["shift"] if test != "wilcoxon" else rank_sign(own - baseline)
@@ -63,7 +64,7 @@ def rates(d: Array, margin: float | None = None) -> Rates:
     """Of single contrasts with these differences (m, n): the share of each verdict, by primary test."""
     found = list(judged(d[:, None, :], np.zeros_like(d), margin))
     return {test: {word: sum(each[test] == [word] for each in found) / len(d)
-                   for word in ("better", "worse", "equivalent", "inconclusive")} for test in stats.TESTS}  # fmt: skip
+                   for word in ("better", "worse", "equivalent", "inconclusive")} for test in TESTS}  # fmt: skip
 
 
 def claimed(of: dict[str, float]) -> float:
@@ -93,7 +94,7 @@ def test_intervals_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             [{"optimizer": name, "seed": seed, "value": value}
              for name, own in zip("abcdef", [*members, baseline], strict=True) for seed, value in enumerate(own)]
         )  # fmt: skip
-        for test in stats.TESTS:
+        for test in TESTS:
             with monkeypatch.context() as whole:
                 whole.undo()
                 found = contrasts(values, "f", "min", Rules(test, margin=0.9))["verdict"].tolist()  # type: ignore[arg-type]
@@ -106,7 +107,7 @@ def test_intervals_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_single_contrasts_without_a_difference_one_in_twenty_is_called_one() -> None:
     m, n = 2000, 10
     found = rates(normal(m, n, seed=2))
-    for test in stats.TESTS:
+    for test in TESTS:
         assert claimed(found[test]) <= most(m)
     assert claimed(found["t"]) >= least(m, ALPHA)  # exact, so not less either
     assert claimed(found["sign_flip"]) >= least(m, 50 / 2**n)  # multiples of 2 / 2^10 just below the level
@@ -117,7 +118,7 @@ def test_of_families_without_a_difference_one_in_twenty_has_a_verdict() -> None:
     """Holm holds the level of a whole task; so of 2,000 contrasts far less than 5 % are called better or worse."""
     m = 2000 // FAMILY
     found = list(judged(*families(m, 20, seed=3)))
-    for test in stats.TESTS:
+    for test in TESTS:
         words = [word for family in found for word in family[test]]
         assert len(words) == 2000
         assert sum(word in ("better", "worse") for word in words) <= ALPHA * len(words)
@@ -144,7 +145,7 @@ def test_runs_of_one_distribution_are_not_called_better(distribution: str, n: in
     m = 250
     d = EXCHANGEABLE[distribution](np.random.default_rng(n), (m, n))
     found = rates(d)
-    for test in stats.TESTS:
+    for test in TESTS:
         assert claimed(found[test]) <= most(m)
     if n < 6:  # 2 / 2^5 is above the level
         assert claimed(found["sign_flip"]) == claimed(found["wilcoxon"]) == 0
@@ -156,7 +157,7 @@ def test_runs_of_one_distribution_are_not_called_better(distribution: str, n: in
 def test_runs_of_one_distribution_are_not_called_better_in_2000(distribution: str, n: int) -> None:
     m = 2000 if distribution != "accuracies of few samples" else 500
     found = rates(EXCHANGEABLE[distribution](np.random.default_rng(n + 100), (m, n)))
-    for test in stats.TESTS:
+    for test in TESTS:
         assert claimed(found[test]) <= most(m)
 
 
@@ -176,7 +177,7 @@ def test_of_differences_that_are_skewed_the_t_test_says_a_little_too_much(n: int
 def test_an_effect_of_one_standard_deviation_is_found_over_20_seeds() -> None:
     m, n = 600, 20
     found = rates(normal(m, n, seed=4, shift=-1.0))
-    for test in stats.TESTS:
+    for test in TESTS:
         assert found[test]["better"] >= 0.95
         assert found[test]["worse"] == 0
     power = paired.power(n, ALPHA)
@@ -186,7 +187,7 @@ def test_an_effect_of_one_standard_deviation_is_found_over_20_seeds() -> None:
 def test_in_families_of_five_such_effects_are_found_too() -> None:
     """All five effects there: Holm's last factors are small, so that nearly as many are found as of single ones."""
     found = list(judged(*families(60, 20, seed=5, effects=-1.0)))
-    for test in stats.TESTS:
+    for test in TESTS:
         words = [word for family in found for word in family[test]]
         assert sum(word == "better" for word in words) >= 0.95 * len(words)
         assert "worse" not in words
@@ -200,7 +201,7 @@ def test_a_difference_as_large_as_the_margin_is_seldom_called_equivalent(m: int,
     margin = 0.7
     d = np.concatenate([normal(m // 2, n, seed=6 + n, shift=margin), normal(m // 2, n, seed=7 + n, shift=-margin)])
     found = rates(d, margin)
-    for test in stats.TESTS:
+    for test in TESTS:
         assert found[test]["equivalent"] <= most(m)
 
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
-from tuner.analysis import paired, stats
-from tuner.analysis.stats import Mode, Rules, Test, contrasts, verdict
+from tuner.analysis import paired
+from tuner.analysis.rules import TESTS, Rules, Test
+from tuner.analysis.stats import Mode, contrasts, verdict
 
 NAN = math.nan
 Values = Sequence[float] | Mapping[int, float] | paired.Array
@@ -65,7 +66,7 @@ def test_optimizers_keep_their_order_and_holm_counts_those_that_can_be_tested() 
     found = contrasts(values, "base", "min", Rules())
 
     assert found["optimizer"].tolist() == ["z", "a", "m"]
-    for test in stats.TESTS:
+    for test in TESTS:
         raw, corrected = found[f"p_{test}"].to_numpy(), found[f"p_{test}_holm"].to_numpy()
         assert np.isnan(corrected[1])
         small, large = sorted([0, 2], key=lambda place: raw[place])
@@ -76,7 +77,7 @@ def test_optimizers_keep_their_order_and_holm_counts_those_that_can_be_tested() 
 def test_the_declared_test_decides() -> None:
     # Four seeds that agree: signs and ranks cannot say more than 2 / 2^4, whatever the size.
     values = table(base=[1, 2, 3, 4], one=[2.0, 3.1, 3.9, 5.05])
-    words = {test: only(values, rules=Rules(test)) for test in stats.TESTS}  # type: ignore[arg-type]
+    words = {test: only(values, rules=Rules(test)) for test in TESTS}  # type: ignore[arg-type]
     assert {test: row["verdict"] for test, row in words.items()} == {
         "t": "worse", "wilcoxon": "inconclusive", "sign_flip": "inconclusive",
     }  # fmt: skip
@@ -130,7 +131,7 @@ SILENT = [
 
 
 @pytest.mark.parametrize(("one", "base", "n", "reason"), SILENT)
-@pytest.mark.parametrize("test", list(stats.TESTS))
+@pytest.mark.parametrize("test", list(TESTS))
 def test_where_nothing_can_be_said_nothing_is(
     one: dict[int, float], base: dict[int, float], n: int, reason: str, test: Test
 ) -> None:
@@ -263,7 +264,7 @@ def test_a_shift_of_all_values_does_not_matter(values: dict[str, list[float]], s
 
 
 @some
-@given(columns(), st.sampled_from([2.0**-20, 0.25, 2.0, 2.0**30]), st.sampled_from(list(stats.TESTS)))
+@given(columns(), st.sampled_from([2.0**-20, 0.25, 2.0, 2.0**30]), st.sampled_from(list(TESTS)))
 def test_the_unit_does_not_matter(values: dict[str, list[float]], unit: float, test: Test) -> None:
     found = rows_of(table(**values), rules=Rules(test, margin=2.0))
     scaled = rows_of(table(**{name: [x * unit for x in own] for name, own in values.items()}),
@@ -296,7 +297,7 @@ def mirrored(row: Mapping[str, Any], *, opinions: bool) -> dict[str, Any]:
 
 
 @some
-@given(columns(), st.sampled_from(list(stats.TESTS)))
+@given(columns(), st.sampled_from(list(TESTS)))
 def test_less_of_a_loss_is_more_of_its_negative(values: dict[str, list[float]], test: Test) -> None:
     rules = Rules(test, margin=2.0)
     found = rows_of(table(**values), rules=rules)
@@ -306,7 +307,7 @@ def test_less_of_a_loss_is_more_of_its_negative(values: dict[str, list[float]], 
 
 
 @some
-@given(columns(), st.sampled_from(list(stats.TESTS)))
+@given(columns(), st.sampled_from(list(TESTS)))
 def test_the_other_way_round_it_is_the_other_way_round(values: dict[str, list[float]], test: Test) -> None:
     rules = Rules(test, margin=2.0)
     pair = table(one=values["one"], base=values["base"])
@@ -320,7 +321,7 @@ def test_the_other_way_round_it_is_the_other_way_round(values: dict[str, list[fl
 def test_another_optimizer_makes_no_verdict_bolder(values: dict[str, list[float]]) -> None:
     alone = rows_of(table(one=values["one"], base=values["base"]))["one"]
     together = rows_of(table(**values))["one"]
-    for test in stats.TESTS:
+    for test in TESTS:
         assert not together[f"p_{test}_holm"] < alone[f"p_{test}_holm"]
         assert together[f"p_{test}"] == pytest.approx(alone[f"p_{test}"], nan_ok=True)
     if together["verdict"] not in ("equivalent", "inconclusive"):

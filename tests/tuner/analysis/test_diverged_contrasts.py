@@ -14,11 +14,13 @@ from scipy import stats as scipy_stats
 from tests.support.edited_runs import copied, edit_seeds
 from tests.support.made_runs import make_run
 from tests.tuner.analysis.test_calibration import most
-from tuner.analysis.paired import differences, signed_rank_test
-from tuner.analysis.stats import Mode, Rules, Test, contrast, contrasts
-from tuner.comparison.results import answer
-from tuner.reporting import sentences
+from tuner.analysis.paired import differences, wilcoxon
+from tuner.analysis.rules import Rules, Test
+from tuner.analysis.stats import Mode, contrast, contrasts
+from tuner.comparison.results import compare
+from tuner.reporting import verdicts
 from tuner.reporting.as_json import document
+from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.drawings import task_drawings
 from tuner.store.run import Run
 
@@ -100,7 +102,7 @@ def test_holms_correction_is_over_each_contrasts_own_test() -> None:
     runs = {"a": y + rng.normal(0.8, 1, 10), "b": np.where(np.arange(10) < 3, INF, y + 0.1), "base": y}
     rows = [(name, seed, value) for name, own in runs.items() for seed, value in enumerate(own)]
     found = contrasts(pd.DataFrame(rows, columns=["optimizer", "seed", "value"]), "base", "min", Rules())
-    raw = [scipy_stats.ttest_rel(runs["a"], y).pvalue, signed_rank_test(differences(runs["b"], y))]
+    raw = [scipy_stats.ttest_rel(runs["a"], y).pvalue, wilcoxon(differences(runs["b"], y))]
     assert found["test"].tolist() == ["t", "wilcoxon"]
     small, large = sorted(raw)
     assert sorted(found["p"]) == pytest.approx([2 * small, max(2 * small, large)])
@@ -137,32 +139,32 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_mean_does_not_hide_who_diverged(three: Run) -> None:
     """A mean of 3334 against 0.3766 was "inconclusive, p = 0.85"."""
-    (task,) = answer([three]).tasks
-    text = sentences.verdict(task, "diag_hessian")
+    (task,) = compare([three]).tasks
+    text = verdicts.verdict(task, "diag_hessian")
     assert text.startswith(
         "diag_hessian is neither shown to be better than adam on test_loss nor to be worse: diag_hessian diverged on 1 "
         "of 3 seeds; median 0.377 against 0.3766, a median difference of -0.0056 (no interval of so few; decided by "
         "ranks, diverged runs last: Wilcoxon signed-rank test, Holm-corrected p = 1, 3 seeds)"
     )
-    assert not any("3334" in shown for shown in (text, *sentences.caveats(answer([three]))))
-    (made,) = document(answer([three]))["tasks"]
+    assert not any("3334" in shown for shown in (text, *caveat_sentences(compare([three]))))
+    (made,) = document(compare([three]))["tasks"]
     (entry,) = [entry for entry in made["optimizers"] if entry["optimizer"] == "diag_hessian"]
     (row,) = [row for row in made["contrasts"] if row["primary"]]
     assert (entry["mean"], entry["seeds_diverged"], row["mean"], row["mean_difference"]) == (None, 1, None, None)
-    assert sentences.verdict(task, "adam") == "adam is the baseline, with a median test_loss of 0.3766."
+    assert verdicts.verdict(task, "adam") == "adam is the baseline, with a median test_loss of 0.3766."
 
 
 def test_where_the_baseline_diverged_its_sentence_says_so(three: Run) -> None:
-    (task,) = answer([three], baseline="diag_hessian").tasks
-    assert sentences.verdict(task, "diag_hessian") == (
+    (task,) = compare([three], baseline="diag_hessian").tasks
+    assert verdicts.verdict(task, "diag_hessian") == (
         "diag_hessian is the baseline, with a median test_loss of 0.377; it diverged on 1 of 3 seeds."
     )
-    assert "diag_hessian diverged on 1 of 3 seeds; median" in sentences.verdict(task, "adam")
+    assert "diag_hessian diverged on 1 of 3 seeds; median" in verdicts.verdict(task, "adam")
 
 
 def test_figures_and_curves_do_not_show_the_worst_value(three: Run, tmp_path: Path) -> None:
     run = copied(three, tmp_path / "three")
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     drawn = [drawing for part in task_drawings(task, 0, ["diag_hessian", "adam"]).values() for drawing in part]
     for drawing in drawn:
         shown = [text.get_text() for text in drawing.draw(*drawing.args).texts]
@@ -178,7 +180,7 @@ def test_over_tasks_an_optimizer_whose_median_run_diverged_is_last(tmp_path: Pat
         make_run(tmp_path / task, task, effects, seeds=5, trials=2, diverged={"diag_hessian": lost})
         for task, lost in (("mnist1d", [0, 1, 2]), ("resnet18", [0]))
     ]
-    across = answer(runs).across
+    across = compare(runs).across
     assert across is not None
     assert across.ranks.loc["mnist1d"].to_dict() == {"diag_hessian": 3, "adam": 1, "sgdm": 2}
     assert across.ranks.loc["resnet18"].to_dict() == {"diag_hessian": 1, "adam": 2, "sgdm": 3}

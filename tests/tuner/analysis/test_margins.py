@@ -14,11 +14,12 @@ import pytest
 from tests.support.edited_runs import edit_config, edit_seeds
 from tests.support.made_runs import make_run
 from tuner.analysis import stats
-from tuner.analysis.stats import Margin, Rules, Test, contrasts
-from tuner.comparison.results import answer
+from tuner.analysis.rules import Margin, Rules, Test
+from tuner.analysis.stats import contrasts
+from tuner.comparison.results import compare
 from tuner.config.layers import from_yaml, resolve
 from tuner.errors import UserError
-from tuner.reporting import sentences
+from tuner.reporting import verdicts
 from tuner.reporting.as_json import document
 from tuner.reporting.as_tables import latex, markdown
 from tuner.reporting.leaderboard import leaderboard
@@ -106,7 +107,7 @@ def test_a_margin_of_a_split_has_no_effect_and_is_refused(key: str, name: str) -
 def test_a_run_that_has_such_a_margin_still_opens(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", seeds=3, trials=2)
     edit_config(run, "    loss: 2%", "    test_loss: 0.02")
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.comparison.rules("test_loss").margin is None
 
 
@@ -147,10 +148,10 @@ def slight(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_that_it_is_slight_stands_wherever_the_verdict_does(slight: Run, tmp_path: Path) -> None:
-    found = answer([slight])
+    found = compare([slight])
     (task,) = found.tasks
     word = "better, by less than matters"
-    assert sentences.verdict(task, "diag_hessian").startswith(
+    assert verdicts.verdict(task, "diag_hessian").startswith(
         "diag_hessian is better than adam on test_loss, by less than matters, which is 0.8957 (1% of adam's): "
         "89.49 against 89.57, a difference of -0.08 "
     )
@@ -172,5 +173,5 @@ def test_that_it_is_slight_stands_wherever_the_verdict_does(slight: Run, tmp_pat
 def test_every_verdict_has_its_place() -> None:
     from tuner.reporting.leaderboard import ORDER
 
-    assert set(sentences.VERDICTS) == set(ORDER) - {"baseline", "-"}
+    assert set(verdicts.VERDICTS) == set(ORDER) - {"baseline", "-"}
     assert stats.share("2.5%") == 0.025

@@ -19,7 +19,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from tests.support.examples import examples
 from tuner.analysis import paired, stats
-from tuner.analysis.stats import Rules
+from tuner.analysis.rules import Rules
 
 Array = NDArray[np.float64]
 

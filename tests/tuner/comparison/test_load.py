@@ -12,9 +12,9 @@ from tests.support.edited_runs import Row, copied, edit_best, edit_config, edit_
 from tests.support.made_runs import make_run
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.load import read
-from tuner.comparison.results import answer
+from tuner.comparison.results import compare
 from tuner.errors import UserError
-from tuner.reporting import sentences
+from tuner.reporting.caveats import caveat_sentences
 from tuner.store.run import Run
 
 
@@ -163,7 +163,7 @@ def test_a_diverged_run_costs_its_whole_budget(run: Run) -> None:
     paces = sorted([0.6 / 300, *(rest["seconds"] / rest["steps"])])
     assert (second["steps"], second["grad_equivalents"]) == pytest.approx((2000, 2000))
     assert second["seconds"] == pytest.approx(2000 * (paces[1] + paces[2]) / 2)
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.summary["steps"].tolist() == [2000] * 3
 
 
@@ -177,7 +177,7 @@ def test_an_optimizer_that_always_diverged_is_not_equivalent(run: Run) -> None:
     tight = ["0.5", "0.5001", "0.501", "0.5011", "0.5012"]
     edit_seeds(run, lambda row: row | ({"status": "diverged", "test_loss": "inf"} if row["optimizer"] == "sgdm"
                                        else {"test_loss": tight[int(row["seed"])]}))  # fmt: skip
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.verdict("sgdm") in ("worse", "inconclusive")
 
 
@@ -185,14 +185,14 @@ def test_a_failed_run_is_left_out_whatever_it_says(run: Run) -> None:
     edit_seeds(run, where("adam", "1", status="failed", test_loss="99", test_acc="0"))
     found = only(run)
     assert np.isnan(values(found, "adam")[1])
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.summary.set_index("optimizer")["n"]["adam"] == 4
     assert task.primary["n"].tolist() == [4, 4]
 
 
 def test_a_run_that_is_there_twice_counts_once(run: Run) -> None:
     add_rows(run, lambda row: row | {"test_loss": "0.25"} if hit(row, "adam", "0") else None)
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.summary.set_index("optimizer")["n"]["adam"] == 5
     assert values(task.comparison, "adam")[0] == 0.25  # the later one
     assert task.primary["n"].tolist() == [5, 5]
@@ -202,7 +202,7 @@ def test_a_run_that_is_there_twice_is_one_over_tasks_too(run: Run, tmp_path: Pat
     add_rows(run, lambda row: row if hit(row, "adam", "0") else None)
     other = make_run(tmp_path / "other", "resnet18", {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}, seeds=5,
                      trials=2)  # fmt: skip
-    across = answer([run, other]).across
+    across = compare([run, other]).across
     assert across is not None
     assert across.interquartile_means["iqm"].notna().all()
 
@@ -220,7 +220,7 @@ def test_what_best_json_says_of_others_does_not_matter(run: Run) -> None:
     best["optimizers"]["stranger"] = best["optimizers"]["adam"] | {"n_trials": 999}
     run.write_best({key: value for key, value in best.items() if key != "schema_version"})
     assert list(only(run).best) == ["diag_hessian", "adam", "sgdm"]
-    assert not any("999" in text for text in sentences.caveats(answer([run])))
+    assert not any("999" in text for text in caveat_sentences(compare([run])))
 
 
 @pytest.mark.parametrize("content", ["", "task,optimizer,seed,status\n"])
@@ -244,7 +244,7 @@ def test_a_metric_without_a_number_does_not_decide(run: Run) -> None:
 
 def test_seeds_may_differ_between_runs(run: Run, tmp_path: Path) -> None:
     second = make_run(tmp_path / "second", effects={"adamw": 0.0}, seeds=[3, 4, 5, 6], trials=3)
-    (task,) = answer([run, second]).tasks
+    (task,) = compare([run, second]).tasks
     row = task.primary.set_index("optimizer").loc["adamw"]
     assert (row["n"], row["n_unpaired"]) == (2, 3 + 2)
     assert row["verdict"] == "inconclusive"
@@ -300,6 +300,6 @@ def test_a_baseline_that_one_task_lacks_is_replaced_there(run: Run, tmp_path: Pa
 def test_a_baseline_without_runs(run: Run) -> None:
     edit_seeds(run, without("adam"))
     edit_best(run, lambda name, entry: entry.update(hp=None, value=None, trial=None) if name == "adam" else None)
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.primary["verdict"].tolist() == ["inconclusive"] * 2
     assert task.comparison.baseline == "adam"

@@ -18,11 +18,11 @@ from statsmodels.stats.multitest import multipletests
 
 from tests.support.edited_runs import LOST, Row, copied, edit_seeds, where, without
 from tests.support.made_runs import make_run
-from tuner.comparison.results import TaskAnswer, answer
+from tuner.comparison.results import TaskResults, compare
 from tuner.reporting import as_tables
 from tuner.reporting.as_json import document
 from tuner.reporting.leaderboard import leaderboard
-from tuner.reporting.sentences import VERDICTS
+from tuner.reporting.verdicts import VERDICTS
 from tuner.store.run import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
@@ -39,8 +39,8 @@ def run(made: Run, tmp_path: Path) -> Run:
     return copied(made, tmp_path / "one")
 
 
-def of(run: Run) -> TaskAnswer:
-    (task,) = answer([run]).tasks
+def of(run: Run) -> TaskResults:
+    (task,) = compare([run]).tasks
     return task
 
 
@@ -142,7 +142,7 @@ def test_seconds_that_are_shared_are_not_compared(run: Run) -> None:
 
 
 def test_the_tables_can_be_read_back(run: Run) -> None:
-    found = answer([run])
+    found = compare([run])
     found.write_tables(run.path)
     for name, table in (("summary", found.summary), ("contrasts", found.contrasts.drop(columns="shift"))):
         back = pd.read_csv(run.path / f"{name}.csv", keep_default_na=False, na_values=[""])
@@ -180,7 +180,7 @@ ODD: dict[str, Any] = {
 @pytest.mark.parametrize("odd", ODD)
 def test_the_document_is_json_and_the_papers_are_whole(run: Run, odd: str) -> None:
     edit_seeds(run, ODD[odd])
-    found = answer([run])
+    found = compare([run])
 
     text = json.dumps(document(found), allow_nan=False)
 
@@ -221,7 +221,7 @@ HOSTILE = "a|b_c%d&e#f$g^h~i\\j{k}l<m>n*o`p"
 
 def test_hostile_names_are_escaped(made: Run, tmp_path: Path) -> None:
     """Runs' folders may have any name, and become parts of optimizers' names."""
-    found = answer([made, copied(made, tmp_path / HOSTILE)])
+    found = compare([made, copied(made, tmp_path / HOSTILE)])
     markdown, latex = as_tables.markdown(found), as_tables.latex(found)
 
     markdown_rows(markdown, 6)
@@ -234,14 +234,14 @@ def test_hostile_names_are_escaped(made: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["two\nlines", "a\n\nparagraph", "return\rhere"])
 def test_names_of_several_lines_stay_in_their_cells(made: Run, tmp_path: Path, name: str) -> None:
-    found = answer([made, copied(made, tmp_path / name)])
+    found = compare([made, copied(made, tmp_path / name)])
     markdown_rows(as_tables.markdown(found), 6)
     latex_rows(as_tables.latex(found), 6)
 
 
 def test_metrics_of_any_name_are_escaped(run: Run) -> None:
     edit_seeds(run, lambda row: row | {"test_a|b_%": row["test_loss"]})
-    found = answer([run], metric="test_a|b_%")
+    found = compare([run], metric="test_a|b_%")
     markdown_rows(as_tables.markdown(found), 3)
     assert r"median test\_a\textbar{}b\_\% over 6 seeds" in as_tables.latex(found)
 
@@ -250,7 +250,7 @@ def test_the_numbers_in_papers_are_those_of_the_runs(run: Run) -> None:
     edit_seeds(run, where("sgdm", status="complete"))
     pairs = wide(run, "test_loss")
     means = pairs.mean().sort_values()
-    rows = latex_rows(as_tables.latex(answer([run])), 3)
+    rows = latex_rows(as_tables.latex(compare([run])), 3)
 
     for cells, (name, mean) in zip(rows, means.items(), strict=True):
         assert cells[0].strip() == str(name).replace("_", r"\_")
@@ -277,12 +277,12 @@ def test_who_was_not_retrained_is_not_called_the_baseline(run: Run) -> None:
     verdicts = {row[0].text: row[head.index("verdict")].text for row in rows}
     assert verdicts["adam"] == "baseline"
     assert verdicts["sgdm"] != "baseline"
-    latex = as_tables.latex(answer([run]))
+    latex = as_tables.latex(compare([run]))
     assert [line.count("baseline") for line in latex.splitlines() if line.startswith("    sgdm")] == [0]
 
 
 def test_summary_csv_keeps_names_with_commas_and_quotes(made: Run, tmp_path: Path) -> None:
-    found = answer([made, copied(made, tmp_path / 'a,"b"\nc')])
+    found = compare([made, copied(made, tmp_path / 'a,"b"\nc')])
     found.write_tables(tmp_path)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text(), newline="")))
     assert {row["optimizer"] for row in rows} >= {'adam@a,"b"\nc', "adam"}

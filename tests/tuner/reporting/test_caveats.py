@@ -20,8 +20,8 @@ from tests.support.edited_runs import (
     without,
 )
 from tests.support.made_runs import make_run, make_tasks
-from tuner.comparison.results import Answer, answer
-from tuner.reporting import sentences
+from tuner.comparison.results import Results, compare
+from tuner.reporting.caveats import caveat_sentences
 from tuner.store.run import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
@@ -42,7 +42,7 @@ def run(clean_run: Run, tmp_path: Path) -> Run:
 
 
 def caveats(*runs: Run) -> list[str]:
-    return [text.removeprefix("mnist1d: ") for text in sentences.caveats(answer(list(runs)))]
+    return [text.removeprefix("mnist1d: ") for text in caveat_sentences(compare(list(runs)))]
 
 
 def test_a_run_that_nothing_limits_has_no_caveat(clean_run: Run) -> None:
@@ -287,12 +287,12 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     return make_tasks(tmp_path_factory.mktemp("tasks"), 8)
 
 
-def few_tasks(found: Answer) -> list[str]:
-    return [text for text in sentences.caveats(found) if "with all optimizers" in text]
+def few_tasks(found: Results) -> list[str]:
+    return [text for text in caveat_sentences(found) if "with all optimizers" in text]
 
 
 def test_few_tasks_are_a_caveat_and_enough_are_none(tasks: list[Run]) -> None:
-    assert few_tasks(answer(tasks)) == []
-    assert few_tasks(answer(tasks[:1])) == []
-    (text,) = few_tasks(answer(tasks[:7]))
+    assert few_tasks(compare(tasks)) == []
+    assert few_tasks(compare(tasks[:1])) == []
+    (text,) = few_tasks(compare(tasks[:7]))
     assert text.startswith("7 tasks with all optimizers are too few")

@@ -12,11 +12,12 @@ from statsmodels.stats.multitest import multipletests
 
 from tests.support.edited_runs import Row, copied, edit_best, edit_config, edit_seeds, where, without
 from tests.support.made_runs import make_run, make_tasks
-from tuner.comparison.results import answer
-from tuner.reporting import sentences
+from tuner.comparison.results import compare
+from tuner.reporting import numbers, verdicts
 from tuner.reporting.drawings import task_drawings
 from tuner.reporting.leaderboard import leaderboard
 from tuner.store.run import Run
+from tuner.text import number, p_value
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
 
@@ -43,18 +44,18 @@ def run(clean_run: Run, tmp_path: Path) -> Run:
      (math.inf, "never"), (-math.inf, "-inf"), (1e-300, "1e-300")],
 )  # fmt: skip
 def test_numbers(value: float | None, text: str) -> None:
-    assert sentences.number(value) == text
+    assert number(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.5, "+0.5"), (-0.5, "-0.5"), (0.0, "+0"), (math.nan, "-"), (1234.5, "+1.23e+03")]
 )
 def test_signed_numbers(value: float, text: str) -> None:
-    assert sentences.signed(value) == text
+    assert numbers.signed(value) == text
 
 
 def test_a_signed_nothing_has_one_sign() -> None:
-    assert sentences.signed(-0.0) in ("+0", "-0", "0")
+    assert numbers.signed(-0.0) in ("+0", "-0", "0")
 
 
 @pytest.mark.parametrize(
@@ -62,25 +63,25 @@ def test_a_signed_nothing_has_one_sign() -> None:
                     (0.0, "p < 0.0001"), (math.nan, "p -")],
 )  # fmt: skip
 def test_p_values(p: float, text: str) -> None:
-    assert sentences.p_value(p) == text
+    assert p_value(p) == text
 
 
 @pytest.mark.parametrize(
     ("share", "text"), [(0.95, "95 %"), (1 - 0.05, "95 %"), (1 - 0.001, "99.9 %"), (1 - 0.32, "68 %")]
 )
 def test_shares(share: float, text: str) -> None:
-    assert sentences.percent(share) == text
+    assert numbers.percent(share) == text
 
 
 # Verdicts.
 
 
 def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
-    (task,) = answer([clean_run]).tasks
+    (task,) = compare([clean_run]).tasks
     seeds = clean_run.seeds().pivot(index="seed", columns="optimizer", values="test_loss")
     ms = clean_run.seeds().pivot(index="seed", columns="optimizer", values="step_ms")
 
-    text = sentences.verdict(task, "diag_hessian")
+    text = verdicts.verdict(task, "diag_hessian")
 
     means, difference = seeds.mean(), (seeds["diag_hessian"] - seeds["adam"]).mean()
     assert text.startswith(
@@ -93,16 +94,16 @@ def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
     low, high = np.exp(t.interval(0.95, 11, logs.mean(), sem(logs)))
     ratio = np.exp(logs.mean())
     assert text.endswith(f"a step takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f}).")
-    assert sentences.verdict(task, "sgdm").startswith("sgdm is worse than adam on test_loss: ")
-    assert sentences.verdict(task, "adam") == f"adam is the baseline, with {means['adam']:.4g} test_loss."
+    assert verdicts.verdict(task, "sgdm").startswith("sgdm is worse than adam on test_loss: ")
+    assert verdicts.verdict(task, "adam") == f"adam is the baseline, with {means['adam']:.4g} test_loss."
 
 
 def test_what_has_no_verdict_says_why(run: Run) -> None:
     edit_seeds(run, lambda row: None if row["optimizer"] == "diag_hessian" or (
         row["optimizer"] == "sgdm" and row["seed"] != "3") else row)  # fmt: skip
-    (task,) = answer([run]).tasks
-    assert sentences.verdict(task, "diag_hessian") == "diag_hessian was not retrained."
-    assert sentences.verdict(task, "sgdm").startswith(
+    (task,) = compare([run]).tasks
+    assert verdicts.verdict(task, "diag_hessian") == "diag_hessian was not retrained."
+    assert verdicts.verdict(task, "sgdm").startswith(
         "sgdm and adam cannot be told apart on test_loss: one seed in common; at least 3 are needed: 0."
     )
 
@@ -115,18 +116,18 @@ def test_an_equivalence_names_its_margin(run: Run) -> None:
         return row | {"test_loss": str(0.5 + 0.01 * int(row["seed"]) + noise)}
 
     edit_seeds(run, near)
-    (task,) = answer([run]).tasks
-    assert sentences.verdict(task, "sgdm").startswith("sgdm is equivalent to adam on test_loss, within 0.2: ")
+    (task,) = compare([run]).tasks
+    assert verdicts.verdict(task, "sgdm").startswith("sgdm is equivalent to adam on test_loss, within 0.2: ")
     reason = "the same value on every seed"
-    assert sentences.verdict(task, "diag_hessian").startswith(
+    assert verdicts.verdict(task, "diag_hessian").startswith(
         f"diag_hessian and adam cannot be told apart on test_loss: {reason}: 0.555 against 0.555"
     )
 
 
 def test_gradient_equivalents_stand_in_for_seconds_that_are_shared(run: Run) -> None:
     edit_seeds(run, lambda row: row | {"cohort": "4"})
-    (task,) = answer([run]).tasks
-    assert sentences.verdict(task, "diag_hessian").endswith(
+    (task,) = compare([run]).tasks
+    assert verdicts.verdict(task, "diag_hessian").endswith(
         "; a step takes 1.30 times the gradient-equivalents (times of stacks are not compared)."
     )
     head, rows = leaderboard(task)
@@ -136,11 +137,11 @@ def test_gradient_equivalents_stand_in_for_seconds_that_are_shared(run: Run) -> 
 
 def test_times_of_stacks_and_of_others_are_not_shown_as_if_alike(run: Run) -> None:
     edit_seeds(run, where("sgdm", cohort="4"))
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     head, rows = leaderboard(task)
     shown = {row[0].text: row[head.index("ms/step (shared)")].text.partition(" ")[2] for row in rows}
     assert shown == {"sgdm": "(4 at once)", "adam": "(alone)", "diag_hessian": "(alone)"}
-    assert "times as long" not in " ".join(sentences.verdicts(answer([run])))
+    assert "times as long" not in " ".join(verdicts.verdicts(compare([run])))
     assert [drawing.name for drawing in task_drawings(task, 0, list(EFFECTS))["curves"]] == [
         "1-curves-steps", "1-curves-grad_equivalents",
     ]  # fmt: skip
@@ -150,8 +151,8 @@ def of_ratios(run: Run, ratios: list[float]) -> str:
     """What is said of the time of sgdm's steps, in adam's."""
     edit_seeds(run, lambda row: row if int(row["seed"]) < len(ratios) else None)
     edit_seeds(run, lambda row: row | {"step_ms": str(ratios[int(row["seed"])] if row["optimizer"] == "sgdm" else 1)})
-    (task,) = answer([run]).tasks
-    return sentences.verdict(task, "sgdm").rpartition("; ")[2]
+    (task,) = compare([run]).tasks
+    return verdicts.verdict(task, "sgdm").rpartition("; ")[2]
 
 
 def test_the_time_of_a_step_is_not_decided_by_extremes(run: Run) -> None:
@@ -185,22 +186,22 @@ def test_of_two_seeds_the_time_of_a_step_has_no_interval(run: Run) -> None:
 
 def test_a_baseline_that_took_no_time_has_no_ratio(run: Run) -> None:
     edit_seeds(run, where("adam", step_ms="0"))
-    (task,) = answer([run]).tasks
-    assert "times as long" not in sentences.verdict(task, "sgdm")
+    (task,) = compare([run]).tasks
+    assert "times as long" not in verdicts.verdict(task, "sgdm")
 
 
 def test_a_metric_that_is_not_there_is_not_a_missing_retraining(run: Run) -> None:
     path = run.path / "seeds.csv"
     path.write_text(path.read_text().replace("_loss", "_los"))
-    (task,) = answer([run]).tasks
+    (task,) = compare([run]).tasks
     assert task.comparison.seeds["status"].eq("complete").all()
-    assert "not retrained" not in sentences.verdict(task, "sgdm")
+    assert "not retrained" not in verdicts.verdict(task, "sgdm")
 
 
 def test_runs_without_a_value_are_not_a_lack_of_common_seeds(run: Run) -> None:
     edit_seeds(run, lambda row: row | {"status": "diverged", "test_loss": "inf", "val_loss": "inf"})
-    (task,) = answer([run], metric="test_loss").tasks
-    assert "no seed in common" not in sentences.verdict(task, "sgdm")
+    (task,) = compare([run], metric="test_loss").tasks
+    assert "no seed in common" not in verdicts.verdict(task, "sgdm")
 
 
 # Over tasks.
@@ -212,26 +213,26 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 def test_over_tasks_verdicts_are_gathered_the_good_ones_first(tasks: list[Run]) -> None:
-    found = answer(tasks)
+    found = compare(tasks)
     expected = {task.comparison.task: task.verdict("diag_hessian") for task in found.tasks}
 
-    text = sentences.overall(found, "diag_hessian")
+    text = verdicts.overall(found, "diag_hessian")
 
-    assert sentences.by_verdict(found, "diag_hessian") == {
+    assert verdicts.by_verdict(found, "diag_hessian") == {
         word: [task for task, said in expected.items() if said == word]
-        for word in sentences.VERDICTS if word in expected.values()
+        for word in verdicts.VERDICTS if word in expected.values()
     }  # fmt: skip
     assert text.startswith("diag_hessian against adam: ")
     assert all(task in text for task in expected)
-    assert sentences.overall(found, "adam") == "adam is the baseline."
-    said = sentences.verdicts(found)
+    assert verdicts.overall(found, "adam") == "adam is the baseline."
+    said = verdicts.verdicts(found)
     assert said[:2] == [text, "adam is the baseline."]
     for task in found.tasks:
-        assert all(sentences.verdict(task, name) in said[2:] for name in ("adam", "diag_hessian"))
+        assert all(verdicts.verdict(task, name) in said[2:] for name in ("adam", "diag_hessian"))
 
 
 def test_an_optimizer_that_was_never_retrained_is_not_the_baseline(tasks: list[Run], tmp_path: Path) -> None:
     runs = [copied(run, tmp_path / run.path.name) for run in tasks[:2]]
     for run in runs:
         edit_seeds(run, without("diag_hessian"))
-    assert "is the baseline" not in sentences.overall(answer(runs), "diag_hessian")
+    assert "is the baseline" not in verdicts.overall(compare(runs), "diag_hessian")
