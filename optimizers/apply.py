@@ -1,4 +1,4 @@
-"""Ways to run a pure rule over many tensors: one by one, as lists with foreach kernels, or compiled.
+"""A pure rule is applied to many tensors: one by one, as lists with foreach kernels, or compiled.
 
 Each takes the rule, its members and the hyperparameters, and returns the new parameter and state of every member.
 """

@@ -1,4 +1,4 @@
-"""Arithmetic that several update rules share: checks of arguments, counts, averages, norms."""
+"""Arithmetic is shared by several update rules: checks of arguments, counts, averages, norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of curvature optimizers: everything about an update rule that is not the rule."""
+"""The base class of curvature optimizers does everything about an update rule that is not the rule."""
 
 from __future__ import annotations
 

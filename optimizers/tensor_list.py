@@ -1,4 +1,4 @@
-"""Many tensors as one: a rule written for a tensor runs on a list of them, with PyTorch's foreach kernels."""
+"""A list of tensors is treated as one by a rule that was written for a tensor, with PyTorch's foreach kernels."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The service: searches, retrains, writes down and reports."""
+"""The service searches, retrains, writes down and reports."""

@@ -1,4 +1,4 @@
-"""Errors that a person can act on, and the exit codes of commands."""
+"""Errors are one line that a person can act on; commands end with these exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Execute a command from start to end: the preflight, Ray, the plan's jobs. It tells a listener, and prints nothing."""
+"""A command is executed from start to end: preflight, Ray, the plan's jobs. It tells a listener, and prints nothing."""
 
 from __future__ import annotations
 

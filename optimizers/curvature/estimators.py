@@ -1,4 +1,4 @@
-"""Curvature estimators, chosen by name; those here differentiate the gradient, or need no more than gradients."""
+"""Estimators of curvature differentiate the gradient here, or need no more than gradients."""
 
 from __future__ import annotations
 

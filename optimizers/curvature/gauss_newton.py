@@ -1,4 +1,4 @@
-"""Estimators of the diagonal of the generalised Gauss-Newton matrix (GGN), sum_n J_n^T H_n J_n.
+"""Gauss-Newton estimators give the diagonal of the generalised Gauss-Newton matrix (GGN), sum_n J_n^T H_n J_n.
 
 J_n is the Jacobian of sample n's outputs and H_n the Hessian of the loss with respect to them. It equals the Hessian
 where the network is piecewise linear in its parameters, is never negative, and takes no double backward: the forward

@@ -1,4 +1,4 @@
-"""The interface of a curvature estimator, and what it may look at."""
+"""The interface of a curvature estimator says what it is given at a refresh, and what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over the samples of squared gradients, layer by layer, without storing the gradient of every sample.
+"""Layers record what they were given, and squared gradients are summed over samples without storing each.
 
 A ``Recorder`` notes, during a forward pass, what each layer was given: a ``Use`` per parameter. Rows are a layer's
 positions: whole samples, or the places of a sequence or an image.

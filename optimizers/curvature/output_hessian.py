@@ -1,4 +1,4 @@
-"""The Hessian of a loss with respect to the network's outputs, one block per prediction, and factors of it.
+"""The Hessian of a loss in the network's outputs has one block per prediction, which is factored here.
 
 Gauss-Newton estimators need no more of a loss than this. It is read off the loss by one product with that Hessian, so
 that any reduction, label smoothing or class weight is in it. Two structures are known: that of a softmax

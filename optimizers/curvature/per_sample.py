@@ -1,4 +1,4 @@
-"""Which parameters of a network can be treated layer by layer, and sums of their per-sample squares."""
+"""Per-sample squares are summed layer by layer, for the parameters of a network that can be treated so."""
 
 from __future__ import annotations
 

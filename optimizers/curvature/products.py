@@ -1,4 +1,4 @@
-"""Products with the Hessian, and rows of it, by differentiating a gradient."""
+"""Products with the Hessian, and rows of it, come of differentiating a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimators of curvature by their names."""
+"""Estimators of curvature are found by their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SADH, SSDH, SSVP and Sophia share: momentum over a curvature average, clipped entry by entry."""
+"""SADH, SSDH, SSVP and Sophia share this: momentum over a curvature average, clipped entry by entry."""
 
 from __future__ import annotations
 

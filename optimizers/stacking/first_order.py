@@ -1,4 +1,4 @@
-"""The rules of torch.optim.SGD, Adam and AdamW as pure functions, so that they too can run over a stack of members.
+"""torch.optim's SGD, Adam and AdamW are pure rules here, so that they too can run over a stack of members.
 
 They make the steps of PyTorch's own classes, which everything else uses, from the hyperparameters of their groups.
 """

@@ -1,4 +1,4 @@
-"""One update rule over a stack of members: every tensor has the members as its first dimension.
+"""A stacked optimizer steps many members as one: every tensor has them as its first dimension.
 
 The members' optimizers are ordinary ones; what they share becomes one rule, under ``vmap``, with the hyperparameters in
 which they differ as tensors of one number per member.

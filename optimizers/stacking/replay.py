@@ -1,4 +1,4 @@
-"""Functions of tensors as plain lists of operations: recorded once per kind of inputs, then replayed.
+"""Functions of tensors are recorded once per kind of inputs, as plain lists of operations, then replayed.
 
 What ``vmap`` and autograd do at every call, a replay has behind it: of small tensors they are most of the time.
 """

@@ -1,4 +1,5 @@
-"""A pure rule over a stack of members, under ``vmap``: which optimizers can be in one, and what in them may differ."""
+"""A pure rule runs over a stack of members, under ``vmap``: which optimizers can be in one, and what in them may
+differ."""
 
 from __future__ import annotations
 

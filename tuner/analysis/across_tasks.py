@@ -1,4 +1,4 @@
-"""Which optimizer is better over several tasks: profiles, ranks, interquartile means. No torch, no ray.
+"""Several tasks together say which optimizer is better: profiles, ranks, interquartile means. No torch, no ray.
 
 All functions are pure functions of tables in which lower is better. What cannot be said is NaN, empty or ``None``.
 """

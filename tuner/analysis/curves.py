@@ -1,4 +1,4 @@
-"""Training curves over seeds: medians and bands, time to target. No torch, no ray."""
+"""Training curves over seeds become medians, bands and times to a target. No torch, no ray."""
 
 from __future__ import annotations
 

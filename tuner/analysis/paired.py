@@ -1,4 +1,4 @@
-"""Tests and intervals of differences of pairs, (n,). No torch, no ray.
+"""Differences of pairs, (n,), have tests and intervals here. No torch, no ray.
 
 A run that diverged has an infinite value, worse than any number; where both of a pair diverged they are tied. Only
 ``differences``, ranks and medians take such values. What cannot be said of so few, or such, numbers is NaN.

@@ -1,4 +1,4 @@
-"""What a comparison declares before it is made: the test that decides, its level, the margin. Imports nothing."""
+"""The rules of a comparison are declared before it is made: test, level, margin. Imports nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to think of a search: which hyperparameters mattered, how it went on, whether its range was wide enough.
+"""A search is audited: which hyperparameters mattered, how it went on, whether its range was wide enough.
 
 No torch, no ray. Pure functions of ``trials.csv`` and of the search space.
 """

@@ -1,4 +1,4 @@
-"""Is it better than the baseline? Contrasts of one task's optimizers, paired by seed. No torch, no ray.
+"""Contrasts say whether an optimizer is better than the baseline on a task, paired by seed. No torch, no ray.
 
 All functions are pure functions of tables. Differences are optimizer minus baseline, in the metric's own unit; which
 sign is good the ``mode`` says. The value of a run that diverged is infinite: worse than any, and as bad as that of any

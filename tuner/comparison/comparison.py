@@ -1,4 +1,4 @@
-"""The optimizers of one task, under the same conditions: what there is to compare. No torch, no ray."""
+"""A comparison holds the optimizers of one task, under the same conditions. No torch, no ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One optimizer against the baseline: the contrast that decides, as everything that speaks of it reads it.
+"""A contrast is one optimizer against the baseline, as everything that speaks of it reads it.
 
 No torch, no ray.
 """

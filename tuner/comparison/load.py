@@ -1,4 +1,4 @@
-"""Runs, read to be compared: grouped by task and conditions, named, and mended. No torch, no ray."""
+"""Runs are read to be compared: grouped by task and conditions, named, and mended. No torch, no ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics by their names: which of a run's are shown, and which way each of them is better. No torch, no ray."""
+"""Names of metrics say which of a run's are shown, and which way each of them is better. No torch, no ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What comparisons come to: summary.csv, contrasts.csv, and what reports are made of. No torch, no ray."""
+"""Results are what comparisons come to: summary.csv, contrasts.csv, and all that reports are made of. No torch, no
+ray."""
 
 from __future__ import annotations
 

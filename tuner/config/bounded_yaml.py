@@ -1,4 +1,5 @@
-"""YAML of bounded size, its aliases written out: a few lines that name each other can stand for billions of values."""
+"""YAML is bounded in size with its aliases written out: a few lines that name each other can stand for billions of
+values."""
 
 from __future__ import annotations
 

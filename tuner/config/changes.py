@@ -1,4 +1,4 @@
-"""Changes of a run's configuration: what a command that goes on may ask for, and what would be another run."""
+"""Changes of a run's configuration are what a command that goes on may ask for; all else would be another run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of values of the configuration that pydantic has not: one sentence for each that is refused."""
+"""Checks of values refuse, each in one sentence, what pydantic would let into a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML layers and command-line overrides, resolved into one validated object. No torch, no ray.
+"""Layers of YAML files and command-line settings are resolved into one validated object. No torch, no ray.
 
 defaults < optimizer < task < preset < --configs < --set < flags
 """

@@ -1,4 +1,4 @@
-"""What a configuration may say: pydantic models that refuse unknown keys and check values. No torch, no ray."""
+"""The schema says what a configuration may hold: models that refuse unknown keys and check values. No torch, no ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--dry-run``: what a command would do, from the configuration alone."""
+"""``--dry-run`` shows what a command would do, from the configuration alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run came to, said at its end: as a document for ``--json``, as a table and verdicts for a person."""
+"""The end of a run shows what it came to: as a document for ``--json``, as a table and verdicts for a person."""
 
 from __future__ import annotations
 

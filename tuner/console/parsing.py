@@ -1,4 +1,4 @@
-"""What the commands share: arguments, one-line errors, exit codes."""
+"""Command lines are parsed here: flags that commands share, one-line errors, exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line per study on a terminal, plain lines elsewhere; on stderr."""
+"""Progress is shown on stderr: one live line per study on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run is getting on, or what became of it, told from its directory alone: as a document, and in lines."""
+"""The status of a run is told from its directory alone, as a document and in lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The analysis of the curvature of a network in training, at one of its evaluations."""
+"""The analysis says what is known of the curvature of a network in training, at one of its evaluations."""
 
 from __future__ import annotations
 

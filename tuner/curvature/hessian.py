@@ -1,4 +1,4 @@
-"""The Hessian of a network's mean loss over some rows, as a matrix to multiply with; looked at without a trace."""
+"""The Hessian of a network's mean loss over some rows is a matrix to multiply with; the network is left as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spectrum of the Hessian of a network's loss, exact for small networks, estimated for large ones; its diagonal."""
+"""The spectrum of a loss's Hessian is exact for small networks and estimated for large ones; so is its diagonal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all figures share: colours, type, an axes with fixed margins, ticks.
+"""The canvas has what all figures share: colours, type, an axes with fixed margins, ticks.
 
 Layout is arithmetic in points (1/72 inch), without a trial drawing: limits, ticks and margins are computed here, which
 is several times faster than to let matplotlib find them, and gives the same figure at any resolution.

@@ -1,4 +1,4 @@
-"""Figures of the loss's curvature along training: its spectrum, its diagonal, an optimizer's estimate of it.
+"""Figures show the loss's curvature along training: its spectrum, its diagonal, an optimizer's estimate of it.
 
 As in ``lines``: functions take tables and return a ``matplotlib.figure.Figure``; ``names`` are all optimizers in
 their order. ``table`` is curvature.parquet as ``Run.curvature`` reads it, of one task. Values are medians over seeds;

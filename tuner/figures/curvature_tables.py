@@ -1,4 +1,4 @@
-"""Tables of the loss's curvature as its figures need them: quantiles and medians over seeds, densities, moments.
+"""Tables of curvature are made as its figures need them: quantiles and medians over seeds, densities, moments.
 
 ``table`` is curvature.parquet as ``Run.curvature`` reads it, of one task.
 """

@@ -1,4 +1,4 @@
-"""Text in figures: taken literally, measured, cut so that different names stay different."""
+"""Labels of figures are taken literally, measured, and cut so that different names stay different."""
 
 from __future__ import annotations
 

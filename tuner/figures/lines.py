@@ -1,4 +1,4 @@
-"""Figures of what changes along a clock: training curves, the best trial so far, performance profiles.
+"""Lines show what changes along a clock: training curves, the best trial so far, performance profiles.
 
 Every function takes tables and returns a ``matplotlib.figure.Figure`` made without pyplot. ``names`` are all optimizers
 of a report in their order: it gives each its colour in every figure. Lines, bands and labels of an optimizer bear its

@@ -1,4 +1,4 @@
-"""Figures that compare final results on one task: pairs of runs, differences to the baseline.
+"""Figures compare final results on one task: pairs of runs, differences to the baseline.
 
 Values come as everywhere in the statistics: lower is better, metrics of which more is better negated. ``better`` says
 which way the metric goes; figures show it with its own sign.

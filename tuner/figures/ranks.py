@@ -1,4 +1,4 @@
-"""Figures of ranks over several tasks: the critical-difference diagram, and every rank."""
+"""Figures show ranks over several tasks: the critical-difference diagram, and every rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers for people, and the axes that hold them: limits, ticks and the ticks' labels."""
+"""Scales hold numbers for people: limits of axes, ticks and the ticks' labels."""
 
 from __future__ import annotations
 

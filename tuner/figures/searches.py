@@ -1,4 +1,4 @@
-"""Figures of a search: what each hyperparameter did to the result, and how much it mattered."""
+"""Figures show a search: what each hyperparameter did to the result, and how much it mattered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures as SVG for a page, with what a pointer over them shows; figures as files."""
+"""Figures become SVG for a page, with what a pointer over them shows, and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which code a run is made by: this project's, PyTorch's, and that of each class which its configuration names.
+"""Code is identified without importing it: this project's, PyTorch's, and that of each class of a configuration.
 
 Found in files and in what is installed, without importing any of it. What can change numbers counts: the content of
 this project's sources, and of a user's module or all of its package, comments included; versions of what is installed.

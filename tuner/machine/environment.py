@@ -1,4 +1,4 @@
-"""The environment that a command runs in: versions, hardware, the state of the sources."""
+"""The environment of a command is described: versions, hardware, the state of the sources."""
 
 from __future__ import annotations
 

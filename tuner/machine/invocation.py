@@ -1,4 +1,4 @@
-"""How a person calls one of our commands from here: the line to copy."""
+"""An invocation is the line with which a person calls one of our commands from here."""
 
 from __future__ import annotations
 

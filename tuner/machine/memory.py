@@ -1,4 +1,4 @@
-"""Peak memory of a training run: the device's on CUDA, the process's resident set on a CPU."""
+"""Memory of a training run is measured by its peak: the device's on CUDA, the process's resident set on a CPU."""
 
 from __future__ import annotations
 

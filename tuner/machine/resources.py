@@ -1,4 +1,4 @@
-"""Resources: what this machine has, and how many training runs fit on it at once. Asks neither torch nor Ray."""
+"""Resources of a machine say how many training runs fit on it at once. Asks neither torch nor Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM of a command: the first one interrupts it, another one ends it there and then."""
+"""SIGINT and SIGTERM interrupt a command; another one ends it there and then."""
 
 from __future__ import annotations
 

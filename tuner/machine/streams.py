@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full, or left by their reader: the work goes on, the loss is known."""
+"""Standard streams may be closed, full, or left by their reader: the work goes on, the loss is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run will take, from a few timed steps; no torch."""
+"""The time that a run will take is estimated from a few timed steps; no torch."""
 
 from __future__ import annotations
 

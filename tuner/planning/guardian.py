@@ -1,4 +1,4 @@
-"""A process that outlives a command which Ray's C++ ends from within, or the system from outside: it says so.
+"""A guardian outlives a command which Ray's C++ ends from within, or the system from outside: it says so.
 
 It imports little until then, reads its standard input, and has nothing to say where that ends with ``DONE``.
 """

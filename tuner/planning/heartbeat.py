@@ -1,4 +1,4 @@
-"""status.json: what the command at work on a run says of itself, every few seconds."""
+"""The heartbeat of a command writes every few seconds, into status.json, what it is at."""
 
 from __future__ import annotations
 

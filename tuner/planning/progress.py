@@ -1,4 +1,4 @@
-"""How far each optimizer is in each phase of a run, and how long the rest will take."""
+"""Progress says how far each optimizer is in each phase of a run, and how long the rest will take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which figures a report has, and their drawing: in several processes, each figure once. No torch, no ray."""
+"""Drawings are the figures of a report: which it has, each drawn once, in several processes. No torch, no ray."""
 
 from __future__ import annotations
 

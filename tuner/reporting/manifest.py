@@ -1,4 +1,5 @@
-"""figures/manifest.json: which figures are a report's own, so that the next one replaces these and nothing else."""
+"""The manifest, figures/manifest.json, says which figures are a report's own: the next one replaces these and
+nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of the tables of a run."""
+"""Columns of the tables of a run are named and typed here."""
 
 from __future__ import annotations
 

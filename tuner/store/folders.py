@@ -1,4 +1,4 @@
-"""Folders of runs: which can be made and opened, under which name."""
+"""Folders of runs are made and opened here: which can be, and under which name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What best.json, env.json and status.json must look like to those who read them."""
+"""Shapes say what best.json, env.json and status.json must look like to those who read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A long table of a run: appended to as CSV while the run goes on, one parquet file when it has ended."""
+"""A long table is appended to as CSV while a run goes on, and is one parquet file when it has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made by and with, in its env.json: code, data, environment; whether they are still the same."""
+"""The provenance of a run stands in its env.json: code, data, environment; whether they are still the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run directory: every file's format, atomic writes, reading back. No torch, no ray.
+"""A run is one directory, read and written here: every file's format, in whole records. No torch, no ray.
 
 ``runs/<run-id>/`` holds config.yaml, env.json, status.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet,
 curvature.parquet where it was asked for, and logs/; while training runs are under way, their checkpoints/. A file is

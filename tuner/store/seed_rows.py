@@ -1,4 +1,4 @@
-"""Rows of seeds.csv: which of them still count, and which are missing."""
+"""Rows of seeds.csv count while they are of the present winner; others are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are written whole, and tables to which lines are appended: a reader finds whole records at any moment."""
+"""Tables of a run are written and read here: cells, rows and columns that are checked as they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A snapshot as bytes and back, without pickle's risks: plain values and tensors only."""
+"""A checkpoint is a snapshot as bytes, without pickle's risks: plain values and tensors only."""
 
 from __future__ import annotations
 

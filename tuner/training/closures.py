@@ -1,4 +1,4 @@
-"""What an optimizer's ``step`` is given where it takes a closure, be it optional."""
+"""Closures are what an optimizer's ``step`` is given where it takes one, be it optional."""
 
 from __future__ import annotations
 

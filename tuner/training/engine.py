@@ -1,4 +1,4 @@
-"""How a model is run and its gradient treated, the same for every optimizer: the ``train`` section's options."""
+"""The engine runs a model the same way for every optimizer: the ``train`` section's options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What estimating curvature costs on a task, by counted FLOPs: once for each optimizer, on a network of its own."""
+"""FLOPs are counted of what estimating curvature costs on a task: once for each optimizer, on a network of its own."""
 
 from __future__ import annotations
 

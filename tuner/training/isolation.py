@@ -1,4 +1,4 @@
-"""Global settings and random streams that one training run leaves behind in its process, put back."""
+"""Isolation puts back the global settings and random streams that a training run leaves behind in its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task's metrics as numbers, what diverged runs get in their place, and what divergence is."""
+"""Metrics of a task are numbers; diverged runs get others in their place, and divergence is defined here."""
 
 from __future__ import annotations
 

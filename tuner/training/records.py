@@ -1,4 +1,5 @@
-"""Records of training: how long and how often, what an evaluation found, how a run ended, and its state on the way."""
+"""Records of training say how long and how often, what an evaluation found, how a run ended, and its state on the
+way."""
 
 from __future__ import annotations
 

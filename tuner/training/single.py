@@ -1,4 +1,4 @@
-"""One training run, pure: (task, optimizer, hyperparameters, seed) -> metrics. No Ray, no Optuna."""
+"""A single training run is a pure function: (task, optimizer, hyperparameters, seed) -> metrics. No Ray, no Optuna."""
 
 from __future__ import annotations
 

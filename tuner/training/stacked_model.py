@@ -1,4 +1,4 @@
-"""A task's network for a stack of members: parameters and buffers with the members as their first dimension."""
+"""A stacked model is a task's network for many members: parameters and buffers have them as their first dimension."""
 
 from __future__ import annotations
 

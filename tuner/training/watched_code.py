@@ -1,4 +1,4 @@
-"""Whether a training run has put other functions in the places of PyTorch's, of ours or of its task's."""
+"""Code is watched: has a training run put other functions in the places of PyTorch's, ours or its task's?"""
 
 from __future__ import annotations
 

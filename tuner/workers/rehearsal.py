@@ -1,4 +1,5 @@
-"""What a task and its optimizers do before a run begins: an evaluation; a few steps, also on from a snapshot."""
+"""A rehearsal runs a task and its optimizers before a run begins: an evaluation; a few steps, also on from a
+snapshot."""
 
 from __future__ import annotations
 

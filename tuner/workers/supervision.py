@@ -1,4 +1,5 @@
-"""A plan's jobs done on Ray, and what is done when the work is interrupted, cannot be written, or loses Ray."""
+"""A supervisor has a plan's jobs done on Ray, and ends the work in order when it is interrupted, halted or loses
+Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few timed steps of a task with each optimizer, in the process where this runs."""
+"""Steps of a task are timed with each optimizer, a few, in the process where this runs."""
 
 from __future__ import annotations
 
