@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from tuner import text
 from tuner.config.registry import check_own_packages
 from tuner.errors import CHANGED_CODE, DONE, INTERRUPTED, NOTHING, PARTLY, USAGE, MachineError, UserError, nearest
-from tuner.machine import home, streams
+from tuner.machine import process_environment, streams
 from tuner.machine.signals import interruption
 
 
@@ -147,7 +147,7 @@ def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
         check_working_directory()
         check_own_packages()
-        home.prepare()
+        process_environment.prepare()
         return main(argv)
     except UserError as error:
         return _complain(str(error), argv, USAGE)

@@ -1,5 +1,4 @@
-"""Several training runs of one task and one optimizer in lockstep, as one stacked model: what
-``tuner.training.single`` does for one run, for a list of members. No Ray, no Optuna."""
+"""A stack trains several runs of one task and one optimizer in lockstep, as one stacked model. No Ray, no Optuna."""
 
 from __future__ import annotations
 

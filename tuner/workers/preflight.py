@@ -1,5 +1,4 @@
-"""Look at what needs torch before Ray starts: can the task and each optimizer be made, can the data be loaded, and how
-long will it take?
+"""The preflight tries what needs torch before Ray starts: the task, each optimizer, the data, and a few timed steps.
 
 It runs as a process of its own beside the driver's own start, so that the driver does not import torch. It reads
 config.yaml from its standard input and answers with one line of JSON, ``error`` or what it ``found``, into a pipe that
@@ -26,8 +25,8 @@ from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.machine.streams import STDERR
 from tuner.planning.estimate import Timings
-from tuner.workers import wants
-from tuner.workers.heard import heard
+from tuner.workers import unmet_needs
+from tuner.workers.raised_warnings import warnings_as_lines
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def run_checks(config: Config, *, here: bool) -> dict[str, Any]:
         here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
     """
     try:
-        with heard() as warnings:
+        with warnings_as_lines() as warnings:
             result = check(config, here=here)
         return {"found": result and asdict(replace(result, warnings=result.warnings + warnings))}
     except UserError as error:
@@ -193,7 +192,7 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     try:
         make([torch.nn.Parameter(torch.zeros(2, 2))], spec.first_point())
     except Exception as error:
-        if wanted := wants.what(error, spec):
+        if wanted := unmet_needs.need_of(error, spec):
             raise UserError(f"optimizer {name}: {wanted}") from None
         if isinstance(error, TypeError | ValueError):
             argument = classes.nearest_argument(error, classes.find(spec.class_))

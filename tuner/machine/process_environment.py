@@ -1,5 +1,5 @@
-"""What libraries expect of a process's environment, given to them where it is not there: in containers, for users whom
-the system does not know, without a home that can be written."""
+"""The environment of a process gets what libraries expect where it lacks it: in containers, for users whom the system
+does not know, without a home that can be written."""
 
 from __future__ import annotations
 

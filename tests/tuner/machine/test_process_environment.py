@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.user_folders import scratch_directory
-from tuner.machine import home
+from tuner.machine import process_environment
 
 NAMES = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "MPLCONFIGDIR")
 
@@ -27,14 +27,14 @@ def environment() -> Iterator[None]:
 
 def test_a_user_with_a_home_is_given_nothing(tmp_path: Path) -> None:
     os.environ["HOME"] = str(tmp_path)
-    home.prepare()
+    process_environment.prepare()
     assert {name: os.environ.get(name) for name in NAMES} == dict.fromkeys(NAMES) | {"HOME": str(tmp_path)}
 
 
 def test_a_home_that_cannot_be_written_stays_and_caches_lie_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "home").touch()
     os.environ["HOME"] = str(tmp_path / "home")
-    home.prepare()
+    process_environment.prepare()
     assert os.environ["HOME"] == str(tmp_path / "home")
     assert os.environ["MPLCONFIGDIR"] == str(scratch_directory() / "matplotlib")
 
@@ -44,7 +44,7 @@ def test_the_systems_list_of_users_is_asked_first(monkeypatch: pytest.MonkeyPatc
     if not unset:
         os.environ["HOME"] = ""
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    home.prepare()
+    process_environment.prepare()
     assert os.environ["HOME"] == str(tmp_path)
 
 
@@ -53,6 +53,6 @@ def test_a_user_whom_the_system_does_not_know_is_given_a_home_and_a_name(monkeyp
         raise KeyError("getpwuid(): uid not found")
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    home.prepare()
+    process_environment.prepare()
     assert os.environ["HOME"] == str(scratch_directory())
     assert getpass.getuser() == os.environ["USER"] == f"uid{os.getuid()}"

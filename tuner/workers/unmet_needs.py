@@ -1,4 +1,4 @@
-"""What an optimizer wants that it is not given here, from how it fails. No torch, no ray."""
+"""An optimizer has needs that are not met here, which show in how it fails. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WANTS = (
 """What an error says, and what the optimizer wants that raised it."""
 
 
-def what(error: Exception, spec: OptimizerConfig) -> str:
+def need_of(error: Exception, spec: OptimizerConfig) -> str:
     """A sentence, or nothing where the error is none of those that speak of something else than what is wanted."""
     name, fault = spec.class_.rpartition(".")[2], text.fault(error)
     if fault == "AssertionError":
