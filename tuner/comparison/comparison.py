@@ -102,10 +102,7 @@ class Comparison:
     @property
     def cohorts(self) -> dict[str, int]:
         """How many runs of each optimizer trained together at most; 1 where nothing else is known."""
-        if "cohort" not in self.seeds:
-            return dict.fromkeys(self.optimizers, 1)
-        largest = self.seeds.groupby("optimizer")["cohort"].max().reindex(self.optimizers).fillna(1)
-        return {str(name): int(size) for name, size in largest.items()}
+        return {name: largest_cohort(self.seeds[self.seeds["optimizer"] == name]) for name in self.optimizers}
 
     @property
     def timed(self) -> bool:
@@ -130,6 +127,11 @@ class Comparison:
         table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
         order = {name: place for place, name in enumerate(self.optimizers)}
         return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
+
+
+def largest_cohort(rows: pd.DataFrame) -> int:
+    """How many runs trained together at most; 1 in the tables of runs that were made before there were cohorts."""
+    return int(rows["cohort"].max()) if "cohort" in rows and rows["cohort"].notna().any() else 1
 
 
 def shared(config: Config, largest_cohort: int) -> bool:

@@ -88,6 +88,7 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
     ``status`` is "done", "partly" (a search without a valid trial, or a retraining run that is missing or failed) or
     "nothing" (no valid trial, or no valid retraining run).
     """
+    from tuner.comparison.comparison import largest_cohort
     from tuner.comparison.metrics import metrics, mode
 
     trials, seeds = run.trials(), run.seeds()
@@ -101,7 +102,7 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
         entry["metrics"] = {metric: _described(own, metric, mode(config, metric)) for metric in metrics(config, seeds)}
         entry["step_ms"] = _mean_sd(numbers(own, "step_ms"))
         searched = trials[trials["optimizer"] == name]
-        entry["cohort"] = {"search": _largest_cohort(searched), "retrain": _largest_cohort(own)}
+        entry["cohort"] = {"search": largest_cohort(searched), "retrain": largest_cohort(own)}
         optimizers.append(entry)
     env = run.env()
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
@@ -160,21 +161,16 @@ def _mean_sd(values: pd.Series) -> dict[str, float | None] | None:
     return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
 
 
-def _largest_cohort(rows: pd.DataFrame) -> int:
-    """1 in the tables of runs that were made before there were cohorts."""
-    return int(rows["cohort"].max()) if "cohort" in rows and rows["cohort"].notna().any() else 1
-
-
 def print_table(summary: dict[str, Any], config: Config, console: Console) -> None:
     """The optimizers, one per row; best of its kind is for the report to say."""
     from tuner.comparison.comparison import shared
     from tuner.reporting.leaderboard import step_head
 
     shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
-    largest_cohort = max((size for entry in summary["optimizers"] for size in entry["cohort"].values()), default=1)
-    cohorts = largest_cohort > 1
+    largest = max((size for entry in summary["optimizers"] for size in entry["cohort"].values()), default=1)
+    cohorts = largest > 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    step = step_head(shared=shared(config, largest_cohort))
+    step = step_head(shared=shared(config, largest))
     for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):
         table.add_column(Text(column), no_wrap=True)
     table.add_column("best hyperparameters", overflow="fold")
