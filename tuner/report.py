@@ -65,11 +65,11 @@ def folder(run: Path, out: Path | None, *, own: bool) -> Path:
     from tuner.store.folders import new_folder
 
     path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
-    there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
-    if not there.is_dir():
-        raise UserError(f"output folder {path}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"output folder {path}: {there} cannot be written; choose another with --out")
+    existing = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
+    if not existing.is_dir():
+        raise UserError(f"output folder {path}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {path}: {existing} cannot be written; choose another with --out")
     return path if out or own else new_folder(path)
 
 

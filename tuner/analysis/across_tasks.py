@@ -87,20 +87,20 @@ def ranks(means: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The same without the tasks that lack an optimizer, which ``attrs["left_out"]`` names.
     """
-    there = means.dropna()
-    levels = np.array([_levels(row) for row in there.to_numpy(float)]).reshape(there.shape)
-    found = pd.DataFrame(levels, there.index, there.columns).rank(axis=1, method="average")
-    found.attrs[LEFT_OUT] = [task for task in means.index if task not in there.index]
-    return found
+    complete = means.dropna()
+    levels = np.array([_levels(row) for row in complete.to_numpy(float)]).reshape(complete.shape)
+    table = pd.DataFrame(levels, complete.index, complete.columns).rank(axis=1, method="average")
+    table.attrs[LEFT_OUT] = [task for task in means.index if task not in complete.index]
+    return table
 
 
 def _levels(values: Array) -> Array:
     """0 for the best, one more for each that is told apart from the one before."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    found = np.zeros(len(values))
-    found[order[1:]] = np.cumsum(differences(ordered[1:], ordered[:-1]) != 0)
-    return found
+    levels = np.zeros(len(values))
+    levels[order[1:]] = np.cumsum(differences(ordered[1:], ordered[:-1]) != 0)
+    return levels
 
 
 def friedman(means: pd.DataFrame) -> tuple[float, float] | None:
@@ -114,11 +114,11 @@ def friedman(means: pd.DataFrame) -> tuple[float, float] | None:
     """
     from scipy import stats
 
-    there = ranks(means)
+    ranked = ranks(means)
     optimizers, tasks = FEWEST_FOR_FRIEDMAN
-    if there.shape[1] < optimizers or len(there) < tasks or (there.nunique(axis=1) == 1).all():
+    if ranked.shape[1] < optimizers or len(ranked) < tasks or (ranked.nunique(axis=1) == 1).all():
         return None
-    test = stats.friedmanchisquare(*(there[name].to_numpy(float) for name in there))
+    test = stats.friedmanchisquare(*(ranked[name].to_numpy(float) for name in ranked))
     return float(test.statistic), float(test.pvalue)
 
 
@@ -132,9 +132,9 @@ def wilcoxon_holm(means: pd.DataFrame) -> pd.DataFrame:
         Columns first, second, p, p_holm (Holm 1979, over all pairs); a row per pair, in the order of the columns. p is
         1 where a pair is equal on every task, or there is none.
     """
-    there = means.dropna()
-    pairs = list(combinations(there.columns, 2))
-    columns = {name: there[name].to_numpy(float) for name in there}
+    complete = means.dropna()
+    pairs = list(combinations(complete.columns, 2))
+    columns = {name: complete[name].to_numpy(float) for name in complete}
     p = np.array([wilcoxon(differences(columns[a], columns[b])) for a, b in pairs], float)
     firsts, seconds = [a for a, _ in pairs], [b for _, b in pairs]
     return pd.DataFrame({"first": firsts, "second": seconds, "p": p, "p_holm": holm(p)})
@@ -152,16 +152,16 @@ def cliques(mean_ranks: pd.Series, pairs: pd.DataFrame, alpha: float) -> list[li
     """
     differ = {frozenset(pair) for pair in pairs.loc[pairs["p_holm"] <= alpha, ["first", "second"]].to_numpy()}
     names = [str(name) for name in mean_ranks.sort_values(kind="stable").index]
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
     reached = 0
     for start in range(len(names)):
         end = start + 1
         while end < len(names) and not any(frozenset((one, names[end])) in differ for one in names[start:end]):
             end += 1
         if end > reached and end - start > 1:
-            found.append(names[start:end])
+            groups.append(names[start:end])
         reached = max(reached, end)
-    return found
+    return groups
 
 
 # Scores.
@@ -214,24 +214,24 @@ def interquartile_means(
     common = table.dropna()
     counts = common.groupby(level="task").size()
     scores = common.to_numpy(float).T
-    point = np.array([_iqm(own) for own in scores])
+    point = np.array([_iqm(row) for row in scores])
     if len(counts) and counts.min() > 1:
         draws = _draws(counts.to_list(), resamples, seed)
-        drawn = np.stack([_iqm(own[draws]) for own in scores])
+        drawn = np.stack([_iqm(row[draws]) for row in scores])
     else:
         drawn = np.full((len(names), 1), np.nan)
-    place = names.index(baseline)
+    baseline_index = names.index(baseline)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(drawn, tails, axis=1)
-    difference_low, difference_high = np.quantile(drawn - drawn[place], tails, axis=1)
-    found = pd.DataFrame({
-        "optimizer": names, "iqm": point, "low": low, "high": high, "difference": point - point[place],
+    difference_low, difference_high = np.quantile(drawn - drawn[baseline_index], tails, axis=1)
+    means = pd.DataFrame({
+        "optimizer": names, "iqm": point, "low": low, "high": high, "difference": point - point[baseline_index],
         "difference_low": difference_low, "difference_high": difference_high,
     })  # fmt: skip
     unused = table.notna().sum() - len(common)
-    found.attrs["seeds"] = {task: int(n) for task, n in counts.items()}
-    found.attrs[LEFT_OUT] = {name: int(n) for name, n in unused.items() if n}
-    return found
+    means.attrs["seeds"] = {task: int(n) for task, n in counts.items()}
+    means.attrs[LEFT_OUT] = {name: int(n) for name, n in unused.items() if n}
+    return means
 
 
 def _iqm(scores: Array) -> Any:

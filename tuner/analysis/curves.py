@@ -36,14 +36,14 @@ def filled(curves: pd.DataFrame, seeds: pd.DataFrame, metric: str) -> pd.DataFra
     """
     split, _, name = metric.partition("_")
     chosen = (curves["phase"] == "retrain") & (curves["split"] == split) & (curves["metric"] == name)
-    own = _plain(curves.loc[chosen, COLUMNS].dropna(subset=["seed", "step"]))
-    own = own.drop_duplicates([*RUN, "step"], keep="last")
+    points = _plain(curves.loc[chosen, COLUMNS].dropna(subset=["seed", "step"]))
+    points = points.drop_duplicates([*RUN, "step"], keep="last")
     runs = _runs(seeds, metric)
-    own = own.merge(runs[[*RUN, "worst"]], on=RUN)
-    own["value"] = own["value"].where(np.isfinite(own["value"]), own["worst"])
-    own = own[COLUMNS].sort_values([*RUN, "step"], ignore_index=True)
-    parts = [part for part in (own, _continued(own, runs)) if len(part)]
-    together = pd.concat(parts, ignore_index=True) if parts else own
+    points = points.merge(runs[[*RUN, "worst"]], on=RUN)
+    points["value"] = points["value"].where(np.isfinite(points["value"]), points["worst"])
+    points = points[COLUMNS].sort_values([*RUN, "step"], ignore_index=True)
+    parts = [part for part in (points, _continued(points, runs)) if len(part)]
+    together = pd.concat(parts, ignore_index=True) if parts else points
     return _in_order(together, [*RUN, "step"], list(dict.fromkeys(runs["optimizer"])))
 
 
@@ -54,22 +54,22 @@ def _plain(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _runs(seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The runs that count, their clocks at the end, and, of diverged ones, their value."""
-    own = seeds[seeds["status"] != "failed"].drop_duplicates(RUN, keep="last")
-    value = own[metric].astype(float) if metric in own else pd.Series(np.nan, index=own.index)
-    runs = pd.DataFrame({"optimizer": own["optimizer"].astype("str"), "seed": own["seed"].astype("int64")})
+    counted = seeds[seeds["status"] != "failed"].drop_duplicates(RUN, keep="last")
+    value = counted[metric].astype(float) if metric in counted else pd.Series(np.nan, index=counted.index)
+    runs = pd.DataFrame({"optimizer": counted["optimizer"].astype("str"), "seed": counted["seed"].astype("int64")})
     for clock in ["steps", *RUNNING]:
-        runs[clock] = own[clock].astype(float) if clock in own else np.nan
-    runs["diverged"] = own["status"] == "diverged"
+        runs[clock] = counted[clock].astype(float) if clock in counted else np.nan
+    runs["diverged"] = counted["status"] == "diverged"
     runs["worst"] = value.where(runs["diverged"])
     return runs.reset_index(drop=True)
 
 
-def _continued(own: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def _continued(points: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The rows that diverged runs lack."""
-    last = own[[*RUN, "step", *RUNNING]].drop_duplicates(RUN, keep="last")
+    last = points[[*RUN, "step", *RUNNING]].drop_duplicates(RUN, keep="last")
     ended = runs[runs["worst"].notna()].merge(last, on=RUN, how="left", suffixes=("_end", ""))
     ended = ended.rename(columns={"step": "last"}).fillna({"last": -1.0})
-    rows = ended.merge(_grid(own, runs), on="optimizer")
+    rows = ended.merge(_grid(points, runs), on="optimizer")
     rows = rows[rows["step"] > rows["last"]]
     since = rows["step"] - rows["last"].clip(lower=0)
     paces = _paces(runs)
@@ -79,12 +79,12 @@ def _continued(own: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return _plain(rows.assign(value=rows["worst"])[COLUMNS])
 
 
-def _grid(own: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def _grid(points: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Columns optimizer, step, epoch: where an optimizer was evaluated."""
-    grid = own[["optimizer", "step", "epoch"]].drop_duplicates(["optimizer", "step"])
-    whole = set(own.merge(runs.loc[~runs["diverged"], RUN], on=RUN)["optimizer"])
+    grid = points[["optimizer", "step", "epoch"]].drop_duplicates(["optimizer", "step"])
+    whole = set(points.merge(runs.loc[~runs["diverged"], RUN], on=RUN)["optimizer"])
     lost = [name for name in dict.fromkeys(runs["optimizer"]) if name not in whole]
-    everywhere = own[["step", "epoch"]].drop_duplicates("step")
+    everywhere = points[["step", "epoch"]].drop_duplicates("step")
     others = [everywhere.assign(optimizer=name) for name in lost]
     return pd.concat([grid[grid["optimizer"].isin(list(whole))], *others], ignore_index=True)
 
@@ -125,12 +125,12 @@ def bands(curves: pd.DataFrame, clock: Clock) -> pd.DataFrame:
         have a value. Steps at which none has are left out. Values of diverged runs are the last in order, and quartiles
         next to one of them are as infinite as it is.
     """
-    there = curves.dropna(subset="value")
-    by_step = there.groupby(["optimizer", "step"])
+    known = curves.dropna(subset="value")
+    by_step = known.groupby(["optimizer", "step"])
     quartiles = {name: _quantile(by_step["value"], q) for name, q in (("median", 0.5), ("low", 0.25), ("high", 0.75))}
-    found = pd.DataFrame(quartiles | {"n": by_step.size()}).reset_index()
-    found.insert(2, "x", found["step"] if clock == "step" else by_step[clock].median().to_numpy())
-    return _in_order(found, ["optimizer", "step"], list(dict.fromkeys(curves["optimizer"])))
+    medians = pd.DataFrame(quartiles | {"n": by_step.size()}).reset_index()
+    medians.insert(2, "x", medians["step"] if clock == "step" else by_step[clock].median().to_numpy())
+    return _in_order(medians, ["optimizer", "step"], list(dict.fromkeys(curves["optimizer"])))
 
 
 def _quantile(values: Any, q: float) -> pd.Series:
@@ -152,8 +152,8 @@ def time_to_target(curves: pd.DataFrame, target: float, mode: Mode, clock: Clock
     value = curves["value"]
     reached = curves[value <= target] if mode == "min" else curves[value >= target]
     first = reached.drop_duplicates(RUN)[[*RUN, clock]].rename(columns={clock: "time"})
-    found = curves[RUN].drop_duplicates().merge(first, on=RUN, how="left")
-    return found.assign(time=found["time"].astype(float).fillna(np.inf))
+    times = curves[RUN].drop_duplicates().merge(first, on=RUN, how="left")
+    return times.assign(time=times["time"].astype(float).fillna(np.inf))
 
 
 def at_cost_of(curves: pd.DataFrame, baseline: str, clock: Clock) -> pd.DataFrame:
@@ -166,11 +166,11 @@ def at_cost_of(curves: pd.DataFrame, baseline: str, clock: Clock) -> pd.DataFram
         Columns optimizer, seed, value: of the baseline, and of a run that cost less, its last value; infinite after the
         last evaluation of a run that then diverged. Seeds that the baseline lacks are left out.
     """
-    there = curves.dropna(subset=["value", clock])
-    ends: dict[Any, float] = there[there["optimizer"] == baseline].groupby("seed")[clock].last().to_dict()
+    known = curves.dropna(subset=["value", clock])
+    ends: dict[Any, float] = known[known["optimizer"] == baseline].groupby("seed")[clock].last().to_dict()
     rows = [
         {"optimizer": name, "seed": seed, "value": _at(run[clock].to_numpy(), run["value"].to_numpy(), ends[seed])}
-        for (name, seed), run in there.groupby(RUN, sort=False)
+        for (name, seed), run in known.groupby(RUN, sort=False)
         if seed in ends
     ]
     return pd.DataFrame(rows, columns=["optimizer", "seed", "value"])
@@ -185,7 +185,7 @@ def _at(x: Array, y: Array, at: float) -> float:
 
 def _in_order(rows: pd.DataFrame, by: list[str], names: list[str]) -> pd.DataFrame:
     """Sorted, with optimizers in the order of the names."""
-    places = {name: place for place, name in enumerate(names)}
+    places = {name: index for index, name in enumerate(names)}
     return rows.sort_values(
         by, key=lambda column: column.map(places) if column.name == "optimizer" else column, ignore_index=True
     )

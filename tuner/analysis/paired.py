@@ -55,8 +55,8 @@ def signed_ranks(d: Array) -> Array:
     """Ranks of the absolute differences but for zeros, with their signs; equal ones share their mean rank."""
     from scipy import stats
 
-    there = d[d != 0]
-    return stats.rankdata(np.abs(there)) * np.sign(there)
+    nonzero = d[d != 0]
+    return stats.rankdata(np.abs(nonzero)) * np.sign(nonzero)
 
 
 def wilcoxon(d: Array) -> float:
@@ -120,10 +120,10 @@ def bca_interval(x: Array, confidence: float) -> tuple[float, float]:
         return NAN, NAN
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of data on which it is degenerate, where it says NaN
-        found = stats.bootstrap(
+        ends = stats.bootstrap(
             (x,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method="BCa", rng=0, vectorized=True
         ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(ends.low), float(ends.high)
 
 
 def median_interval(x: Array, confidence: float) -> tuple[float, float]:
@@ -131,11 +131,11 @@ def median_interval(x: Array, confidence: float) -> tuple[float, float]:
     ``confidence`` at least (David and Nagaraja 2003, section 7.1); of fewer than 6 values there is none at 95 %."""
     from scipy import stats
 
-    place = int(stats.binom.ppf((1 - confidence) / 2, len(x), 0.5)) if len(x) else 0
-    if place < 1:
+    rank = int(stats.binom.ppf((1 - confidence) / 2, len(x), 0.5)) if len(x) else 0
+    if rank < 1:
         return NAN, NAN
     ordered = np.sort(x)
-    return float(ordered[place - 1]), float(ordered[-place])
+    return float(ordered[rank - 1]), float(ordered[-rank])
 
 
 def tost(d: Array, margin: float) -> float:

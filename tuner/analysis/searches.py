@@ -67,14 +67,16 @@ def importance(trials: pd.DataFrame, space: Mapping[str, Dimension], mode: Mode)
     except ValueError as error:
         return _silent(len(values), f"a trial lies outside the search space: {error}")
     varied = [name for name in names if len(set(map(str, hp[name]))) > 1]
-    if reason := _silence(values, varied, mode):
+    if reason := _reason_unknown(values, varied, mode):
         return _silent(len(values), reason)
     import optuna
 
     study = _study({name: hp[name] for name in varied}, {name: space[name] for name in varied}, values, mode)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
-    return Importance(pd.DataFrame({"hyperparameter": list(found), "importance": list(found.values())}), len(values))
+    importances = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
+    return Importance(
+        pd.DataFrame({"hyperparameter": list(importances), "importance": list(importances.values())}), len(values)
+    )
 
 
 def _silent(n_trials: int, reason: str) -> Importance:
@@ -82,7 +84,7 @@ def _silent(n_trials: int, reason: str) -> Importance:
     return Importance(empty, n_trials, reason)
 
 
-def _silence(values: np.ndarray, varied: list[str], mode: Mode) -> str:
+def _reason_unknown(values: np.ndarray, varied: list[str], mode: Mode) -> str:
     """Why nothing can be said; empty where something can."""
     if len(values) < FEWEST_TRIALS:
         return f"{len(values)} trials with a value; at least {FEWEST_TRIALS} are needed"
@@ -155,7 +157,7 @@ def best_so_far(trials: pd.DataFrame, mode: Mode) -> pd.DataFrame:
     by_optimizer = rows.groupby("optimizer")["value"]
     rows["n"] = by_optimizer.cumcount() + 1
     rows["value"] = sign * by_optimizer.cummin().groupby(rows["optimizer"]).ffill()
-    order = {name: place for place, name in enumerate(dict.fromkeys(trials["optimizer"]))}
+    order = {name: index for index, name in enumerate(dict.fromkeys(trials["optimizer"]))}
     rows = rows.sort_values("optimizer", key=lambda column: column.map(order), kind="stable")
     return rows[["optimizer", "n", "value"]].reset_index(drop=True)
 

@@ -73,10 +73,10 @@ class Comparison:
 
     def hp(self, optimizer: str) -> dict[str, Any]:
         """The tuned hyperparameters: best.json's, else those of the retraining; empty where neither has them."""
-        if found := self.best.get(optimizer, {}).get("hp"):
-            return found
-        own, space = self.seeds[self.seeds["optimizer"] == optimizer], self.spaces[optimizer]
-        cells = {name: own[HP + name].dropna() for name in space if HP + name in own}
+        if hp := self.best.get(optimizer, {}).get("hp"):
+            return hp
+        runs, space = self.seeds[self.seeds["optimizer"] == optimizer], self.spaces[optimizer]
+        cells = {name: runs[HP + name].dropna() for name in space if HP + name in runs}
         with suppress(ValueError):  # the search cannot have come to them
             return {name: parsed(space[name], column.iloc[0]) for name, column in cells.items() if len(column)}
         return {}
@@ -96,16 +96,13 @@ class Comparison:
 
     def rules(self, metric: str) -> Rules:
         """What was declared."""
-        said = self.config.report
-        return Rules(said.test, said.alpha, said.margin.get(metric.partition("_")[2]))
+        declared = self.config.report
+        return Rules(declared.test, declared.alpha, declared.margin.get(metric.partition("_")[2]))
 
     @property
     def cohorts(self) -> dict[str, int]:
         """How many runs of each optimizer trained together at most; 1 where nothing else is known."""
-        if "cohort" not in self.seeds:
-            return dict.fromkeys(self.optimizers, 1)
-        largest = self.seeds.groupby("optimizer")["cohort"].max().reindex(self.optimizers).fillna(1)
-        return {str(name): int(size) for name, size in largest.items()}
+        return {name: largest_cohort(self.seeds[self.seeds["optimizer"] == name]) for name in self.optimizers}
 
     @property
     def timed(self) -> bool:
@@ -128,8 +125,13 @@ class Comparison:
         if metric not in self.seeds:
             return pd.DataFrame({"optimizer": [], "seed": [], "status": [], "value": []})
         table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
-        order = {name: place for place, name in enumerate(self.optimizers)}
+        order = {name: index for index, name in enumerate(self.optimizers)}
         return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
+
+
+def largest_cohort(rows: pd.DataFrame) -> int:
+    """How many runs trained together at most; 1 in the tables of runs that were made before there were cohorts."""
+    return int(rows["cohort"].max()) if "cohort" in rows and rows["cohort"].notna().any() else 1
 
 
 def shared(config: Config, largest_cohort: int) -> bool:

@@ -87,7 +87,7 @@ def _comparison(sources: list[Source], label: str, baseline: str | None, metric:
     declared = _baseline(None, sources, optimizers), _deciding(sources[0].config, seeds)
     chosen_baseline = _baseline(baseline, sources, optimizers)
     chosen_metric = metric if metric is not None and metric in seeds else declared[1]
-    made = Comparison(
+    comparison = Comparison(
         task=label,
         sources=sources,
         optimizers=optimizers,
@@ -108,51 +108,53 @@ def _comparison(sources: list[Source], label: str, baseline: str | None, metric:
         notes=_choices(sources[0].config, declared, (baseline, metric), (chosen_baseline, chosen_metric)),
         undeclared=["baseline"] * (chosen_baseline != declared[0]) + ["metric"] * (chosen_metric != declared[1]),
     )  # fmt: skip
-    return _mended(replace(made, notes=[*made.notes, *_codes(made)]))
+    return _mended(replace(comparison, notes=[*comparison.notes, *_codes(comparison)]))
 
 
-def _codes(made: Comparison) -> list[str]:
+def _codes(comparison: Comparison) -> list[str]:
     """Of runs, or rows of a run, that were made by different code."""
-    found = []
-    for phase, table in (("trials", made.trials), ("retraining runs", made.seeds)):
+    notes = []
+    for phase, table in (("trials", comparison.trials), ("retraining runs", comparison.seeds)):
         rows = table[table["code"].notna()] if "code" in table else table[:0]
         if len(rows):
             of = ", ".join(f"{name} {n}" for name, n in rows["optimizer"].value_counts(sort=False).items())
-            found.append(f"{phase} made by other code than their run was begun with: {of}; env.json has both.")
-    first, *others = [source.env.get("code") or {} for source in made.sources]
-    places = ("in one run", "in another")
-    different = dict.fromkeys(part for other in others for part in differences(first, other, places))
+            notes.append(f"{phase} made by other code than their run was begun with: {of}; env.json has both.")
+    first, *others = [source.env.get("code") or {} for source in comparison.sources]
+    names = ("in one run", "in another")
+    different = dict.fromkeys(part for other in others for part in differences(first, other, names))
     if different:
-        found.append(f"the runs were made by different code: {'; '.join(map(line, different))}.")
+        notes.append(f"the runs were made by different code: {'; '.join(map(line, different))}.")
     elif others and not all([first, *others]):
-        found.append("by which code some of the runs were made is not known, so not whether it was the same.")
-    return found
+        notes.append("by which code some of the runs were made is not known, so not whether it was the same.")
+    return notes
 
 
 def _choices(
     config: Config, declared: tuple[str, str], asked: tuple[str | None, str | None], taken: tuple[str, str]
 ) -> list[str]:
     """Where baseline and metric are not those that were asked for, or not those that were declared."""
-    said = (config.report.baseline, config.report.metric)
-    found = []
-    for what, name, wanted, there, chosen in zip(("baseline", "metric"), asked, said, declared, taken, strict=True):
-        if chosen != there:
-            found.append(f"{chosen} was chosen as the {what} afterwards, not {there}; what is said is exploratory.")
-        elif (missing := name or wanted or there) != chosen:
-            found.append(f"{missing} is to be the {what}, but is not there; it is {chosen}.")
+    declared_in_config = (config.report.baseline, config.report.metric)
+    notes = []
+    for what, name, wanted, default, chosen in zip(
+        ("baseline", "metric"), asked, declared_in_config, declared, taken, strict=True
+    ):
+        if chosen != default:
+            notes.append(f"{chosen} was chosen as the {what} afterwards, not {default}; what is said is exploratory.")
+        elif (missing := name or wanted or default) != chosen:
+            notes.append(f"{missing} is to be the {what}, but is not there; it is {chosen}.")
     if not known_mode(config, taken[1]):
-        found.append(f"{taken[1]} is taken to be better when lower: its name says nothing else.")
-    return found
+        notes.append(f"{taken[1]} is taken to be better when lower: its name says nothing else.")
+    return notes
 
 
-def _first(names: Iterable[str], there: Sequence[str]) -> str:
-    return next((name for name in names if name in there), there[0])
+def _first(names: Iterable[str], known: Sequence[str]) -> str:
+    return next((name for name in names if name in known), known[0])
 
 
 def _distinct(sources: list[Source]) -> list[Source]:
     """With names under which each optimizer of each run is one of its own."""
     taken: set[str] = set()
-    found = []
+    renamed = []
     for source in sources:
         names = {}
         for name in source.names:
@@ -160,16 +162,16 @@ def _distinct(sources: list[Source]) -> list[Source]:
             if names[name] in taken:
                 names[name] = f"{name}@{source.run.path}"
             taken.add(names[name])
-        found.append(replace(source, names=names))
-    return found
+        renamed.append(replace(source, names=names))
+    return renamed
 
 
 def _renamed(table: pd.DataFrame, source: Source) -> pd.DataFrame:
     """Rows of the run's optimizers, under the comparison's names."""
     of_task = (table["task"] == source.config.task.name) if "task" in table else True
-    own = table[table["optimizer"].isin(list(source.names)) & of_task].copy()
-    own["optimizer"] = own["optimizer"].map(source.names).astype("str")
-    return own
+    rows = table[table["optimizer"].isin(list(source.names)) & of_task].copy()
+    rows["optimizer"] = rows["optimizer"].map(source.names).astype("str")
+    return rows
 
 
 def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -190,26 +192,26 @@ def _deciding(config: Config, seeds: pd.DataFrame) -> str:
     return there[0] if there else config.task.metric
 
 
-def _strangers(made: Comparison) -> list[str]:
+def _strangers(comparison: Comparison) -> list[str]:
     """Of rows of tasks and optimizers that a run's configuration does not know."""
-    found = []
-    for source in made.sources:
+    notes = []
+    for source in comparison.sources:
         rows = source.run.seeds()
         others = [name for name in dict.fromkeys(rows["optimizer"]) if name not in source.names]
         others += [name for name in dict.fromkeys(rows["task"]) if name != source.config.task.name]
         if others:
-            found.append(
+            notes.append(
                 f"seeds.csv has rows of {line(', '.join(others))}, of which config.yaml does not know; left out."
             )
-    return found
+    return notes
 
 
-def _mended(made: Comparison) -> Comparison:
+def _mended(comparison: Comparison) -> Comparison:
     """With infinite values, worse than any, for runs that diverged, and clocks as of their whole budget; without rows
     that cannot be compared. What had to be done is noted."""
-    notes = [*made.notes, *_strangers(made)]
-    seeds = made.seeds.drop_duplicates(["optimizer", "seed"], keep="last", ignore_index=True)
-    if len(seeds) < len(made.seeds):
+    notes = [*comparison.notes, *_strangers(comparison)]
+    seeds = comparison.seeds.drop_duplicates(["optimizer", "seed"], keep="last", ignore_index=True)
+    if len(seeds) < len(comparison.seeds):
         notes.append("seeds.csv: a run that is there twice counts once, as it was last.")
     unknown = sorted(set(seeds["status"].dropna()) - set(KNOWN_STATUS))
     if unknown:
@@ -222,6 +224,6 @@ def _mended(made: Comparison) -> Comparison:
         if lost.any():
             runs = "1 run has" if lost.sum() == 1 else f"{int(lost.sum())} runs have"
             notes.append(f"{name}: {runs} no finite value and {'counts' if lost.sum() == 1 else 'count'} as diverged.")
-        worst = np.inf if made.mode(name) == "min" else -np.inf
+        worst = np.inf if comparison.mode(name) == "min" else -np.inf
         seeds[name] = column.mask(lost | diverged, worst).astype(float)
-    return replace(made, seeds=whole_budgets(seeds), notes=notes)
+    return replace(comparison, seeds=whole_budgets(seeds), notes=notes)

@@ -52,17 +52,17 @@ class TaskResults:
 
     def _row(self, name: str) -> dict[str, Any]:
         made = self.comparison
-        own = made.seeds[made.seeds["optimizer"] == name]
+        runs = made.seeds[made.seeds["optimizer"] == name]
         confidence = 1 - made.config.report.alpha
         row: dict[str, Any] = {"task": made.task, "optimizer": name, "baseline": made.baseline}
-        row |= {"seeds": len(own), "seeds_diverged": int((own["status"] == "diverged").sum())}
-        row |= {"seeds_failed": int((own["status"] == "failed").sum()), "metric": made.metric}
-        row |= stats.describe(_numbers(own, made.metric), confidence)
+        row |= {"seeds": len(runs), "seeds_diverged": int((runs["status"] == "diverged").sum())}
+        row |= {"seeds_failed": int((runs["status"] == "failed").sum()), "metric": made.metric}
+        row |= stats.describe(_numbers(runs, made.metric), confidence)
         for metric in made.metrics[1:]:
-            found = stats.describe(_numbers(own, metric), confidence)
-            row |= {f"{metric}_{key}": found[key] for key in ("mean", "sd", "low", "high", "median")}
+            described = stats.describe(_numbers(runs, metric), confidence)
+            row |= {f"{metric}_{key}": described[key] for key in ("mean", "sd", "low", "high", "median")}
         for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
-            row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(own, clock)).all() else np.nan
+            row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(runs, clock)).all() else np.nan
         trials = made.trials[made.trials["optimizer"] == name]
         states = trials["state"].value_counts()
         row |= {"cohort": made.cohorts[name], "shared": made.shared}
@@ -80,8 +80,8 @@ class TaskResults:
         for clock in COSTS:
             if clock == "seconds" and not made.timed:
                 continue
-            there = curves.at_cost_of(self.filled, made.baseline, CLOCKS[clock])
-            tables.append(self._contrasts(there, made.config.task.metric, clock))
+            values = curves.at_cost_of(self.filled, made.baseline, CLOCKS[clock])
+            tables.append(self._contrasts(values, made.config.task.metric, clock))
         return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
     def _contrasts(self, values: pd.DataFrame, metric: str, clock: str) -> pd.DataFrame:
@@ -113,10 +113,10 @@ class TaskResults:
 
     def standing(self, optimizer: str) -> str:
         """Its verdict, marked where the comparison was not declared, or "baseline"; a dash where it has none."""
-        found = self.verdict(optimizer)
-        if found is None:
+        verdict = self.verdict(optimizer)
+        if verdict is None:
             return "baseline" if optimizer == self.comparison.baseline else "-"
-        return f"{found} (not declared)" if self.comparison.undeclared else found
+        return f"{verdict} (not declared)" if self.comparison.undeclared else verdict
 
     @cached_property
     def filled(self) -> pd.DataFrame:
@@ -130,10 +130,10 @@ class TaskResults:
         made = self.comparison
         if made.config.task.target is not None:
             return made.config.task.target
-        own = made.seeds[made.seeds["optimizer"] == made.baseline]
-        ends = _numbers(own[own["status"] == "complete"], made.config.task.metric)
+        runs = made.seeds[made.seeds["optimizer"] == made.baseline]
+        ends = _numbers(runs[runs["status"] == "complete"], made.config.task.metric)
         ends = ends[~np.isnan(ends)]
-        if not len(ends) or 2 * len(ends) < len(own):
+        if not len(ends) or 2 * len(ends) < len(runs):
             return None
         return float(np.quantile(ends, 0.75 if made.config.task.mode == "min" else 0.25))
 
@@ -216,12 +216,12 @@ class Across:
     def means(self) -> pd.DataFrame:
         """Mean of the deciding metric, on tasks where runs diverged its median, lower is better: index task, columns
         optimizer."""
-        found = {}
+        typical = {}
         for task in self.tasks:
             made = task.comparison
             sign = 1.0 if made.mode(made.metric) == "min" else -1.0
-            found[made.task] = sign * task.summary.set_index("optimizer")[task.typical]
-        return pd.DataFrame(found).T.reindex(columns=self.optimizers)
+            typical[made.task] = sign * task.summary.set_index("optimizer")[task.typical]
+        return pd.DataFrame(typical).T.reindex(columns=self.optimizers)
 
     @cached_property
     def ranks(self) -> pd.DataFrame:

@@ -69,17 +69,17 @@ def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
 def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tuple[str, str]]:
     """With what each is for."""
     seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"] is not None]
-    found = []
+    commands = []
     if summary["lacks_trials"]:
-        found.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
+        commands.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
     if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
-        found.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
+        commands.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
     elif searched:
-        found.append((command_line("tuner.report", run.path), "the answer, with figures, as one page"))
+        commands.append((command_line("tuner.report", run.path), "the answer, with figures, as one page"))
     if "study.db" in run.files():
         dashboard = shlex.join(["optuna-dashboard", run.study_url])
-        found.append((dashboard, "look into the search (pip install optuna-dashboard)"))
-    return found
+        commands.append((dashboard, "look into the search (pip install optuna-dashboard)"))
+    return commands
 
 
 def summarize(run: Run, config: Config) -> dict[str, Any]:
@@ -88,20 +88,21 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
     ``status`` is "done", "partly" (a search without a valid trial, or a retraining run that is missing or failed) or
     "nothing" (no valid trial, or no valid retraining run).
     """
+    from tuner.comparison.comparison import largest_cohort
     from tuner.comparison.metrics import metrics, mode
 
     trials, seeds = run.trials(), run.seeds()
     best = run.best_optimizers()
     optimizers = []
     for name in config.optimizers:
-        own = seeds[seeds["optimizer"] == name]
+        runs = seeds[seeds["optimizer"] == name]
         entry = best.get(name, {"hp": None, "value": None, "trial": None, "n_trials": 0, "n_diverged": 0,
                                 "n_failed": 0, "at_boundary": []})  # fmt: skip
-        entry = {"optimizer": name, **entry, "n_seeds": len(own), "seeds": _count(own["status"]), "verdict": None}
-        entry["metrics"] = {metric: _described(own, metric, mode(config, metric)) for metric in metrics(config, seeds)}
-        entry["step_ms"] = _mean_sd(numbers(own, "step_ms"))
+        entry = {"optimizer": name, **entry, "n_seeds": len(runs), "seeds": _count(runs["status"]), "verdict": None}
+        entry["metrics"] = {metric: _described(runs, metric, mode(config, metric)) for metric in metrics(config, seeds)}
+        entry["step_ms"] = _mean_sd(numbers(runs, "step_ms"))
         searched = trials[trials["optimizer"] == name]
-        entry["cohort"] = {"search": _largest_cohort(searched), "retrain": _largest_cohort(own)}
+        entry["cohort"] = {"search": largest_cohort(searched), "retrain": largest_cohort(runs)}
         optimizers.append(entry)
     env = run.env()
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
@@ -128,8 +129,8 @@ def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
 
 def _lacks_trials(config: Config, trials: pd.DataFrame) -> bool:
     """Whether budgets were not equal."""
-    there = trials["optimizer"].value_counts()
-    return any(there.get(name, 0) < config.trials(name) for name in config.optimizers)
+    counts = trials["optimizer"].value_counts()
+    return any(counts.get(name, 0) < config.trials(name) for name in config.optimizers)
 
 
 def _count(states: pd.Series) -> dict[str, int]:
@@ -149,8 +150,8 @@ def _described(rows: pd.DataFrame, metric: str, mode: str) -> dict[str, float | 
     if values.empty:
         return None
     median = float(values.mask(lost, math.inf if mode == "min" else -math.inf).median())
-    found = {"mean": None, "sd": None} if lost.any() else _mean_sd(values)
-    return {**(found or {}), "median": median if math.isfinite(median) else None}
+    described = {"mean": None, "sd": None} if lost.any() else _mean_sd(values)
+    return {**(described or {}), "median": median if math.isfinite(median) else None}
 
 
 def _mean_sd(values: pd.Series) -> dict[str, float | None] | None:
@@ -160,21 +161,16 @@ def _mean_sd(values: pd.Series) -> dict[str, float | None] | None:
     return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
 
 
-def _largest_cohort(rows: pd.DataFrame) -> int:
-    """1 in the tables of runs that were made before there were cohorts."""
-    return int(rows["cohort"].max()) if "cohort" in rows and rows["cohort"].notna().any() else 1
-
-
 def print_table(summary: dict[str, Any], config: Config, console: Console) -> None:
     """The optimizers, one per row; best of its kind is for the report to say."""
     from tuner.comparison.comparison import shared
     from tuner.reporting.leaderboard import step_head
 
     shown = next((list(entry["metrics"]) for entry in summary["optimizers"]), [])
-    largest_cohort = max((size for entry in summary["optimizers"] for size in entry["cohort"].values()), default=1)
-    cohorts = largest_cohort > 1
+    largest = max((size for entry in summary["optimizers"] for size in entry["cohort"].values()), default=1)
+    cohorts = largest > 1
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    step = step_head(shared=shared(config, largest_cohort))
+    step = step_head(shared=shared(config, largest))
     for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):
         table.add_column(Text(column), no_wrap=True)
     table.add_column("best hyperparameters", overflow="fold")

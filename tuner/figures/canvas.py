@@ -118,7 +118,7 @@ def new_figure(width: float = WIDTH, height: float = HEIGHT) -> Figure:
 
 def new_panel(
     figure: Figure,
-    place: tuple[float, float, float, float],
+    rectangle: tuple[float, float, float, float],
     x: Scale,
     y: Scale,
     *,
@@ -127,7 +127,7 @@ def new_panel(
 ) -> Panel:
     """An axes at (left, bottom, width, height), in points: a line below, light lines across, labels without a frame."""
     width, height = figure.get_size_inches() * 72
-    left, bottom, across, up = place
+    left, bottom, across, up = rectangle
     axes = figure.add_axes((left / width, bottom / height, across / width, up / height))
     axes.set_autoscale_on(False)
     for name, spine in axes.spines.items():
@@ -177,7 +177,7 @@ def draw_at(figure: Figure, points: ArrayLike, **how: Any) -> Line2D:
 # Series.
 
 
-def look(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour and dashes of the optimizer with this place among all names."""
     return {"color": colour(index), "linestyle": DASHES[dashed(index)]}
 
@@ -187,7 +187,7 @@ def dashed(index: int) -> str:
     return list(DASHES)[index // len(COLOURS) % len(DASHES)]
 
 
-def place_of(name: str, names: Sequence[str]) -> int:
+def index_of(name: str, names: Sequence[str]) -> int:
     """Its place among all names; the first where it is not among them."""
     return list(names).index(name) if name in names else 0
 

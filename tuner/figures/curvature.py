@@ -26,9 +26,9 @@ from tuner.figures.canvas import (
     Panel,
     belongs_to,
     colour,
+    index_of,
     new_figure,
     new_panel,
-    place_of,
     styled,
     write_at,
 )
@@ -74,13 +74,15 @@ def clipped_fraction(table: pd.DataFrame, seeds: pd.DataFrame, names: Sequence[s
 @styled
 def spectrum(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A panel per optimizer: its eigenvalues in descending order, at a few moments, the later the darker."""
-    found = medians(table, "eigenvalue")
-    last = max((int(part.columns.max()) for part in found.values()), default=1)
-    y = signed_scale([row for part in found.values() for row in _of_moments(part)])
-    figure, panels = _panels(found, names, scale([0, last], pad=0.0, ticks=2), y, "rank", "eigenvalue", _said(found))
+    tables = medians(table, "eigenvalue")
+    last = max((int(part.columns.max()) for part in tables.values()), default=1)
+    y = signed_scale([row for part in tables.values() for row in _of_moments(part)])
+    figure, panels = _panels(
+        tables, names, scale([0, last], pad=0.0, ticks=2), y, "rank", "eigenvalue", _shown_steps(tables)
+    )
     for name, panel in panels.items():
-        part = found[name].reindex(columns=range(int(found[name].columns.max()) + 1))
-        few = len(found[name].columns) < 40  # both ends of a spectrum: lines of so few points cannot be seen
+        part = tables[name].reindex(columns=range(int(tables[name].columns.max()) + 1))
+        few = len(tables[name].columns) < 40  # both ends of a spectrum: lines of so few points cannot be seen
         for alpha, step in _shades(part.index):
             _line(panel, names, name, part.columns, part.loc[step], alpha, marker="o" if few else "", markersize=2.2)
     return figure
@@ -89,12 +91,12 @@ def spectrum(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 @styled
 def eigenvalues(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A panel per optimizer: each eigenvalue along training; of many, some, both ends among them."""
-    found = medians(table, "eigenvalue")
-    shown = {name: part.iloc[:, _some(part.shape[1])] for name, part in found.items()}
+    tables = medians(table, "eigenvalue")
+    shown = {name: part.iloc[:, _some(part.shape[1])] for name, part in tables.items()}
     y = signed_scale([row for part in shown.values() for row in part.to_numpy(float)])
-    figure, panels = _panels(found, names, _steps(found), y, "steps", "eigenvalues")
+    figure, panels = _panels(tables, names, _steps(tables), y, "steps", "eigenvalues")
     for name, panel in panels.items():
-        part, index = shown[name], place_of(name, names)
+        part, index = shown[name], index_of(name, names)
         lines = [np.column_stack([part.index, part[rank]]) for rank in part.columns]
         drawn = LineCollection(lines, colors=colour(index), linewidths=0.7, alpha=0.6, clip_on=False, zorder=3)
         belongs_to(drawn, index, name)
@@ -110,18 +112,18 @@ def density(table: pd.DataFrame, names: Sequence[str], seed: int | None = None) 
     """
     known = densities(table, seed)
     groups: list[Any] = [(str(name), step, part) for (name, step), part in known.groupby(["optimizer", "step"])]
-    found = {name: pd.DataFrame(index=[step for n, step, _ in groups if n == name]) for name, _, _ in groups}
+    tables = {name: pd.DataFrame(index=[step for n, step, _ in groups if n == name]) for name, _, _ in groups}
     lines = {(name, step): part.sort_values("x")[["x", "value"]].to_numpy(float) for name, step, part in groups
-             if step in moments(found[name].index)}  # fmt: skip
+             if step in moments(tables[name].index)}  # fmt: skip
     x = signed_scale([line[line[:, 1] > 0, 0] for line in lines.values()], ticks=6)
     unit = x.threshold if isinstance(x, SignedScale) else 1.0
     shares = {key: line[:, 1] * np.hypot(line[:, 0], unit) * math.log(10) for key, line in lines.items()}
     largest = max((finite(share).max(initial=0.0) for share in shares.values()), default=1.0)
     floor = LOWEST_SHARE * (largest or 1.0)
     y = scale([floor, largest or 1.0], log=True, ticks=5)
-    figure, panels = _panels(found, names, x, y, "eigenvalue", "share per decade", _said(found))
+    figure, panels = _panels(tables, names, x, y, "eigenvalue", "share per decade", _shown_steps(tables))
     for name, panel in panels.items():
-        for alpha, step in _shades(found[name].index):
+        for alpha, step in _shades(tables[name].index):
             share = np.where(shares[name, step] > floor, shares[name, step], np.nan)
             _line(panel, names, name, lines[name, step][:, 0], share, alpha)
     return figure
@@ -133,11 +135,11 @@ def diagonal(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
     The bands hold the inner half of the entries, the inner nine tenths, and all.
     """
-    found = medians(table, "diagonal_quantile")
-    y = signed_scale([row for part in found.values() for row in part.to_numpy(float)])
-    figure, panels = _panels(found, names, _steps(found), y, "steps", "entries of the diagonal")
+    tables = medians(table, "diagonal_quantile")
+    y = signed_scale([row for part in tables.values() for row in part.to_numpy(float)])
+    figure, panels = _panels(tables, names, _steps(tables), y, "steps", "entries of the diagonal")
     for name, panel in panels.items():
-        part = found[name]
+        part = tables[name]
         steps, quantiles = part.index.to_numpy(float), part.to_numpy(float)
         middle = quantiles.shape[1] // 2
         for inner in range(middle):
@@ -150,13 +152,20 @@ def diagonal(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 def positive_share(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A panel per optimizer: the share of positive entries on the Hessian's diagonal along training."""
     known = bands(table, "positive_share")
-    found = {str(name): part.set_index("step") for name, part in known.groupby("optimizer")}
+    tables = {str(name): part.set_index("step") for name, part in known.groupby("optimizer")}
     y = Scale(-0.02, 1.03, False, [0.0, 0.5, 1.0], ["0 %", "50 %", "100 %"])
-    figure, panels = _panels(found, names, _steps(found), y, "steps", "positive entries of the diagonal")
+    figure, panels = _panels(tables, names, _steps(tables), y, "steps", "positive entries of the diagonal")
     for name, panel in panels.items():
-        own = found[name]
-        _band(panel, names, name, own.index.to_numpy(float), own["low"].to_numpy(float), own["high"].to_numpy(float))
-        _line(panel, names, name, own.index, own["median"], 1.0)
+        quartiles = tables[name]
+        _band(
+            panel,
+            names,
+            name,
+            quartiles.index.to_numpy(float),
+            quartiles["low"].to_numpy(float),
+            quartiles["high"].to_numpy(float),
+        )
+        _line(panel, names, name, quartiles.index, quartiles["median"], 1.0)
     return figure
 
 
@@ -164,10 +173,10 @@ def positive_share(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def _panels(
-    found: dict[str, Any], names: Sequence[str], x: Scale, y: Scale, x_label: str, y_label: str, said: str = ""
+    tables: dict[str, Any], names: Sequence[str], x: Scale, y: Scale, x_label: str, y_label: str, note: str = ""
 ) -> tuple[Figure, dict[str, Panel]]:
-    """A panel per optimizer that is found, in the order of the names, all on the same axes."""
-    shown = [name for name in names if name in found]
+    """A panel per optimizer that has a table, in the order of the names, all on the same axes."""
+    shown = [name for name in names if name in tables]
     columns = min(max(len(shown), 1), MOST_COLUMNS) if len(shown) != 4 else 2
     rows = -(-max(len(shown), 1) // columns)
     left = 9 + max(map(text_width, y.labels), default=0)
@@ -176,25 +185,25 @@ def _panels(
     figure, x = new_figure(WIDTH, height), _fitting(x, width)
     written = labels(shown, width)
     panels = {}
-    for place in range(max(len(shown), 1)):
-        row, column = divmod(place, columns)
+    for index in range(max(len(shown), 1)):
+        row, column = divmod(index, columns)
         at = left + column * (width + GAP), height - 20 - (row + 1) * (ABOVE + PANEL_HEIGHT + BELOW) + BELOW
         panel = _panel(
             figure, (*at, width, PANEL_HEIGHT), x, y if column == 0 else replace(y, labels=[""] * len(y.ticks))
         )
         write_at(figure, at[0] + width / 2, at[1] - 26, x_label, ha="center")
         if shown:
-            name = shown[place]
+            name = shown[index]
             panels[name] = panel
-            hue = colour(place_of(name, names))
-            text = write_at(figure, at[0], at[1] + PANEL_HEIGHT + 6, written[place], color=hue)
-            belongs_to(text, place_of(name, names), name)
-    write_at(figure, 5, height - 5, plain(y_label + (f" {said}" if said else "")), va="top")
+            hue = colour(index_of(name, names))
+            text = write_at(figure, at[0], at[1] + PANEL_HEIGHT + 6, written[index], color=hue)
+            belongs_to(text, index_of(name, names), name)
+    write_at(figure, 5, height - 5, plain(y_label + (f" {note}" if note else "")), va="top")
     return figure, panels
 
 
-def _panel(figure: Figure, place: tuple[float, float, float, float], x: Scale, y: Scale) -> Panel:
-    panel = new_panel(figure, place, x, y)
+def _panel(figure: Figure, rectangle: tuple[float, float, float, float], x: Scale, y: Scale) -> Panel:
+    panel = new_panel(figure, rectangle, x, y)
     if isinstance(y, SignedScale) and y.low < 0 < y.high:
         panel.axes.axhline(0, color=INK, linewidth=0.7, alpha=0.5, zorder=1)
     return panel
@@ -213,7 +222,7 @@ def _fitting(x: Scale, width: float) -> Scale:
 
 
 def _line(panel: Panel, names: Sequence[str], name: str, x: Any, y: Any, alpha: float, **how: Any) -> None:
-    index = place_of(name, names)
+    index = index_of(name, names)
     x, y = (drawable(np.asarray(values, float)) for values in (x, y))
     (drawn,) = panel.axes.plot(
         x, y, **{"color": colour(index), "linewidth": 1.4, "alpha": alpha, "clip_on": False, "zorder": 3, **how}
@@ -222,7 +231,7 @@ def _line(panel: Panel, names: Sequence[str], name: str, x: Any, y: Any, alpha: 
 
 
 def _band(panel: Panel, names: Sequence[str], name: str, x: Floats, low: Floats, high: Floats) -> None:
-    index = place_of(name, names)
+    index = index_of(name, names)
     corners = np.concatenate([np.column_stack([x, low]), np.column_stack([x, high])[::-1]])
     drawn = PolyCollection([corners[np.isfinite(corners).all(axis=1)]], facecolor=colour(index), linewidth=0,
                            alpha=0.17, clip_on=False, zorder=2)  # fmt: skip
@@ -230,12 +239,12 @@ def _band(panel: Panel, names: Sequence[str], name: str, x: Floats, low: Floats,
     panel.axes.add_collection(drawn, autolim=False)
 
 
-def _steps(found: dict[str, pd.DataFrame]) -> Scale:
-    return scale([step for part in found.values() for step in part.index], pad=0.0, ticks=2)
+def _steps(tables: dict[str, pd.DataFrame]) -> Scale:
+    return scale([step for part in tables.values() for step in part.index], pad=0.0, ticks=2)
 
 
 def _some(count: int) -> list[int]:
-    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, MOST_LINES)).round())]
+    return [int(index) for index in np.unique(np.linspace(0, count - 1, min(count, MOST_LINES)).round())]
 
 
 def _shades(steps: Any) -> list[tuple[float, int]]:
@@ -247,7 +256,7 @@ def _of_moments(part: pd.DataFrame) -> Floats:
     return part.loc[moments(part.index)].to_numpy(float)
 
 
-def _said(found: dict[str, pd.DataFrame]) -> str:
-    chosen = sorted({step for part in found.values() for step in moments(part.index)})
+def _shown_steps(tables: dict[str, pd.DataFrame]) -> str:
+    chosen = sorted({step for part in tables.values() for step in moments(part.index)})
     listed = ", ".join(str(step) for step in chosen)
     return f"after {listed} steps, light to dark" if 0 < len(chosen) <= MOMENTS else ""

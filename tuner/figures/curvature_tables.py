@@ -22,16 +22,16 @@ Floats = NDArray[np.float64]
 
 def bands(table: pd.DataFrame, quantity: str, index: int = 0) -> pd.DataFrame:
     """Median and quartiles over seeds along training, as ``tuner.analysis.curves.bands`` gives them."""
-    own = table[(table["quantity"] == quantity) & (table["index"] == index)]
-    return curves.bands(own.astype({"value": "float64", "step": "int64", "optimizer": "str"}), "step")
+    rows = table[(table["quantity"] == quantity) & (table["index"] == index)]
+    return curves.bands(rows.astype({"value": "float64", "step": "int64", "optimizer": "str"}), "step")
 
 
 def medians(table: pd.DataFrame, quantity: str) -> dict[str, pd.DataFrame]:
     """By optimizer the quantity's medians over seeds: a row per step, a column per index."""
-    own = table[table["quantity"] == quantity]
-    own = own.assign(value=drawable(own["value"].to_numpy(float, na_value=np.nan)))
-    found = own.groupby(["optimizer", "step", "index"])["value"].median().unstack("index")
-    return {str(name): part.droplevel("optimizer") for name, part in found.groupby(level="optimizer")}
+    rows = table[table["quantity"] == quantity]
+    rows = rows.assign(value=drawable(rows["value"].to_numpy(float, na_value=np.nan)))
+    by_step = rows.groupby(["optimizer", "step", "index"])["value"].median().unstack("index")
+    return {str(name): part.droplevel("optimizer") for name, part in by_step.groupby(level="optimizer")}
 
 
 def densities(table: pd.DataFrame, seed: int | None = None) -> pd.DataFrame:
@@ -43,12 +43,12 @@ def densities(table: pd.DataFrame, seed: int | None = None) -> pd.DataFrame:
     Returns:
         Columns optimizer, step, x, value; the integral over x is about 1.
     """
-    own = table[table["seed"] == (table["seed"].min() if seed is None else seed)]
-    known = own[own["quantity"] == "density"]
+    rows = table[table["seed"] == (table["seed"].min() if seed is None else seed)]
+    known = rows[rows["quantity"] == "density"]
     columns = ["optimizer", "step", "x", "value"]
     if len(known):
         return known[columns].reset_index(drop=True)
-    groups = own[own["quantity"] == "eigenvalue"].groupby(["optimizer", "step"], sort=False)["value"]
+    groups = rows[rows["quantity"] == "eigenvalue"].groupby(["optimizer", "step"], sort=False)["value"]
     exact = {key: finite(values.to_numpy(float, na_value=np.nan)) for key, values in groups}
     y = signed_scale(list(exact.values()))
     parts = []

@@ -24,7 +24,7 @@ from tuner.figures.canvas import (
     belongs_to,
     colour,
     draw_at,
-    look,
+    line_style,
     new_figure,
     new_panel,
     spread,
@@ -200,7 +200,7 @@ def _draw_line(panel: Panel, line: Line, steps: bool) -> None:
     """A single evaluation is a dot: a line through one point cannot be seen."""
     alone = np.isfinite(line.y).sum() == 1
     (drawn,) = panel.axes.plot(
-        line.x, line.y, **look(line.index), linewidth=1.6, marker="o" if alone else "", markersize=4,
+        line.x, line.y, **line_style(line.index), linewidth=1.6, marker="o" if alone else "", markersize=4,
         drawstyle="steps-post" if steps else "default", clip_on=False, zorder=3,
     )  # fmt: skip
     belongs_to(drawn, line.index, line.name)
@@ -240,7 +240,7 @@ def _label_ends(figure: Figure, panel: Panel, lines: Sequence[Line]) -> None:
             away = draw_at(figure, [(x, y), (right, y)], color=colour(line.index), linewidth=0.6, alpha=0.5)
             belongs_to(away, line.index, line.name)
         stroke = draw_at(figure, [(right + 2, y), (right + 12, height), (right + 18, height)],
-                         **look(line.index), linewidth=1.2)  # fmt: skip
+                         **line_style(line.index), linewidth=1.2)  # fmt: skip
         belongs_to(stroke, line.index, line.name)
         text = write_at(figure, right + 21, height, label, va="center_baseline")
         belongs_to(text, line.index, line.name)
@@ -264,7 +264,7 @@ def _draw_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line, str, float]
     for place, row in enumerate(rows):
         height = HEIGHT + ROW * (len(rows) - place) - 10
         for line, label, at in row:
-            key = draw_at(figure, [(6 + at, height), (24 + at, height)], **look(line.index), linewidth=1.6)
+            key = draw_at(figure, [(6 + at, height), (24 + at, height)], **line_style(line.index), linewidth=1.6)
             text = write_at(figure, 28 + at, height, label, va="center_baseline", fontsize=SMALL)
             belongs_to(key, line.index, line.name)
             belongs_to(text, line.index, line.name)

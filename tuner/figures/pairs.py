@@ -26,9 +26,9 @@ from tuner.figures.canvas import (
     belongs_to,
     colour,
     draw_at,
+    index_of,
     new_figure,
     new_panel,
-    place_of,
     styled,
     write_at,
     write_below,
@@ -69,7 +69,7 @@ def slopes(
     kinds: tuple[tuple[Any, dict[str, Any]], ...] = (
         (gain == 0, {"color": INK, "linestyle": (0, (1, 1.5)), "markerfacecolor": INK}),
         (gain < 0, {"color": INK, "linestyle": (0, (4, 2)), "markerfacecolor": "none"}),
-        (gain > 0, {"color": colour(place_of(optimizer, names)), "linestyle": "solid"}),
+        (gain > 0, {"color": colour(index_of(optimizer, names)), "linestyle": "solid"}),
     )
     for which, how in kinds:
         if which.any():
@@ -121,8 +121,8 @@ def _middles(panel: Panel, figure: Figure, pairs: NDArray[np.float64], which: Li
 
 
 def _column_names(panel: Panel, figure: Figure, names: Sequence[str]) -> None:
-    for place, label in enumerate(labels(names, panel.width * 0.42)):
-        x = panel.left + panel.width * float(panel.x.share(place))
+    for index, label in enumerate(labels(names, panel.width * 0.42)):
+        x = panel.left + panel.width * float(panel.x.share(index))
         write_at(figure, x, 16, label, ha="center", va="baseline")
 
 
@@ -159,16 +159,16 @@ def differences(
     panel = new_panel(figure, (left, 33, WIDTH - left - right, height - 53), x, y)
     _equivalence(panel, margins)
     panel.axes.axvline(0, color=INK, linewidth=0.8, alpha=0.7, zorder=1)
-    for place, (name, row) in enumerate(rows):
+    for index, (name, row) in enumerate(rows):
         own = sign * finite(points.loc[points["optimizer"] == name, "difference"])
-        _row(panel, place_of(name, names), name, len(rows) - 1 - place, own, sign * _interval(row))
-        middle = float(panel.points(x.low, len(rows) - 1 - place)[1])
-        said = write_at(figure, left - 7, middle, written[place], ha="right", va="center_baseline")
-        belongs_to(said, place_of(name, names), name)
-        for line, text in enumerate(verdicts[place]):
-            below = LINE * (line - (len(verdicts[place]) - 1) / 2)
+        _row(panel, index_of(name, names), name, len(rows) - 1 - index, own, sign * _interval(row))
+        middle = float(panel.points(x.low, len(rows) - 1 - index)[1])
+        label_text = write_at(figure, left - 7, middle, written[index], ha="right", va="center_baseline")
+        belongs_to(label_text, index_of(name, names), name)
+        for line, text in enumerate(verdicts[index]):
+            below = LINE * (line - (len(verdicts[index]) - 1) / 2)
             part = write_at(figure, WIDTH - right + 6, middle - below, text, va="center_baseline", fontsize=SMALL)
-            belongs_to(part, place_of(name, names), name)
+            belongs_to(part, index_of(name, names), name)
     _directions(figure, panel, better)
     sizes = list(dict.fromkeys(number(margin, 3) for margin in margins if margin > 0))
     shaded = f" (shaded: {'±' + sizes[0] if len(sizes) == 1 else 'the margins'})" if sizes else ""
@@ -189,9 +189,9 @@ def _lines(verdict: str) -> list[str]:
 
 def _equivalence(panel: Panel, margins: Sequence[float]) -> None:
     """A band per row, from the first one downwards."""
-    for place, margin in enumerate(margins):
+    for index, margin in enumerate(margins):
         if margin > 0:
-            low, high, row = max(-margin, panel.x.low), min(margin, panel.x.high), len(margins) - 1 - place
+            low, high, row = max(-margin, panel.x.low), min(margin, panel.x.high), len(margins) - 1 - index
             corners = [(low, row - 0.5), (high, row - 0.5), (high, row + 0.5), (low, row + 0.5)]
             panel.axes.add_patch(Polygon(corners, facecolor=INK, edgecolor="none", alpha=0.09, zorder=0))
 

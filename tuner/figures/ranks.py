@@ -20,9 +20,9 @@ from tuner.figures.canvas import (
     belongs_to,
     colour,
     draw_at,
+    index_of,
     new_figure,
     new_panel,
-    place_of,
     styled,
     write_at,
 )
@@ -64,19 +64,19 @@ def critical_difference(
     for rank in range(1, last + 1):
         draw_at(figure, [(across(rank), axis), (across(rank), axis + 4)], color=INK, linewidth=0.8)
         write_at(figure, across(rank), axis + 7, str(rank), ha="center", fontsize=SMALL)
-    said = "mean rank over tasks" + ("" if p is None or not np.isfinite(p) else f"; Friedman {p_value(p, least=1e-3)}")
-    write_at(figure, WIDTH / 2, height - 5, said, ha="center", va="top")
-    for place, (name, rank) in enumerate(ranks.items()):
-        row = place if place < best_half else len(ranks) - 1 - place
-        side = margin - 24 if place < best_half else WIDTH - margin + 24
+    title = "mean rank over tasks" + ("" if p is None or not np.isfinite(p) else f"; Friedman {p_value(p, least=1e-3)}")
+    write_at(figure, WIDTH / 2, height - 5, title, ha="center", va="top")
+    for index, (name, rank) in enumerate(ranks.items()):
+        row = index if index < best_half else len(ranks) - 1 - index
+        side = margin - 24 if index < best_half else WIDTH - margin + 24
         level = axis - below - 15 * row - 4
         at = across(float(rank)), axis
-        parts = _elbow(figure, written[place], float(rank), colour(place_of(str(name), names)), at, level, side)
+        parts = _elbow(figure, written[index], float(rank), colour(index_of(str(name), names)), at, level, side)
         for part in parts:
-            belongs_to(part, place_of(str(name), names), str(name))
-    for place, clique in enumerate(bars):
+            belongs_to(part, index_of(str(name), names), str(name))
+    for index, clique in enumerate(bars):
         ends = [float(ranks[list(clique)].min()), float(ranks[list(clique)].max())]
-        level = axis - 8 - 7 * place
+        level = axis - 8 - 7 * index
         draw_at(figure, [(across(ends[0]) - 3, level), (across(ends[1]) + 3, level)], color=INK, linewidth=3.2)
     return figure
 
@@ -123,11 +123,11 @@ def rank_heatmap(ranks: pd.DataFrame) -> Figure:
     x, y = Scale(0, columns, False, [], []), Scale(rows, 0, False, [], [])
     panel = new_panel(figure, (left, 8, WIDTH - left - 8, CELL * rows), x, y, grid=False, base=False)
     _cells(figure, panel, ranks.to_numpy(float))
-    for place, task in enumerate(tasks):
-        write_at(figure, left - 7, float(panel.points(0, place + 0.5)[1]), task, ha="right", va="center_baseline")
+    for index, task in enumerate(tasks):
+        write_at(figure, left - 7, float(panel.points(0, index + 0.5)[1]), task, ha="right", va="center_baseline")
     how: dict[str, Any] = {"ha": "center"} if level else {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
-    for place, name in enumerate(names):
-        at = float(panel.points(place + 0.5, 0)[0])
+    for index, name in enumerate(names):
+        at = float(panel.points(index + 0.5, 0)[0])
         write_at(figure, at, 8 + panel.height + 5, name, fontsize=SMALL, **how)
     return figure
 

@@ -17,9 +17,9 @@ from tuner.figures.canvas import (
     WIDTH,
     Panel,
     colour,
+    index_of,
     new_figure,
     new_panel,
-    place_of,
     styled,
     write_at,
 )
@@ -77,7 +77,7 @@ def search(
         shown = y if column == 0 else Scale(y.low, y.high, y.log, y.ticks, [""] * len(y.ticks))
         panel = new_panel(figure, (left + column * (width + gap), bottom, width, PANEL_HEIGHT), x, shown)
         heights = np.where(diverged, edge, values)
-        _scatter(panel, at, heights, states, colour(place_of(optimizer, names)), chosen)
+        _scatter(panel, at, heights, states, colour(index_of(optimizer, names)), chosen)
         write_at(figure, panel.left + width / 2, bottom - 27, said[place], ha="center")
     count = f", {int(diverged.sum())} of {len(own)} diverged (×)" if diverged.any() else ""
     write_at(figure, 5, height - 5, plain(metric_label) + count, va="top")

@@ -17,34 +17,34 @@ from tuner.store.tables import HP
 
 def document(results: Results) -> dict[str, Any]:
     """Everything that the report says, for scripts; numbers that there are not are null."""
-    found = {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "runs": [str(source.run.path) for task in results.tasks for source in task.comparison.sources],
         "tasks": [_task(task) for task in results.tasks],
         "across_tasks": results.across and _across(results, results.across),
         "caveats": caveat_sentences(results),
     }
-    return _plain(found)
+    return _plain(content)
 
 
 def _task(task: TaskResults) -> dict[str, Any]:
     made = task.comparison
-    said = made.config.report
+    declared = made.config.report
     return {
         "task": made.task,
         "metric": made.metric,
         "mode": made.mode(made.metric),
         "baseline": made.baseline,
         "declared": not made.undeclared,
-        "rules": {"test": said.test, "alpha": said.alpha, "margin": made.rules(made.metric).margin},
+        "rules": {"test": declared.test, "alpha": declared.alpha, "margin": made.rules(made.metric).margin},
         "target": task.target,
         "data": [source.env.get("data") for source in made.sources],
         "optimizers": [
-            {"rank": place + 1, **_without_hp(row), "hp": _hp(made, row["optimizer"]),
+            {"rank": index + 1, **_without_hp(row), "hp": _hp(made, row["optimizer"]),
              "at_boundary": made.at_boundary(row["optimizer"]),
              "verdict": task.verdict(row["optimizer"]), "declared": not made.undeclared,
              "sentence": verdict(task, row["optimizer"])}
-            for place, row in enumerate(task.summary.to_dict("records"))
+            for index, row in enumerate(task.summary.to_dict("records"))
         ],
         "contrasts": task.contrasts.drop(columns=["task", "shift"], errors="ignore").to_dict("records"),
     }  # fmt: skip

@@ -36,8 +36,8 @@ def markdown(results: Results) -> str:
         parts.append("## Over the tasks\n")
         parts += [f"- {_escaped_markdown(overall(results, name))}" for name in results.optimizers]
         parts.append("")
-    if found := caveat_sentences(results):
-        parts += ["## Caveats\n", *(f"- {_escaped_markdown(text)}" for text in found)]
+    if caveats := caveat_sentences(results):
+        parts += ["## Caveats\n", *(f"- {_escaped_markdown(text)}" for text in caveats)]
     return "\n".join(parts)
 
 

@@ -69,19 +69,19 @@ class Drawings:
 
 
 def report_drawings(results: Results) -> Drawings:
-    tasks = [task_drawings(task, place, results.optimizers) for place, task in enumerate(results.tasks)]
+    tasks = [task_drawings(task, index, results.optimizers) for index, task in enumerate(results.tasks)]
     return Drawings(tasks, across_drawings(results.across) if results.across else [])
 
 
 def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], object]) -> dict[str, Drawn]:
     """Draw each and write its SVG and PNG files; ``told`` hears how many are done."""
-    found: dict[str, Drawn] = {}
+    drawn: dict[str, Drawn] = {}
     with ProcessPoolExecutor(PROCESSES) as processes:
         futures = {drawing.name: processes.submit(draw, drawing, folder) for drawing in drawings}
         for name, future in futures.items():
-            found[name] = future.result()
-            told(len(found))
-    return found
+            drawn[name] = future.result()
+            told(len(drawn))
+    return drawn
 
 
 def draw(drawing: Drawing, folder: Path) -> Drawn:
@@ -91,18 +91,18 @@ def draw(drawing: Drawing, folder: Path) -> Drawn:
     return Drawn(svg.inline(made, drawing.title, source=source), svg.hover(made) if drawing.hover else [])
 
 
-def task_drawings(task: TaskResults, place: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
+def task_drawings(task: TaskResults, index: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
     """By the parts of a task's section."""
     return {
-        "curves": list(_curves(task, place, names)),
-        "pairs": list(_pairs(task, place, names)),
-        "search": list(_search(task, place, names)),
-        "progress": list(_progress(task, place, names)),
+        "curves": list(_curves(task, index, names)),
+        "pairs": list(_pairs(task, index, names)),
+        "search": list(_search(task, index, names)),
+        "progress": list(_progress(task, index, names)),
     }
 
 
-def _file(place: int, what: str) -> str:
-    return f"{place + 1}-{what}"
+def _file(index: int, what: str) -> str:
+    return f"{index + 1}-{what}"
 
 
 def _of(name: str, names: Sequence[str]) -> str:
@@ -111,7 +111,7 @@ def _of(name: str, names: Sequence[str]) -> str:
     return slug if slug == name else f"{slug}-{names.index(name)}"
 
 
-def _curves(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _curves(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric = made.config.task.metric
     if task.filled.empty:
@@ -122,11 +122,11 @@ def _curves(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Dra
         label = CLOCK_NAMES[name] + (" (shared)" if name == "seconds" and made.shared else "")
         title = f"{made.task}: {metric} by {label}"
         bands = curves.bands(task.filled, clock)
-        yield Drawing(_file(place, f"curves-{name}"), title, title.partition(": ")[2], lines.curves,
+        yield Drawing(_file(index, f"curves-{name}"), title, title.partition(": ")[2], lines.curves,
                       (bands, label, metric, names), hover=True)  # fmt: skip
 
 
-def _pairs(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _pairs(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
     """The figures take values of which less is better, and show them with their own sign."""
     made = task.comparison
     sign, better = (1.0, "lower") if made.mode(made.metric) == "min" else (-1.0, "higher")
@@ -137,13 +137,13 @@ def _pairs(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Draw
         intervals = pd.DataFrame([_interval(task, contrast, sign) for contrast in contrasts])
         title = f"{made.task}: differences to {made.baseline} on {made.metric}"
         yield Drawing(
-            _file(place, "differences"), title, f"Differences to {made.baseline} on {made.metric}; {better} is better",
+            _file(index, "differences"), title, f"Differences to {made.baseline} on {made.metric}; {better} is better",
             pairs.differences, (intervals, _by_seed(values, made.baseline), made.baseline, names,
                                              made.metric, better),
         )  # fmt: skip
     for name in [contrast.optimizer for contrast in contrasts]:
         title = f"{made.task}: {made.metric} of {name} and {made.baseline} by seed"
-        file = _file(place, f"pairs-{_of(name, names)}")
+        file = _file(index, f"pairs-{_of(name, names)}")
         yield Drawing(file, title, f"{name} and {made.baseline}", pairs.slopes,
                       (values, name, made.baseline, made.metric, better, names))  # fmt: skip
 
@@ -159,50 +159,50 @@ def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Columns optimizer, seed, difference to the baseline."""
     of_baseline = values[values["optimizer"] == baseline].set_index("seed")["value"]
     theirs = values["seed"].map(of_baseline).to_numpy(float)
-    found = values.assign(difference=differences(values["value"].to_numpy(float), theirs))
-    return found[found["optimizer"] != baseline].dropna(subset="difference")
+    rows = values.assign(difference=differences(values["value"].to_numpy(float), theirs))
+    return rows[rows["optimizer"] != baseline].dropna(subset="difference")
 
 
-def _search(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _search(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric, mode = made.config.task.metric, made.config.task.mode
     for name in made.optimizers:
         trials = made.trials[made.trials["optimizer"] == name]
         if trials.empty or not made.spaces[name]:
             continue
-        found = searches.importance(trials, made.spaces[name], mode)
-        shares = dict(zip(found.table["hyperparameter"], found.table["importance"], strict=True))
-        said = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
-        few = f" (of {found.n_trials} trials: little to go by)" if found.few else ""
-        about = f"No importances: {found.reason}." if found.reason else f"Importances: {said}{few}."
-        file = _file(place, f"search-{_of(name, names)}")
+        importance = searches.importance(trials, made.spaces[name], mode)
+        shares = dict(zip(importance.table["hyperparameter"], importance.table["importance"], strict=True))
+        listed = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
+        few = f" (of {importance.n_trials} trials: little to go by)" if importance.few else ""
+        about = f"No importances: {importance.reason}." if importance.reason else f"Importances: {listed}{few}."
+        file = _file(index, f"search-{_of(name, names)}")
         yield Drawing(file, f"{made.task}: the search of {name}", f"{name}. {about}", search_figures.search,
                       (trials, name, made.spaces[name], made.hp(name), metric, mode, names, shares))  # fmt: skip
 
 
-def _progress(task: TaskResults, place: int, names: Sequence[str]) -> Iterable[Drawing]:
+def _progress(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
     made = task.comparison
     metric = made.config.task.metric
     table = searches.best_so_far(made.trials, made.config.task.mode)
     if not table.empty:
         title = f"{made.task}: best {metric} so far, by trials"
-        yield Drawing(_file(place, "best-so-far"), title, title.partition(": ")[2], lines.best_so_far,
+        yield Drawing(_file(index, "best-so-far"), title, title.partition(": ")[2], lines.best_so_far,
                       (table, names, metric), hover=True)  # fmt: skip
 
 
 def across_drawings(across: Across) -> list[Drawing]:
     label, names = CLOCK_NAMES[across.clock], across.optimizers
-    found = [Drawing("tasks-profile", f"Performance profile by {label}",
+    drawings = [Drawing("tasks-profile", f"Performance profile by {label}",
                      f"Share of tasks solved, by {label} to the target", lines.profile, (across.profile, names),
                      hover=True)]  # fmt: skip
     if len(across.ranks) and across.ranks.shape[1] > 1:
         p = None if across.friedman is None else across.friedman[1]
         caption = "Mean ranks; a bar joins what Wilcoxon's test, with Holm's correction, does not tell apart"
-        found += [
+        drawings += [
             Drawing("tasks-ranks", "Ranks by task",
                     "Rank of each optimizer on each task, by its mean or, where runs diverged, median",
                     ranks.rank_heatmap, (across.ranks,)),
             Drawing("tasks-critical-difference", "Mean ranks and cliques", f"{caption} at {across.alpha:g}",
                     ranks.critical_difference, (across.ranks.mean(), across.cliques, p, names)),
         ]  # fmt: skip
-    return found
+    return drawings

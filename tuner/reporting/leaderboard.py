@@ -77,10 +77,10 @@ def _typical(value: float) -> Cell:
 
 def step_time(task: TaskResults, row: Mapping[Any, Any]) -> Cell:
     """Of a row of the summary; where runs trained as stacks with the size of these, and nothing to be sorted by."""
-    found = _plain(row["step_ms"], 3)
+    cell = _plain(row["step_ms"], 3)
     if not task.comparison.stacked or math.isnan(row["step_ms"]):
-        return found
-    return Cell(f"{found.text} ({'alone' if row['cohort'] == 1 else str(row['cohort']) + ' at once'})", None)
+        return cell
+    return Cell(f"{cell.text} ({'alone' if row['cohort'] == 1 else str(row['cohort']) + ' at once'})", None)
 
 
 def typical_and_interval(task: TaskResults, row: Mapping[Any, Any]) -> str:

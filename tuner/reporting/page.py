@@ -44,8 +44,8 @@ def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shades = {name: _swatch(place) for place, name in enumerate(results.optimizers)}
-    tasks = [_task(task, place, drawings.tasks[place], drawn, shades) for place, task in enumerate(results.tasks)]
+    shades = {name: _swatch(index) for index, name in enumerate(results.optimizers)}
+    tasks = [_task(task, index, drawings.tasks[index], drawn, shades) for index, task in enumerate(results.tasks)]
     return environment.get_template("report.html").render(
         title=_title(results),
         setting=_setting(results),
@@ -63,9 +63,9 @@ def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> st
     )
 
 
-def _swatch(place: int) -> dict[str, str]:
+def _swatch(index: int) -> dict[str, str]:
     """As an optimizer's lines are."""
-    return {"colour": colour(place), "dash": dashed(place)}
+    return {"colour": colour(index), "dash": dashed(index)}
 
 
 def _title(results: Results) -> str:
@@ -101,13 +101,13 @@ def _verdicts(task: TaskResults) -> list[dict[str, Any]]:
 
 def _task(
     task: TaskResults,
-    place: int,
+    task_index: int,
     parts: Mapping[str, list[Drawing]],
     drawn: Mapping[str, Drawn],
     shades: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        "id": f"task-{place + 1}",
+        "id": f"task-{task_index + 1}",
         "name": task.comparison.task,
         "verdicts": _verdicts(task),
         "board": _board(task, shades),
@@ -117,14 +117,14 @@ def _task(
 
 
 def _figures(drawings: Iterable[Drawing], drawn: Mapping[str, Drawn]) -> list[dict[str, Any]]:
-    found = []
+    figures = []
     for drawing in drawings:
         made = drawn[drawing.name]
-        found.append({
+        figures.append({
             "name": drawing.name, "svg": made.svg, "caption": drawing.caption, "file": f"figures/{drawing.name}",
             "hover": json.dumps(made.hover) if made.hover else "",
         })  # fmt: skip
-    return found
+    return figures
 
 
 def _board(task: TaskResults, shades: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _board(task: TaskResults, shades: Mapping[str, Any]) -> dict[str, Any]:
         "caption": f"{task.typical.capitalize()} over seeds{', diverged runs last,' * (task.typical == 'median')} with "
                    f"its {level} interval, not corrected for the number of contrasts; differences to {made.baseline}, "
                    "paired by seed.",
-        "head": [{"name": name, "sorted": first if place == 1 else ""} for place, name in enumerate(head)],
+        "head": [{"name": name, "sorted": first if index == 1 else ""} for index, name in enumerate(head)],
         "rows": [
             {"baseline": row[0].text == made.baseline, "swatch": shades[row[0].text],
              "cells": [_cell(cell, name) for cell, name in zip(row, head, strict=True)]}
@@ -193,11 +193,11 @@ def _method(results: Results) -> dict[str, Any]:
     """What the paragraphs on the method have to name."""
     rules = {}
     for task in results.tasks:
-        made, said = task.comparison, task.comparison.config.report
+        made, declared = task.comparison, task.comparison.config.report
         margin = made.rules(made.metric).margin
         size = f"{margin} of {made.baseline}'s value" if isinstance(margin, str) else number(margin)
         within = f"differences within {size} do not matter" if margin is not None else "no margin is declared"
-        rules[made.task] = f"{TESTS[said.test]} at level {said.alpha:g}; {within}"
+        rules[made.task] = f"{TESTS[declared.test]} at level {declared.alpha:g}; {within}"
     return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA}
 
 

@@ -26,11 +26,11 @@ def verdict(task: TaskResults, optimizer: str) -> str:
     made = task.comparison
     contrast = task.contrast(optimizer)
     if optimizer == made.baseline:
-        own = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
+        row = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
         if task.typical == "mean":
-            return f"{optimizer} is the baseline, with {number(own['mean'])} {made.metric}."
-        lost = f"; it diverged on {own['seeds_diverged']} of {own['n']} seeds" if own["seeds_diverged"] else ""
-        return f"{optimizer} is the baseline, with a median {made.metric} of {result(own['median'])}{lost}."
+            return f"{optimizer} is the baseline, with {number(row['mean'])} {made.metric}."
+        lost = f"; it diverged on {row['seeds_diverged']} of {row['n']} seeds" if row["seeds_diverged"] else ""
+        return f"{optimizer} is the baseline, with a median {made.metric} of {result(row['median'])}{lost}."
     if contrast is None:
         runs = made.seeds[made.seeds["optimizer"] == optimizer]
         return f"{optimizer} has no {made.metric}." if len(runs) else f"{optimizer} was not retrained."
@@ -123,18 +123,18 @@ def verdicts(results: Results) -> list[str]:
     """A sentence per task and optimizer, and of several tasks one per optimizer."""
     if results.across is None:
         return [verdict(task, name) for task in results.tasks for name in task.summary["optimizer"]]
-    found = [overall(results, name) for name in results.optimizers]
+    sentences = [overall(results, name) for name in results.optimizers]
     for task in results.tasks:
-        found += ["", f"{task.comparison.task}:", *(verdict(task, name) for name in task.summary["optimizer"])]
-    return found
+        sentences += ["", f"{task.comparison.task}:", *(verdict(task, name) for name in task.summary["optimizer"])]
+    return sentences
 
 
 def overall(results: Results, optimizer: str) -> str:
     """A sentence on an optimizer over several tasks."""
-    found = by_verdict(results, optimizer)
-    if not found:
+    by_word = by_verdict(results, optimizer)
+    if not by_word:
         return f"{optimizer} {without_verdict(results, optimizer)}."
-    parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in found.items())
+    parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in by_word.items())
     return f"{optimizer} against {baselines(results)}: {parts}."
 
 
@@ -150,8 +150,8 @@ def by_verdict(results: Results, optimizer: str) -> dict[str, list[str]]:
         (task.verdict(optimizer), task.comparison.task + " (not declared)" * bool(task.comparison.undeclared))
         for task in results.tasks
     ]
-    found = {word: [name for own, name in named if own == word] for word in VERDICTS}
-    return {word: tasks for word, tasks in found.items() if tasks}
+    tasks_by_word = {word: [name for verdict, name in named if verdict == word] for word in VERDICTS}
+    return {word: tasks for word, tasks in tasks_by_word.items() if tasks}
 
 
 def baselines(results: Results) -> str:

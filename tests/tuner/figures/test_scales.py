@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from tests.support.examples import examples
-from tuner.figures.canvas import COLOURS, dashed, look, spread
+from tuner.figures.canvas import COLOURS, dashed, line_style, spread
 from tuner.figures.labels import fitted, labels, plain, text_width
 from tuner.figures.scales import number, scale, tick_labels
 
@@ -145,15 +145,15 @@ def test_colours_are_told_apart(blindness: str) -> None:
 
 
 def test_forty_optimizers_look_different() -> None:
-    assert len({str(look(i)) for i in range(40)}) == 40
+    assert len({str(line_style(i)) for i in range(40)}) == 40
 
 
 def test_a_name_says_how_its_lines_are_broken_once_colours_repeat() -> None:
     words = {i: dashed(i) for i in range(40)}
     assert not any(words[i] for i in range(10)) and all(words[i] for i in range(10, 40))
-    assert len({(look(i)["color"], words[i]) for i in range(40)}) == 40
-    assert (dashed(15), look(15)["linestyle"][1]) == ("dashed", (4, 1.5))
-    assert dashed(25) == "dotted" and look(25)["linestyle"][1][0] < 1.5
+    assert len({(line_style(i)["color"], words[i]) for i in range(40)}) == 40
+    assert (dashed(15), line_style(15)["linestyle"][1]) == ("dashed", (4, 1.5))
+    assert dashed(25) == "dotted" and line_style(25)["linestyle"][1][0] < 1.5
 
 
 def test_text_is_taken_literally_and_cut() -> None:
