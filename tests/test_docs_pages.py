@@ -341,7 +341,7 @@ def test_the_examples_of_the_report_page_run(
     [python] = [code for language, code in blocks(page) if language == "python"]
     space: dict[str, Any] = {}
     exec(python, space)
-    assert list(space["found"].contrasts["optimizer"].unique()) == ["diag_hessian"]
+    assert list(space["results"].contrasts["optimizer"].unique()) == ["diag_hessian"]
 
 
 def test_the_tutorials_optimizer_is_one(tmp_path: Path) -> None:
