@@ -65,10 +65,10 @@ def importance(trials: pd.DataFrame, space: Mapping[str, Dimension], mode: Mode)
     try:
         hp = {name: [parsed(space[name], cell) for cell in counted[HP + name]] for name in names}
     except ValueError as error:
-        return _silent(len(values), f"a trial lies outside the search space: {error}")
+        return _without_importances(len(values), f"a trial lies outside the search space: {error}")
     varied = [name for name in names if len(set(map(str, hp[name]))) > 1]
     if reason := _reason_unknown(values, varied, mode):
-        return _silent(len(values), reason)
+        return _without_importances(len(values), reason)
     import optuna
 
     study = _study({name: hp[name] for name in varied}, {name: space[name] for name in varied}, values, mode)
@@ -79,7 +79,7 @@ def importance(trials: pd.DataFrame, space: Mapping[str, Dimension], mode: Mode)
     )
 
 
-def _silent(n_trials: int, reason: str) -> Importance:
+def _without_importances(n_trials: int, reason: str) -> Importance:
     empty = pd.DataFrame({"hyperparameter": pd.Series(dtype=str), "importance": pd.Series(dtype=float)})
     return Importance(empty, n_trials, reason)
 

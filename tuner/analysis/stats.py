@@ -41,26 +41,26 @@ def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> 
         each with its own; ``verdict`` and, where there is one, its ``reason``.
     """
     runs = values.dropna(subset="value").drop_duplicates(["optimizer", "seed"], keep="last")
-    table = runs.pivot(index="seed", columns="optimizer", values="value").sort_index()
+    by_seed = runs.pivot(index="seed", columns="optimizer", values="value").sort_index()
     rows = []
     for name in dict.fromkeys(values["optimizer"]):
         if name == baseline:
             continue
-        pair = table.reindex(columns=[name, baseline])
+        pair = by_seed.reindex(columns=[name, baseline])
         both = pair.dropna()
         unpaired = int(pair.notna().any(axis=1).sum()) - len(both)
         head = {"optimizer": name, "baseline": baseline, "n": len(both), "n_unpaired": unpaired}
         rows.append(head | contrast(both[name].to_numpy(float), both[baseline].to_numpy(float), mode, rules))
-    found = pd.DataFrame(rows, columns=None if rows else ["optimizer", "baseline", "n", "n_unpaired", "verdict"])
-    if found.empty:
-        return found
+    table = pd.DataFrame(rows, columns=None if rows else ["optimizer", "baseline", "n", "n_unpaired", "verdict"])
+    if table.empty:
+        return table
     for test in TESTS:
-        found[f"p_{test}_holm"] = holm(found[f"p_{test}"].to_numpy(float))
-    found["test"] = np.where(found["n_diverged"] > 0, BY_RANKS, rules.test)
-    found["p"] = holm(np.array([row[f"p_{row['test']}"] for row in found.to_dict("records")]))
-    judged = [verdict(row, mode, rules) for row in found.to_dict("records")]
-    found["verdict"], found["reason"] = [v for v, _ in judged], [reason for _, reason in judged]
-    return found
+        table[f"p_{test}_holm"] = holm(table[f"p_{test}"].to_numpy(float))
+    table["test"] = np.where(table["n_diverged"] > 0, BY_RANKS, rules.test)
+    table["p"] = holm(np.array([row[f"p_{row['test']}"] for row in table.to_dict("records")]))
+    judged = [verdict(row, mode, rules) for row in table.to_dict("records")]
+    table["verdict"], table["reason"] = [v for v, _ in judged], [reason for _, reason in judged]
+    return table
 
 
 def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:

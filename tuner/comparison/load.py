@@ -188,8 +188,8 @@ def _deciding(config: Config, seeds: pd.DataFrame) -> str:
     """The declared metric, else the task's own on the test split: on validation hyperparameters were chosen."""
     split, _, base = config.task.metric.partition("_")
     candidates = [config.report.metric, f"test_{base}" if split == "val" else None, config.task.metric]
-    there = [name for name in candidates if name is not None and name in seeds and seeds[name].notna().any()]
-    return there[0] if there else config.task.metric
+    available = [name for name in candidates if name is not None and name in seeds and seeds[name].notna().any()]
+    return available[0] if available else config.task.metric
 
 
 def _strangers(comparison: Comparison) -> list[str]:

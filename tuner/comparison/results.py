@@ -40,9 +40,9 @@ class TaskResults:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """A row per optimizer, the best ``typical`` value first."""
-        made = self.comparison
-        table = pd.DataFrame([self._row(name) for name in made.optimizers])
-        less = made.mode(made.metric) == "min"
+        comparison = self.comparison
+        table = pd.DataFrame([self._row(name) for name in comparison.optimizers])
+        less = comparison.mode(comparison.metric) == "min"
         return table.sort_values(self.typical, ascending=less, kind="stable", ignore_index=True)
 
     @cached_property
@@ -51,45 +51,45 @@ class TaskResults:
         return "median" if np.isinf(_numbers(self.comparison.seeds, self.comparison.metric)).any() else "mean"
 
     def _row(self, name: str) -> dict[str, Any]:
-        made = self.comparison
-        runs = made.seeds[made.seeds["optimizer"] == name]
-        confidence = 1 - made.config.report.alpha
-        row: dict[str, Any] = {"task": made.task, "optimizer": name, "baseline": made.baseline}
+        comparison = self.comparison
+        runs = comparison.seeds[comparison.seeds["optimizer"] == name]
+        confidence = 1 - comparison.config.report.alpha
+        row: dict[str, Any] = {"task": comparison.task, "optimizer": name, "baseline": comparison.baseline}
         row |= {"seeds": len(runs), "seeds_diverged": int((runs["status"] == "diverged").sum())}
-        row |= {"seeds_failed": int((runs["status"] == "failed").sum()), "metric": made.metric}
-        row |= stats.describe(_numbers(runs, made.metric), confidence)
-        for metric in made.metrics[1:]:
+        row |= {"seeds_failed": int((runs["status"] == "failed").sum()), "metric": comparison.metric}
+        row |= stats.describe(_numbers(runs, comparison.metric), confidence)
+        for metric in comparison.metrics[1:]:
             described = stats.describe(_numbers(runs, metric), confidence)
             row |= {f"{metric}_{key}": described[key] for key in ("mean", "sd", "low", "high", "median")}
         for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
             row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(runs, clock)).all() else np.nan
-        trials = made.trials[made.trials["optimizer"] == name]
+        trials = comparison.trials[comparison.trials["optimizer"] == name]
         states = trials["state"].value_counts()
-        row |= {"cohort": made.cohorts[name], "shared": made.shared}
+        row |= {"cohort": comparison.cohorts[name], "shared": comparison.shared}
         row |= {"trials": len(trials), "trials_diverged": int(states.get("diverged", 0))}
-        row |= {"trials_failed": int(states.get("failed", 0)), "tuned": len(made.spaces[name])}
-        row |= {"at_boundary": " ".join(made.at_boundary(name))}
-        return row | hp_columns(made.hp(name))
+        row |= {"trials_failed": int(states.get("failed", 0)), "tuned": len(comparison.spaces[name])}
+        row |= {"at_boundary": " ".join(comparison.at_boundary(name))}
+        return row | hp_columns(comparison.hp(name))
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
         """A row per metric, clock and optimizer other than the baseline: ``stats.contrasts`` at equal steps, and, of
         the metric of the curves, when the baseline's run had ended by gradient-equivalents and by seconds."""
-        made = self.comparison
-        tables = [self._contrasts(made.values(metric), metric, "steps") for metric in made.metrics]
+        comparison = self.comparison
+        tables = [self._contrasts(comparison.values(metric), metric, "steps") for metric in comparison.metrics]
         for clock in COSTS:
-            if clock == "seconds" and not made.timed:
+            if clock == "seconds" and not comparison.timed:
                 continue
-            values = curves.at_cost_of(self.filled, made.baseline, CLOCKS[clock])
-            tables.append(self._contrasts(values, made.config.task.metric, clock))
+            values = curves.at_cost_of(self.filled, comparison.baseline, CLOCKS[clock])
+            tables.append(self._contrasts(values, comparison.config.task.metric, clock))
         return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
     def _contrasts(self, values: pd.DataFrame, metric: str, clock: str) -> pd.DataFrame:
-        made = self.comparison
-        table = stats.contrasts(values, made.baseline, made.mode(metric), made.rules(metric))
-        primary = metric == made.metric and clock == "steps"
-        head: Any = {"task": made.task, "metric": metric, "mode": made.mode(metric), "clock": clock, "primary": primary,
-                     "declared": not made.undeclared}  # fmt: skip
+        comparison = self.comparison
+        table = stats.contrasts(values, comparison.baseline, comparison.mode(metric), comparison.rules(metric))
+        primary = metric == comparison.metric and clock == "steps"
+        head: Any = {"task": comparison.task, "metric": metric, "mode": comparison.mode(metric), "clock": clock,
+                     "primary": primary, "declared": not comparison.undeclared}  # fmt: skip
         return table.assign(**head)[[*head, *table.columns]]
 
     @cached_property
@@ -127,23 +127,23 @@ class TaskResults:
     def target(self) -> float | None:
         """The value that counts as solved: the task's, else what three quarters of the baseline's runs end with, but
         for diverged ones; none where most diverged."""
-        made = self.comparison
-        if made.config.task.target is not None:
-            return made.config.task.target
-        runs = made.seeds[made.seeds["optimizer"] == made.baseline]
-        ends = _numbers(runs[runs["status"] == "complete"], made.config.task.metric)
+        comparison = self.comparison
+        if comparison.config.task.target is not None:
+            return comparison.config.task.target
+        runs = comparison.seeds[comparison.seeds["optimizer"] == comparison.baseline]
+        ends = _numbers(runs[runs["status"] == "complete"], comparison.config.task.metric)
         ends = ends[~np.isnan(ends)]
         if not len(ends) or 2 * len(ends) < len(runs):
             return None
-        return float(np.quantile(ends, 0.75 if made.config.task.mode == "min" else 0.25))
+        return float(np.quantile(ends, 0.75 if comparison.config.task.mode == "min" else 0.25))
 
     def times(self, clock: curves.Clock) -> pd.Series:
         """The median time over seeds, by a clock of the curves, at which each optimizer reaches the target."""
-        made = self.comparison
+        comparison = self.comparison
         if self.target is None or self.filled.empty:
-            return pd.Series(np.nan, index=made.optimizers)
-        reached = curves.time_to_target(self.filled, self.target, made.config.task.mode, clock)
-        return reached.groupby("optimizer")["time"].median().reindex(made.optimizers)
+            return pd.Series(np.nan, index=comparison.optimizers)
+        reached = curves.time_to_target(self.filled, self.target, comparison.config.task.mode, clock)
+        return reached.groupby("optimizer")["time"].median().reindex(comparison.optimizers)
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,9 @@ class Across:
         optimizer."""
         typical = {}
         for task in self.tasks:
-            made = task.comparison
-            sign = 1.0 if made.mode(made.metric) == "min" else -1.0
-            typical[made.task] = sign * task.summary.set_index("optimizer")[task.typical]
+            comparison = task.comparison
+            sign = 1.0 if comparison.mode(comparison.metric) == "min" else -1.0
+            typical[comparison.task] = sign * task.summary.set_index("optimizer")[task.typical]
         return pd.DataFrame(typical).T.reindex(columns=self.optimizers)
 
     @cached_property
@@ -240,10 +240,10 @@ class Across:
         """Runs of all tasks, lower is better: task, optimizer, seed, status, value."""
         tables = []
         for task in self.tasks:
-            made = task.comparison
-            table = made.values(made.metric).dropna(subset="value")
-            sign = 1.0 if made.mode(made.metric) == "min" else -1.0
-            tables.append(table.assign(task=made.task, value=sign * table["value"]))
+            comparison = task.comparison
+            table = comparison.values(comparison.metric).dropna(subset="value")
+            sign = 1.0 if comparison.mode(comparison.metric) == "min" else -1.0
+            tables.append(table.assign(task=comparison.task, value=sign * table["value"]))
         return pd.concat(tables, ignore_index=True)
 
     @cached_property

@@ -37,11 +37,11 @@ def labels(names: Sequence[object], room: float, size: float = FONT) -> list[str
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(wanted):
         groups.setdefault(_cut(_on_one_line(name), room, size), []).append(name)
-    found = {own[0]: label for label, own in groups.items() if len(own) == 1}
-    for own in groups.values():
-        if len(own) > 1:
-            found.update(zip(own, _told_apart(own, set(found.values()), room, size), strict=True))
-    return [_literal(found[name]) for name in wanted]
+    shown = {members[0]: label for label, members in groups.items() if len(members) == 1}
+    for members in groups.values():
+        if len(members) > 1:
+            shown.update(zip(members, _told_apart(members, set(shown.values()), room, size), strict=True))
+    return [_literal(shown[name]) for name in wanted]
 
 
 def text_width(text: str, size: float = FONT) -> float:
@@ -89,11 +89,11 @@ def _told_apart(names: Sequence[str], taken: set[str], room: float, size: float)
     for cuts in _cuts(texts, room, size):
         if len(set(cuts)) == len(cuts) and not taken & set(cuts):
             return cuts
-    found: list[str] = []
+    shown: list[str] = []
     for text in texts:
         numbered = (_cut(text, room - text_width(f" {n}", size), size) + f" {n}" for n in count(1))
-        found.append(next(label for label in numbered if label not in taken and label not in found))
-    return found
+        shown.append(next(label for label in numbered if label not in taken and label not in shown))
+    return shown
 
 
 def _cuts(texts: Sequence[str], room: float, size: float) -> Iterator[list[str]]:

@@ -76,8 +76,8 @@ def curves(
         log: of the metric's axis; None: where all medians are positive and they span a factor of 20.
     """
     lines = [
-        Line(name, i, *(_column(own, column) for column in ("x", "median", "low", "high")))
-        for i, name, own in _by_optimizer(bands, names)
+        Line(name, i, *(_column(rows, column) for column in ("x", "median", "low", "high")))
+        for i, name, rows in _by_optimizer(bands, names)
     ]
     lines = [_thinned(line) for line in lines]
     log = wants_log(_joined(lines, "y")) if log is None else log
@@ -95,7 +95,7 @@ def best_so_far(
     Args:
         table: columns optimizer, n, value; NaN before the first trial that counts.
     """
-    lines = [Line(name, i, _column(own, "n"), _column(own, "value")) for i, name, own in _by_optimizer(table, names)]
+    lines = [Line(name, i, _column(rows, "n"), _column(rows, "value")) for i, name, rows in _by_optimizer(table, names)]
     y = scale(_joined(lines, "y"), log)
     lines = [_positive(line) for line in lines] if y.log else lines
     return _figure(lines, _clock(lines), y, "trials", f"best {metric_label} so far", legend, steps=True)
@@ -121,7 +121,7 @@ def profile(profile: pd.DataFrame, names: Sequence[str], legend: bool = False) -
 
 
 def _by_optimizer(table: pd.DataFrame, names: Sequence[str]) -> list[tuple[int, str, pd.DataFrame]]:
-    groups = {str(name): own for name, own in table.groupby("optimizer", sort=False)}
+    groups = {str(name): rows for name, rows in table.groupby("optimizer", sort=False)}
     return [(i, name, groups[name]) for i, name in enumerate(names) if name in groups]
 
 
@@ -261,8 +261,8 @@ def _legend_rows(lines: Sequence[Line], width: float) -> list[list[tuple[Line, s
 
 
 def _draw_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line, str, float]]]) -> None:
-    for place, row in enumerate(rows):
-        height = HEIGHT + ROW * (len(rows) - place) - 10
+    for row_index, row in enumerate(rows):
+        height = HEIGHT + ROW * (len(rows) - row_index) - 10
         for line, label, at in row:
             key = draw_at(figure, [(6 + at, height), (24 + at, height)], **line_style(line.index), linewidth=1.6)
             text = write_at(figure, 28 + at, height, label, va="center_baseline", fontsize=SMALL)

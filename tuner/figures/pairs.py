@@ -56,9 +56,9 @@ def slopes(
     """
     both = values.pivot(index="seed", columns="optimizer", values="value")
     both = both.reindex(columns=[baseline, optimizer]).dropna()
-    theirs, own = both.to_numpy(float).T
-    counts = _counts(paired_differences(own, theirs))
-    lost = {baseline: int(np.isinf(theirs).sum()), optimizer: int(np.isinf(own).sum())}
+    theirs, ours = both.to_numpy(float).T
+    counts = _counts(paired_differences(ours, theirs))
+    lost = {baseline: int(np.isinf(theirs).sum()), optimizer: int(np.isinf(ours).sum())}
     pairs = _own_sign(drawable(both), better)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
     gain = pairs[:, 1] - pairs[:, 0] if better == "higher" else pairs[:, 0] - pairs[:, 1]
@@ -108,7 +108,7 @@ def _broken(pairs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
 
 def _middles(panel: Panel, figure: Figure, pairs: NDArray[np.float64], which: Literal["mean", "median"]) -> None:
     """A heavy stroke outside each column at its mean or median, with the number; none where half of it diverged."""
-    middles = [float(own.mean()) if which == "mean" else median(own) for own in pairs.T] if len(pairs) else []
+    middles = [float(column.mean()) if which == "mean" else median(column) for column in pairs.T] if len(pairs) else []
     for middle, (inner, outer), side in zip(middles, ((-0.08, -0.2), (1.08, 1.2)), ("right", "left"), strict=False):
         if not np.isfinite(drawable(middle)):
             continue
@@ -160,8 +160,8 @@ def differences(
     _equivalence(panel, margins)
     panel.axes.axvline(0, color=INK, linewidth=0.8, alpha=0.7, zorder=1)
     for index, (name, row) in enumerate(rows):
-        own = sign * finite(points.loc[points["optimizer"] == name, "difference"])
-        _row(panel, index_of(name, names), name, len(rows) - 1 - index, own, sign * _interval(row))
+        by_seed = sign * finite(points.loc[points["optimizer"] == name, "difference"])
+        _row(panel, index_of(name, names), name, len(rows) - 1 - index, by_seed, sign * _interval(row))
         middle = float(panel.points(x.low, len(rows) - 1 - index)[1])
         label_text = write_at(figure, left - 7, middle, written[index], ha="right", va="center_baseline")
         belongs_to(label_text, index_of(name, names), name)

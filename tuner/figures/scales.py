@@ -130,9 +130,9 @@ def _signed_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def _linear_ticks(low: float, high: float, count: int) -> list[float]:
-    found = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     slack = 1e-9 * (high - low)
-    return [0.0 if abs(tick) < slack else float(tick) for tick in found if low - slack <= tick <= high + slack]
+    return [0.0 if abs(tick) < slack else float(tick) for tick in ticks if low - slack <= tick <= high + slack]
 
 
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
@@ -141,10 +141,10 @@ def _log_ticks(low: float, high: float, count: int) -> list[float]:
         stride = -(-(last - first + 1) // count)
         return [10.0**exponent for exponent in range(first, last + 1) if (exponent - last) % stride == 0]
     for factors in ((1, 2, 5), (1, 3)):
-        found = [factor * 10.0**exponent for exponent in range(first - 1, last + 1) for factor in factors]
-        found = [tick for tick in found if low <= tick <= high]
-        if 2 <= len(found) <= count + 1:
-            return found
+        ticks = [factor * 10.0**exponent for exponent in range(first - 1, last + 1) for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if 2 <= len(ticks) <= count + 1:
+            return ticks
     return [tick for tick in _linear_ticks(low, high, count) if tick > 0]
 
 

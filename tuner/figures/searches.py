@@ -55,12 +55,12 @@ def search(
         best: hyperparameters by name.
         importance: shares by hyperparameter, written beside its name.
     """
-    own = trials[(trials["optimizer"] == optimizer) & (trials["state"] != "failed")]
+    counted = trials[(trials["optimizer"] == optimizer) & (trials["state"] != "failed")]
     columns = min(max(len(space), 1), MOST_COLUMNS) if len(space) != 4 else 2
     rows = -(-max(len(space), 1) // columns)
-    values = drawable(own["value"].to_numpy(float, na_value=np.nan))
-    diverged = (own["state"] == "diverged").to_numpy(bool) | ~np.isfinite(values)
-    states = np.where(diverged, "diverged", own["state"].to_numpy(str))
+    values = drawable(counted["value"].to_numpy(float, na_value=np.nan))
+    diverged = (counted["state"] == "diverged").to_numpy(bool) | ~np.isfinite(values)
+    states = np.where(diverged, "diverged", counted["state"].to_numpy(str))
     y = scale(values[~diverged], log=None, pad=0.06, ticks=4)
     left = 9 + max(map(text_width, y.labels), default=0)
     height = rows * (PANEL_HEIGHT + 42) + 22
@@ -68,18 +68,18 @@ def search(
     gap = 12.0
     width = (WIDTH - left - 10 - gap * (columns - 1)) / columns
     edge = y.high if mode == "min" else y.low
-    chosen = _chosen(own, space, best)
-    said = _with_importances(list(space), importance or {}, width)
-    for place, (name, dimension) in enumerate(space.items()):
-        row, column = divmod(place, columns)
-        x, at = _axis(own.get(HP + name), dimension, len(own), width)
+    chosen = _chosen(counted, space, best)
+    titles = _with_importances(list(space), importance or {}, width)
+    for index, (name, dimension) in enumerate(space.items()):
+        row, column = divmod(index, columns)
+        x, at = _axis(counted.get(HP + name), dimension, len(counted), width)
         bottom = height - 22 - (row + 1) * (PANEL_HEIGHT + 42) + 31
         shown = y if column == 0 else Scale(y.low, y.high, y.log, y.ticks, [""] * len(y.ticks))
         panel = new_panel(figure, (left + column * (width + gap), bottom, width, PANEL_HEIGHT), x, shown)
         heights = np.where(diverged, edge, values)
         _scatter(panel, at, heights, states, colour(index_of(optimizer, names)), chosen)
-        write_at(figure, panel.left + width / 2, bottom - 27, said[place], ha="center")
-    count = f", {int(diverged.sum())} of {len(own)} diverged (×)" if diverged.any() else ""
+        write_at(figure, panel.left + width / 2, bottom - 27, titles[index], ha="center")
+    count = f", {int(diverged.sum())} of {len(counted)} diverged (×)" if diverged.any() else ""
     write_at(figure, 5, height - 5, plain(metric_label) + count, va="top")
     return figure
 
@@ -198,8 +198,8 @@ def importance(table: pd.DataFrame, few: bool) -> Figure:
     figure = new_figure(WIDTH, height)
     x = Scale(0, max(float(finite(shares).max(initial=0.0)), 1e-9), False, [], [])
     y = Scale(max(len(names), 1), 0, False, [], [])
-    place = (left, 5, max(WIDTH - left - 46, 20), row * max(len(names), 1))
-    panel = new_panel(figure, place, x, y, grid=False, base=False)
+    rectangle = (left, 5, max(WIDTH - left - 46, 20), row * max(len(names), 1))
+    panel = new_panel(figure, rectangle, x, y, grid=False, base=False)
     bars = [[(0, i + 0.2), (share, i + 0.2), (share, i + 0.8), (0, i + 0.8)] for i, share in enumerate(shares)]
     face = "none" if few else (*(int(INK[i : i + 2], 16) / 255 for i in (1, 3, 5)), 0.55)
     panel.axes.add_collection(
@@ -209,6 +209,6 @@ def importance(table: pd.DataFrame, few: bool) -> Figure:
         end, level = panel.points(max(share, 0.0), i + 0.5)
         write_at(figure, left - 7, float(level), name, ha="right", va="center_baseline")
         write_at(figure, float(end) + 5, float(level), f"{100 * share:.0f} %", va="center_baseline", fontsize=SMALL)
-    said = "importance" + (" (few trials: a rough guess)" if few else "")
-    write_at(figure, 5, height - 5, said if len(names) else "importance: not known", va="top")
+    label = "importance" + (" (few trials: a rough guess)" if few else "")
+    write_at(figure, 5, height - 5, label if len(names) else "importance: not known", va="top")
     return figure

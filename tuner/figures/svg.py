@@ -86,12 +86,12 @@ def inline(figure: Figure, title: str, description: str = "", source: str | None
 def hover(figure: Figure) -> list[dict[str, Any]]:
     """Per line of an optimizer its points as ``[x, y, x's label, y's label]``, x and y as in the ``viewBox``."""
     height = figure.get_size_inches()[1] * 72
-    found = []
+    series = []
     for axes in figure.axes:
         for line in axes.lines:
             if SERIES.fullmatch(line.get_gid() or ""):
-                found.append({"series": str(line.get_label()), "points": _points(line, figure.dpi, height)})
-    return found
+                series.append({"series": str(line.get_label()), "points": _points(line, figure.dpi, height)})
+    return series
 
 
 def write(figure: Figure, folder: Path, name: str, source: str | None = None) -> list[Path]:
@@ -159,9 +159,9 @@ def _simplify(element: ElementTree.Element, names: dict[str, str], ids: dict[str
             element.set(name, DECIMAL.sub(_rounded, element.attrib[name]))
     if "style" in element.attrib:
         element.set("style", FAMILY.sub("", element.attrib["style"]).replace(INK, "currentColor"))
-    for place in ("text", "tail"):
-        if (getattr(element, place) or "").strip() == "":
-            setattr(element, place, None)
+    for attribute in ("text", "tail"):
+        if (getattr(element, attribute) or "").strip() == "":
+            setattr(element, attribute, None)
 
 
 def _rounded(match: re.Match[str]) -> str:

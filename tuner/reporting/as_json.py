@@ -28,21 +28,21 @@ def document(results: Results) -> dict[str, Any]:
 
 
 def _task(task: TaskResults) -> dict[str, Any]:
-    made = task.comparison
-    declared = made.config.report
+    comparison = task.comparison
+    declared = comparison.config.report
     return {
-        "task": made.task,
-        "metric": made.metric,
-        "mode": made.mode(made.metric),
-        "baseline": made.baseline,
-        "declared": not made.undeclared,
-        "rules": {"test": declared.test, "alpha": declared.alpha, "margin": made.rules(made.metric).margin},
+        "task": comparison.task,
+        "metric": comparison.metric,
+        "mode": comparison.mode(comparison.metric),
+        "baseline": comparison.baseline,
+        "declared": not comparison.undeclared,
+        "rules": {"test": declared.test, "alpha": declared.alpha, "margin": comparison.rules(comparison.metric).margin},
         "target": task.target,
-        "data": [source.env.get("data") for source in made.sources],
+        "data": [source.env.get("data") for source in comparison.sources],
         "optimizers": [
-            {"rank": index + 1, **_without_hp(row), "hp": _hp(made, row["optimizer"]),
-             "at_boundary": made.at_boundary(row["optimizer"]),
-             "verdict": task.verdict(row["optimizer"]), "declared": not made.undeclared,
+            {"rank": index + 1, **_without_hp(row), "hp": _hp(comparison, row["optimizer"]),
+             "at_boundary": comparison.at_boundary(row["optimizer"]),
+             "verdict": task.verdict(row["optimizer"]), "declared": not comparison.undeclared,
              "sentence": verdict(task, row["optimizer"])}
             for index, row in enumerate(task.summary.to_dict("records"))
         ],
@@ -50,9 +50,9 @@ def _task(task: TaskResults) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _hp(made: Comparison, optimizer: str) -> dict[str, Any] | None:
+def _hp(comparison: Comparison, optimizer: str) -> dict[str, Any] | None:
     """Nothing, where there was nothing to search; ``None`` where nothing is known."""
-    return made.hp(optimizer) or (None if made.spaces[optimizer] else {})
+    return comparison.hp(optimizer) or (None if comparison.spaces[optimizer] else {})
 
 
 def _without_hp(row: dict[Any, Any]) -> dict[Any, Any]:

@@ -54,10 +54,10 @@ def latex(results: Results) -> str:
 
 
 def _latex_table(task: TaskResults) -> str:
-    made = task.comparison
-    test = TESTS[made.config.report.test]
+    comparison = task.comparison
+    test = TESTS[comparison.config.report.test]
     head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict",
-            step_head(shared=made.shared)]  # fmt: skip
+            step_head(shared=comparison.shared)]  # fmt: skip
     lines = []
     for row in task.summary.to_dict("records"):
         contrast = task.contrast(row["optimizer"])
@@ -66,11 +66,13 @@ def _latex_table(task: TaskResults) -> str:
                  number(contrast.d_z, 3) if contrast else "-",
                  task.standing(row["optimizer"]), step_time(task, row).text]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
-    level = percent(1 - made.config.report.alpha)
+    level = percent(1 - comparison.config.report.alpha)
     counts = sorted({int(n) for n in task.summary["n"]})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    caption = f"{made.task}: {task.typical} {made.metric} over {seeds} seeds with uncorrected {level} intervals; "
-    caption += f"{test} against {made.baseline}" + ", by ranks where runs diverged" * (task.typical == "median")
+    caption = (
+        f"{comparison.task}: {task.typical} {comparison.metric} over {seeds} seeds with uncorrected {level} intervals; "
+    )
+    caption += f"{test} against {comparison.baseline}" + ", by ranks where runs diverged" * (task.typical == "median")
     return "\n".join([
         r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",
         r"  \begin{tabular}{lllllll}", r"    \toprule",

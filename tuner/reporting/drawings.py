@@ -85,10 +85,10 @@ def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], ob
 
 
 def draw(drawing: Drawing, folder: Path) -> Drawn:
-    made = drawing.draw(*drawing.args)
-    source = svg.render(made)
-    svg.write(made, folder, drawing.name, source)
-    return Drawn(svg.inline(made, drawing.title, source=source), svg.hover(made) if drawing.hover else [])
+    figure = drawing.draw(*drawing.args)
+    source = svg.render(figure)
+    svg.write(figure, folder, drawing.name, source)
+    return Drawn(svg.inline(figure, drawing.title, source=source), svg.hover(figure) if drawing.hover else [])
 
 
 def task_drawings(task: TaskResults, index: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
@@ -112,15 +112,15 @@ def _of(name: str, names: Sequence[str]) -> str:
 
 
 def _curves(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
-    made = task.comparison
-    metric = made.config.task.metric
+    comparison = task.comparison
+    metric = comparison.config.task.metric
     if task.filled.empty:
         return
     for name, clock in CLOCKS.items():
-        if name == "seconds" and len(set(made.cohorts.values())) > 1:  # shares of stacks of several sizes
+        if name == "seconds" and len(set(comparison.cohorts.values())) > 1:  # shares of stacks of several sizes
             continue
-        label = CLOCK_NAMES[name] + (" (shared)" if name == "seconds" and made.shared else "")
-        title = f"{made.task}: {metric} by {label}"
+        label = CLOCK_NAMES[name] + (" (shared)" if name == "seconds" and comparison.shared else "")
+        title = f"{comparison.task}: {metric} by {label}"
         bands = curves.bands(task.filled, clock)
         yield Drawing(_file(index, f"curves-{name}"), title, title.partition(": ")[2], lines.curves,
                       (bands, label, metric, names), hover=True)  # fmt: skip
@@ -128,24 +128,24 @@ def _curves(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Dra
 
 def _pairs(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
     """The figures take values of which less is better, and show them with their own sign."""
-    made = task.comparison
-    sign, better = (1.0, "lower") if made.mode(made.metric) == "min" else (-1.0, "higher")
-    values = made.values(made.metric).dropna(subset="value")
+    comparison = task.comparison
+    sign, better = (1.0, "lower") if comparison.mode(comparison.metric) == "min" else (-1.0, "higher")
+    values = comparison.values(comparison.metric).dropna(subset="value")
     values["value"] *= sign
     contrasts = [contrast for contrast in task.primary_contrasts if contrast.n > 0]
     if contrasts:
         intervals = pd.DataFrame([_interval(task, contrast, sign) for contrast in contrasts])
-        title = f"{made.task}: differences to {made.baseline} on {made.metric}"
-        yield Drawing(
-            _file(index, "differences"), title, f"Differences to {made.baseline} on {made.metric}; {better} is better",
-            pairs.differences, (intervals, _by_seed(values, made.baseline), made.baseline, names,
-                                             made.metric, better),
-        )  # fmt: skip
+        title = f"{comparison.task}: differences to {comparison.baseline} on {comparison.metric}"
+        caption = f"Differences to {comparison.baseline} on {comparison.metric}; {better} is better"
+        differences_by_seed = _by_seed(values, comparison.baseline)
+        yield Drawing(_file(index, "differences"), title, caption, pairs.differences,
+                      (intervals, differences_by_seed, comparison.baseline, names, comparison.metric,
+                       better))  # fmt: skip
     for name in [contrast.optimizer for contrast in contrasts]:
-        title = f"{made.task}: {made.metric} of {name} and {made.baseline} by seed"
+        title = f"{comparison.task}: {comparison.metric} of {name} and {comparison.baseline} by seed"
         file = _file(index, f"pairs-{_of(name, names)}")
-        yield Drawing(file, title, f"{name} and {made.baseline}", pairs.slopes,
-                      (values, name, made.baseline, made.metric, better, names))  # fmt: skip
+        yield Drawing(file, title, f"{name} and {comparison.baseline}", pairs.slopes,
+                      (values, name, comparison.baseline, comparison.metric, better, names))  # fmt: skip
 
 
 def _interval(task: TaskResults, contrast: Contrast, sign: float) -> dict[str, Any]:
@@ -164,28 +164,29 @@ def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def _search(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
-    made = task.comparison
-    metric, mode = made.config.task.metric, made.config.task.mode
-    for name in made.optimizers:
-        trials = made.trials[made.trials["optimizer"] == name]
-        if trials.empty or not made.spaces[name]:
+    comparison = task.comparison
+    metric, mode = comparison.config.task.metric, comparison.config.task.mode
+    for name in comparison.optimizers:
+        trials = comparison.trials[comparison.trials["optimizer"] == name]
+        if trials.empty or not comparison.spaces[name]:
             continue
-        importance = searches.importance(trials, made.spaces[name], mode)
+        importance = searches.importance(trials, comparison.spaces[name], mode)
         shares = dict(zip(importance.table["hyperparameter"], importance.table["importance"], strict=True))
         listed = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
         few = f" (of {importance.n_trials} trials: little to go by)" if importance.few else ""
         about = f"No importances: {importance.reason}." if importance.reason else f"Importances: {listed}{few}."
         file = _file(index, f"search-{_of(name, names)}")
-        yield Drawing(file, f"{made.task}: the search of {name}", f"{name}. {about}", search_figures.search,
-                      (trials, name, made.spaces[name], made.hp(name), metric, mode, names, shares))  # fmt: skip
+        yield Drawing(file, f"{comparison.task}: the search of {name}", f"{name}. {about}", search_figures.search,
+                      (trials, name, comparison.spaces[name], comparison.hp(name), metric, mode, names,
+                       shares))  # fmt: skip
 
 
 def _progress(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
-    made = task.comparison
-    metric = made.config.task.metric
-    table = searches.best_so_far(made.trials, made.config.task.mode)
+    comparison = task.comparison
+    metric = comparison.config.task.metric
+    table = searches.best_so_far(comparison.trials, comparison.config.task.mode)
     if not table.empty:
-        title = f"{made.task}: best {metric} so far, by trials"
+        title = f"{comparison.task}: best {metric} so far, by trials"
         yield Drawing(_file(index, "best-so-far"), title, title.partition(": ")[2], lines.best_so_far,
                       (table, names, metric), hover=True)  # fmt: skip
 

@@ -29,11 +29,11 @@ class Cell:
 
 def leaderboard(task: TaskResults) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows, the best mean first, or median where runs diverged; a row's first cell is the optimizer's name."""
-    made = task.comparison
+    comparison = task.comparison
     metric, *others = metric_heads(task)
-    head = ["optimizer", metric, f"difference to {made.baseline}", "verdict", *others, step_head(shared=made.shared),
-            "MB memory", "gradient-equivalents", "diverged (seeds, trials)", "at boundary",
-            "tuned hyperparameters"]  # fmt: skip
+    head = ["optimizer", metric, f"difference to {comparison.baseline}", "verdict", *others,
+            step_head(shared=comparison.shared), "MB memory", "gradient-equivalents", "diverged (seeds, trials)",
+            "at boundary", "tuned hyperparameters"]  # fmt: skip
     return head, [_row(task, row) for row in task.summary.to_dict("records")]
 
 

@@ -30,8 +30,8 @@ def begin(folder: Path, names: Collection[str], *, old_report: bool) -> None:
     known = _read(folder)
     if known is None and os.path.lexists(folder / NAME):
         raise UserError(f"{folder / NAME}: is not a list of a report's figures; move it away, or choose another --out")
-    own = {name for name, digest in (known or {}).items() if _is_own(folder / name, digest)}
-    others = [name for name in names if name not in own and os.path.lexists(folder / name)]
+    unchanged = {name for name, digest in (known or {}).items() if _is_own(folder / name, digest)}
+    others = [name for name in names if name not in unchanged and os.path.lexists(folder / name)]
     if others and not (known is None and old_report):
         raise UserError(
             f"{folder / others[0]}: is not as an earlier report left it, and a figure of this one has its name; move "
@@ -39,7 +39,7 @@ def begin(folder: Path, names: Collection[str], *, old_report: bool) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     if not folder.is_symlink():  # which may lead to the figures of another report
-        for name in own - set(names):
+        for name in unchanged - set(names):
             (folder / name).unlink()
     _write(folder, dict.fromkeys(names))
 

@@ -119,28 +119,28 @@ def _task(
 def _figures(drawings: Iterable[Drawing], drawn: Mapping[str, Drawn]) -> list[dict[str, Any]]:
     figures = []
     for drawing in drawings:
-        made = drawn[drawing.name]
+        image = drawn[drawing.name]
         figures.append({
-            "name": drawing.name, "svg": made.svg, "caption": drawing.caption, "file": f"figures/{drawing.name}",
-            "hover": json.dumps(made.hover) if made.hover else "",
+            "name": drawing.name, "svg": image.svg, "caption": drawing.caption, "file": f"figures/{drawing.name}",
+            "hover": json.dumps(image.hover) if image.hover else "",
         })  # fmt: skip
     return figures
 
 
 def _board(task: TaskResults, shades: Mapping[str, Any]) -> dict[str, Any]:
     """The leaderboard: what is shown of a cell, and what it is sorted by."""
-    made = task.comparison
+    comparison = task.comparison
     head, rows = leaderboard(task)
-    first = "ascending" if made.mode(made.metric) == "min" else "descending"
-    level = percent(1 - made.config.report.alpha)
+    first = "ascending" if comparison.mode(comparison.metric) == "min" else "descending"
+    level = percent(1 - comparison.config.report.alpha)
     return {
-        "task": made.task,
+        "task": comparison.task,
         "caption": f"{task.typical.capitalize()} over seeds{', diverged runs last,' * (task.typical == 'median')} with "
-                   f"its {level} interval, not corrected for the number of contrasts; differences to {made.baseline}, "
-                   "paired by seed.",
+                   f"its {level} interval, not corrected for the number of contrasts; differences to "
+                   f"{comparison.baseline}, paired by seed.",
         "head": [{"name": name, "sorted": first if index == 1 else ""} for index, name in enumerate(head)],
         "rows": [
-            {"baseline": row[0].text == made.baseline, "swatch": shades[row[0].text],
+            {"baseline": row[0].text == comparison.baseline, "swatch": shades[row[0].text],
              "cells": [_cell(cell, name) for cell, name in zip(row, head, strict=True)]}
             for row in rows
         ],
@@ -193,11 +193,11 @@ def _method(results: Results) -> dict[str, Any]:
     """What the paragraphs on the method have to name."""
     rules = {}
     for task in results.tasks:
-        made, declared = task.comparison, task.comparison.config.report
-        margin = made.rules(made.metric).margin
-        size = f"{margin} of {made.baseline}'s value" if isinstance(margin, str) else number(margin)
+        comparison, declared = task.comparison, task.comparison.config.report
+        margin = comparison.rules(comparison.metric).margin
+        size = f"{margin} of {comparison.baseline}'s value" if isinstance(margin, str) else number(margin)
         within = f"differences within {size} do not matter" if margin is not None else "no margin is declared"
-        rules[made.task] = f"{TESTS[declared.test]} at level {declared.alpha:g}; {within}"
+        rules[comparison.task] = f"{TESTS[declared.test]} at level {declared.alpha:g}; {within}"
     return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA}
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import get_args
 
+import pandas as pd
+
 from tuner.analysis import stats
 from tuner.analysis.rules import TESTS
 from tuner.comparison.comparison import Comparison
@@ -23,19 +25,19 @@ VERDICTS = get_args(stats.Verdict)
 
 def verdict(task: TaskResults, optimizer: str) -> str:
     """A sentence on an optimizer and its task's baseline, with the numbers behind it."""
-    made = task.comparison
+    comparison = task.comparison
     contrast = task.contrast(optimizer)
-    if optimizer == made.baseline:
+    if optimizer == comparison.baseline:
         row = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
         if task.typical == "mean":
-            return f"{optimizer} is the baseline, with {number(row['mean'])} {made.metric}."
+            return f"{optimizer} is the baseline, with {number(row['mean'])} {comparison.metric}."
         lost = f"; it diverged on {row['seeds_diverged']} of {row['n']} seeds" if row["seeds_diverged"] else ""
-        return f"{optimizer} is the baseline, with a median {made.metric} of {result(row['median'])}{lost}."
+        return f"{optimizer} is the baseline, with a median {comparison.metric} of {result(row['median'])}{lost}."
     if contrast is None:
-        runs = made.seeds[made.seeds["optimizer"] == optimizer]
-        return f"{optimizer} has no {made.metric}." if len(runs) else f"{optimizer} was not retrained."
-    numbers = _numbers(contrast, made.config.report.alpha)
-    return f"{_claim(contrast)}{_exploratory(made)}{numbers}{_cost(task, optimizer)}."
+        runs = comparison.seeds[comparison.seeds["optimizer"] == optimizer]
+        return f"{optimizer} has no {comparison.metric}." if len(runs) else f"{optimizer} was not retrained."
+    numbers = _numbers(contrast, comparison.config.report.alpha)
+    return f"{_claim(contrast)}{_exploratory(comparison)}{numbers}{_cost(task, optimizer)}."
 
 
 def _claim(contrast: Contrast) -> str:
@@ -57,10 +59,10 @@ def _margin(contrast: Contrast) -> str:
     return number(contrast.margin) + (f" ({declared} of {contrast.baseline}'s)" if declared.endswith("%") else "")
 
 
-def _exploratory(made: Comparison) -> str:
+def _exploratory(comparison: Comparison) -> str:
     """Behind a claim about what was chosen when its result was known."""
-    what = " and ".join(made.undeclared)
-    were = "were" if len(made.undeclared) > 1 else "was"
+    what = " and ".join(comparison.undeclared)
+    were = "were" if len(comparison.undeclared) > 1 else "was"
     return f" (not declared: the {what} {were} chosen afterwards)" if what else ""
 
 
@@ -91,24 +93,33 @@ def _diverged(contrast: Contrast) -> str:
     return f"{' and '.join(parts)}; " if parts else ""
 
 
+def _paired_costs(comparison: Comparison, optimizer: str, *, by_time: bool) -> pd.DataFrame | None:
+    """Of a step, of the optimizer and the baseline on the same seed, in ms or in gradient-equivalents."""
+    runs = comparison.seeds
+    if not ({"step_ms"} if by_time else {"grad_equivalents", "steps"}) <= set(runs):
+        return None
+    costs = runs.assign(cost=runs["step_ms"] if by_time else runs["grad_equivalents"] / runs["steps"])
+    table = costs.pivot(index="seed", columns="optimizer", values="cost")
+    table = table.reindex(columns=[optimizer, comparison.baseline])
+    return table.where(table > 0).dropna()
+
+
 def _cost(task: TaskResults, optimizer: str) -> str:
     """What a step takes, in the baseline's; in gradient-equivalents where times are not comparable."""
-    made = task.comparison
-    alone = made.timed and made.source(optimizer) is made.source(made.baseline)  # else at another time, beside others
-    clocks = ["step_ms"] if alone else ["grad_equivalents", "steps"]
-    if not set(clocks) <= set(made.seeds):
+    comparison = task.comparison
+    same_run = comparison.source(optimizer) is comparison.source(comparison.baseline)  # else at another time
+    alone = comparison.timed and same_run
+    table = _paired_costs(comparison, optimizer, by_time=alone)
+    if table is None:
         return ""
-    costs = made.seeds.assign(cost=made.seeds[clocks[0]] / (1 if alone else made.seeds["steps"]))
-    table = costs.pivot(index="seed", columns="optimizer", values="cost").reindex(columns=[optimizer, made.baseline])
-    table = table.where(table > 0).dropna()
     mine, theirs = table.to_numpy(float).T
-    ratio = stats.ratio(mine, theirs, 1 - made.config.report.alpha)
+    ratio = stats.ratio(mine, theirs, 1 - comparison.config.report.alpha)
     if math.isnan(ratio["mean"]):
         return ""
     if not alone:
-        stacked = " (times of stacks are not compared)" if made.stacked else ""
+        stacked = " (times of stacks are not compared)" if comparison.stacked else ""
         return f"; a step takes {ratio['mean']:.2f} times the gradient-equivalents{stacked}"
-    level = percent(1 - made.config.report.alpha)
+    level = percent(1 - comparison.config.report.alpha)
     if math.isnan(ratio["low"]):
         return f"; a step takes {ratio['mean']:.2f} times as long ({len(table)} seeds, no interval)"
     between = f"{level} interval {ratio['low']:.2f} to {ratio['high']:.2f}"
@@ -141,7 +152,9 @@ def overall(results: Results, optimizer: str) -> str:
 def without_verdict(results: Results, optimizer: str) -> str:
     """What an optimizer is that has none on any task."""
     of_tasks = [task.comparison for task in results.tasks if optimizer in task.comparison.optimizers]
-    return "is the baseline" if any(made.baseline == optimizer for made in of_tasks) else "was not retrained"
+    return (
+        "is the baseline" if any(comparison.baseline == optimizer for comparison in of_tasks) else "was not retrained"
+    )
 
 
 def by_verdict(results: Results, optimizer: str) -> dict[str, list[str]]:

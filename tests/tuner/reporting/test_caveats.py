@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from statsmodels.stats.power import TTestPower
@@ -20,8 +21,9 @@ from tests.support.edited_runs import (
     without,
 )
 from tests.support.made_runs import make_run, make_tasks
+from tuner.comparison.caveats import Kind
 from tuner.comparison.results import Results, compare
-from tuner.reporting.caveats import caveat_sentences
+from tuner.reporting.caveats import SENTENCES, caveat_sentences
 from tuner.store.run import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
@@ -296,3 +298,7 @@ def test_few_tasks_are_a_caveat_and_enough_are_none(tasks: list[Run]) -> None:
     assert few_tasks(compare(tasks[:1])) == []
     (text,) = few_tasks(compare(tasks[:7]))
     assert text.startswith("7 tasks with all optimizers are too few")
+
+
+def test_every_kind_of_caveat_has_a_sentence() -> None:
+    assert list(SENTENCES) == list(get_args(Kind))
