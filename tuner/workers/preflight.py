@@ -1,8 +1,8 @@
-"""Look at what needs torch before Ray starts: can the task and each optimizer be made, can the data be loaded, and how
-long will it take?
+"""The preflight checks what needs torch before Ray starts: can the task and each optimizer be made, can the data be
+loaded, and how long will it take?
 
 It runs as a process of its own beside the driver's own start, so that the driver does not import torch. It reads
-config.yaml from its standard input and answers with one line of JSON, ``error`` or what it ``found``, into a pipe that
+config.yaml from its standard input and answers with one line of JSON, ``error`` or ``found``, into a pipe that
 is nobody else's: whatever is printed meanwhile, by Python, a library or a child, is not among it.
 """
 
@@ -26,8 +26,8 @@ from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.machine.streams import STDERR
 from tuner.planning.estimate import Timings
-from tuner.workers import wants
-from tuner.workers.heard import heard
+from tuner.workers.diagnosis import diagnose
+from tuner.workers.raised_warnings import collect_warnings
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _end(code: int) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Look at the configuration on standard input, answer into the pipe with this number."""
+    """Check the configuration on standard input, answer into the pipe with this number."""
     pipe = int(argv[0])
     os.set_inheritable(pipe, False)
     config = from_yaml(sys.stdin.buffer.read().decode())
@@ -114,7 +114,7 @@ def run_checks(config: Config, *, here: bool) -> dict[str, Any]:
         here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
     """
     try:
-        with heard() as warnings:
+        with collect_warnings() as warnings:
             result = check(config, here=here)
         return {"found": result and asdict(replace(result, warnings=result.warnings + warnings))}
     except UserError as error:
@@ -193,7 +193,7 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     try:
         make([torch.nn.Parameter(torch.zeros(2, 2))], spec.first_point())
     except Exception as error:
-        if wanted := wants.what(error, spec):
+        if wanted := diagnose(error, spec):
             raise UserError(f"optimizer {name}: {wanted}") from None
         if isinstance(error, TypeError | ValueError):
             argument = classes.nearest_argument(error, classes.find(spec.class_))

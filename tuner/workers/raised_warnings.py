@@ -1,4 +1,4 @@
-"""Warnings that a task or an optimizer raises while it is looked at, as lines for a person."""
+"""Warnings that a task or an optimizer raises in the preflight become lines for a person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = 300
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
+def collect_warnings() -> Iterator[list[str]]:
     """The list has, after the block, each distinct warning once, as a line of at most ``LENGTH`` characters."""
     lines: list[str] = []
     with warnings.catch_warnings(record=True) as raised:
