@@ -24,6 +24,7 @@ from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
+from tuner.machine.signals import exit_cause
 from tuner.machine.streams import STDERR
 from tuner.planning.estimate import Timings
 from tuner.workers.diagnosis import diagnose
@@ -85,16 +86,13 @@ class Preflight:
         """
         line = self.answer.readline()
         if not line.endswith("\n"):
-            raise UserError(f"the check of the task {_end(self.process.wait())}; -v shows why")
+            raise UserError(f"the check of the task {_how_ended(self.process.wait())}; -v shows why")
         return read_answer(json.loads(line))
 
 
-def _end(code: int) -> str:
-    """How a process ended that was not expected to."""
-    if code >= 0:
-        return f"ended with code {code}"
+def _how_ended(code: int) -> str:
     memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-    return f"was ended by signal {-code}{memory}"
+    return f"{'was ended by' if code < 0 else 'ended with'} {exit_cause(code)}{memory}"
 
 
 def main(argv: list[str]) -> None:
