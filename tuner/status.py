@@ -11,9 +11,10 @@ from rich.live import Live
 from rich.text import Text
 
 from tuner.console.parsing import Parser, run_command
-from tuner.console.status_view import AT_WORK, describe, lines
+from tuner.console.status_view import describe, lines
 from tuner.errors import DONE
 from tuner.machine.streams import reader_left
+from tuner.planning.heartbeat import AT_WORK
 from tuner.store.run import Run
 
 REFRESH_S = 2.0
