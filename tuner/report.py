@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.console.parsing import Parser, run_command
+from tuner.console.parsing import Parser, add_volume_flags, run_command
 from tuner.errors import DONE, NOTHING, UserError
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def make_parser() -> Parser:
     shown = parser.add_mutually_exclusive_group()
     for name, what in (("json", "one JSON document"), ("markdown", "Markdown"), ("latex", "a LaTeX table per task")):
         shown.add_argument(f"--{name}", action="store_true", help=f"print {what}, and write nothing")
-    volume = parser.add_mutually_exclusive_group()
-    volume.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    volume.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    add_volume_flags(parser, verbose="tracebacks")
     return parser
 
 

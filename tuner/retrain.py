@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tuner.console.parsing import (
     RETRAINING_KEYS,
     Parser,
     add_output_flags,
     add_retraining_flags,
+    add_run,
     check_utf8,
     given,
     run_command,
@@ -18,7 +17,7 @@ from tuner.errors import UserError
 
 def make_parser() -> Parser:
     parser = Parser("tuner.retrain", "Train a run's best hyperparameters over more evaluation seeds.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    add_run(parser)
     add_retraining_flags(parser)
     add_output_flags(parser)
     return parser

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from tuner.console.parsing import Parser, run_command
-from tuner.console.status_view import AT_WORK, describe, lines
+from tuner.console.parsing import Parser, add_run, run_command
+from tuner.console.status_view import describe, lines
 from tuner.errors import DONE
 from tuner.machine.streams import reader_left
+from tuner.planning.heartbeat import AT_WORK
 from tuner.store.run import Run
 
 REFRESH_S = 2.0
@@ -21,7 +21,7 @@ REFRESH_S = 2.0
 
 def make_parser() -> Parser:
     parser = Parser("tuner.status", "How a run is getting on, or what became of it.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    add_run(parser)
     parser.add_argument("--watch", action="store_true", help="until the command that is at work on it ends")
     parser.add_argument("--json", action="store_true", help="print one JSON document, for each look")
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")

@@ -1,4 +1,4 @@
-"""``--dry-run`` shows what a command would do, from the configuration alone."""
+"""The dry run shows what a command would do, from the configuration alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from tuner.analysis.rules import FEWEST_PAIRS, TESTS
 from tuner.config.schema import Config, TaskConfig
-from tuner.planning.estimate import words
+from tuner.planning.estimate import time_text
 from tuner.store.run import Run
 from tuner.text import hp_text
 
@@ -77,17 +77,17 @@ def _trials(config: Config) -> str:
 
 def comparison(config: Config) -> dict[str, Any]:
     """What will be compared with what, on what, and by which rules."""
-    said = config.report
+    declared = config.report
     split, _, base = config.task.metric.partition("_")
-    metric = said.metric or (f"test_{base}" if split == "val" else config.task.metric)
+    metric = declared.metric or (f"test_{base}" if split == "val" else config.task.metric)
     plan = {
         "baseline": config.baseline,
         "others": [name for name in config.optimizers if name != config.baseline],
         "metric": metric,
         "seeds": len(config.retrain.seeds),
-        "test": said.test,
-        "alpha": said.alpha,
-        "margin": said.margin.get(metric.partition("_")[2]),
+        "test": declared.test,
+        "alpha": declared.alpha,
+        "margin": declared.margin.get(metric.partition("_")[2]),
     }
     return plan | {"sentence": _sentence(plan, config.task)}
 
@@ -96,7 +96,7 @@ def _sentence(plan: dict[str, Any], task: TaskConfig) -> str:
     others, metric = plan["others"], plan["metric"]
     if not others:
         return f"{plan['baseline']} alone: nothing to compare it with, but other runs of {task.name}"
-    own = (
+    default = (
         f" ({task.metric} if the task has no test split)"
         if metric == task.metric.replace("val_", "test_", 1) != task.metric
         else ""
@@ -108,20 +108,19 @@ def _sentence(plan: dict[str, Any], task: TaskConfig) -> str:
         share = f" of {plan['baseline']}'s value" if isinstance(plan["margin"], str) else ""
         margin = f"differences within {plan['margin']}{share} do not matter"
     rules = f"{test}; {margin}" if plan["seeds"] >= FEWEST_PAIRS else f"below {FEWEST_PAIRS} seeds there is no test"
-    return (
-        f"{', '.join(others)} against {plan['baseline']}, by {metric}{own}, paired over {plan['seeds']} seeds: {rules}"
-    )
+    pairs = f"paired over {plan['seeds']} seeds"
+    return f"{', '.join(others)} against {plan['baseline']}, by {metric}{default}, {pairs}: {rules}"
 
 
 def time(path: Path) -> str:
     """How long it will take, as far as that is known."""
     run = Run(path)
-    goes_on = os.path.isdir(path)  # unlike Path's, false for a name that no folder can have
-    expected = run.env().get("estimate") if goes_on and run.has_env() else None
+    exists = os.path.isdir(path)  # unlike Path's, false for a name that no folder can have
+    expected = run.env().get("estimate") if exists and run.has_env() else None
     if isinstance(expected, dict):
         parts = [s for key in ("search_s", "retrain_s") if isinstance(s := expected.get(key), int | float)]
         if parts:
-            return f"time: about {words(sum(parts))} of training were expected when the run was last begun"
+            return f"time: about {time_text(sum(parts))} of training were expected when the run was last begun"
     return "time: not known yet; a few steps are timed before Ray starts, and what is expected from them is said"
 
 

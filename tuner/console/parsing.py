@@ -1,4 +1,4 @@
-"""Command lines are parsed here: flags that commands share, one-line errors, exit codes."""
+"""Parsing is what the commands share: arguments, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tuner import text
@@ -45,11 +46,23 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+def add_run(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+
+
 def add_output_flags(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    add_volume_flags(parser, verbose="logs of Ray and its workers; tracebacks")
+
+
+def add_volume_flags(parser: Parser, *, verbose: str) -> None:
+    """
+    Args:
+        verbose: what -v shows.
+    """
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    volume.add_argument("-v", "--verbose", action="store_true", help="logs of Ray and its workers; tracebacks")
+    volume.add_argument("-v", "--verbose", action="store_true", help=verbose)
 
 
 RETRAINING_KEYS = {

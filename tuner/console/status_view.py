@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tuner.machine.invocation import command_line
+from tuner.planning.heartbeat import AT_WORK
 from tuner.store.run import Run
 from tuner.store.seed_rows import current_rows
 from tuner.store.tables import Row
@@ -16,7 +17,6 @@ from tuner.text import duration, hp_text
 
 SILENCE_S = 60.0
 """A command that has said nothing for so long is taken for dead."""
-AT_WORK = ("starting", "running")
 FAILURES = 3
 """So many of the last ones are shown."""
 

@@ -1,4 +1,4 @@
-"""Code is identified without importing it: this project's, PyTorch's, and that of each class of a configuration.
+"""Code that a run is made by is told apart: this project's, PyTorch's, and that of each class which its settings name.
 
 Found in files and in what is installed, without importing any of it. What can change numbers counts: the content of
 this project's sources, and of a user's module or all of its package, comments included; versions of what is installed.
@@ -33,10 +33,10 @@ STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 def identity(config: Config) -> Code:
     """The code as it is now."""
     sources = [path for name in OWN_PACKAGES for path in (ROOT / name).rglob("*.py")]
-    own = {"version": own_version(), **git(), "sha256": _digest(ROOT, sources)}
+    project = {"version": own_version(), **git(), "sha256": _digest(ROOT, sources)}
     classes = {path: _of_class(path, config.configs) for path in class_paths(config)}
-    return {"tuner": own, "torch": {"package": "torch", "version": _version("torch")}} | {
-        path: found for path, found in classes.items() if path.partition(".")[0] not in (*OWN_PACKAGES, "torch")
+    return {"tuner": project, "torch": {"package": "torch", "version": _version("torch")}} | {
+        path: known for path, known in classes.items() if path.partition(".")[0] not in (*OWN_PACKAGES, "torch")
     }
 
 
@@ -61,15 +61,15 @@ def differences(
 ) -> list[str]:
     """A line for each part that both know and that is not the same."""
     return [
-        f"{part}: {_said(before[part])} {when[0]}, {_said(found)} {when[1]}"
-        for part, found in now.items()
-        if part in before and _counts(before[part]) != _counts(found)
+        f"{part}: {_description(before[part])} {when[0]}, {_description(after)} {when[1]}"
+        for part, after in now.items()
+        if part in before and _counts(before[part]) != _counts(after)
     ]
 
 
 def mark(code: Code) -> str:
     """What tells rows that were made by this code from others: twelve digits."""
-    counted = {part: _counts(found) for part, found in code.items()}
+    counted = {part: _counts(known) for part, known in code.items()}
     return sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -83,15 +83,15 @@ def check_folder(config: Config) -> None:
     folder = Path(config.configs)
     for path in class_paths(config):
         top = path.partition(".")[0]
-        found = locate(path.rpartition(".")[0], config.configs)
-        if not folder.is_dir() and found is None:
+        spec = locate(path.rpartition(".")[0], config.configs)
+        if not folder.is_dir() and spec is None:
             raise UserError(
                 f"{path}: there is no module {top!r}, and the run's folder of --configs, {folder}, is not there any "
                 "more; put it back, or set PYTHONPATH to where the module is now"
             )
-        own = next((p for p in (folder / f"{top}.py", folder / top / "__init__.py") if p.is_file()), None)
-        if own and found and found.origin and not Path(found.origin).resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path}: {own} is hidden by {found.origin}, which has its name; rename yours")
+        module_file = next((p for p in (folder / f"{top}.py", folder / top / "__init__.py") if p.is_file()), None)
+        if module_file and spec and spec.origin and not Path(spec.origin).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path}: {module_file} is hidden by {spec.origin}, which has its name; rename yours")
 
 
 def locate(module: str, configs: str | None = None) -> ModuleSpec | None:
@@ -100,25 +100,25 @@ def locate(module: str, configs: str | None = None) -> ModuleSpec | None:
     Args:
         configs: the folder that is looked into after all others.
     """
-    found: ModuleSpec | None = None
-    places: list[str] | None = None
+    spec: ModuleSpec | None = None
+    folders: list[str] | None = None
     names = module.split(".")
     for end in range(1, len(names) + 1):
         name = ".".join(names[:end])
-        specs = (finder.find_spec(name, places) for finder in sys.meta_path)
+        specs = (finder.find_spec(name, folders) for finder in sys.meta_path)
         try:
-            found = next((spec for spec in specs if spec is not None), None)
+            spec = next((candidate for candidate in specs if candidate is not None), None)
         except KeyError:  # a folder without __init__.py in another one: Python would ask the outer one, once imported
-            places = [str(Path(place) / names[end - 1]) for place in places or ()]
+            folders = [str(Path(folder) / names[end - 1]) for folder in folders or ()]
             continue
-        if end == 1 and configs is not None and (found is None or found.origin is None):
-            found = PathFinder.find_spec(name, [configs]) or found
-        if found is None:
+        if end == 1 and configs is not None and (spec is None or spec.origin is None):
+            spec = PathFinder.find_spec(name, [configs]) or spec
+        if spec is None:
             return None
-        places = found.submodule_search_locations
-        if places is None and end < len(names):
+        folders = spec.submodule_search_locations
+        if folders is None and end < len(names):
             return None
-    return found
+    return spec
 
 
 def _of_class(path: str, configs: str | None) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _of_class(path: str, configs: str | None) -> dict[str, Any]:
     if _installed(origin) and (package := _package(top)):
         return {"package": package, "version": _version(package)}
     whole = locate(top, configs)
-    folders = [Path(place) for place in (whole and whole.submodule_search_locations) or ()]
+    folders = [Path(folder) for folder in (whole and whole.submodule_search_locations) or ()]
     if not folders:
         return {"file": str(origin), "sha256": _digest(origin.parent, [origin])}
     root = next((folder for folder in folders if origin.is_relative_to(folder.resolve())), folders[0]).resolve()
@@ -150,12 +150,12 @@ def _package(module: str) -> str | None:
 
 def _digest(root: Path, files: Iterable[Path]) -> str:
     """Of the files' names below the root and of their contents."""
-    found = sha256()
+    digest = sha256()
     for path in sorted(files):
         if path.is_file():
             content = sha256(path.read_bytes()).hexdigest()
-            found.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode(errors="surrogateescape"))
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _version(package: str) -> str | None:
@@ -170,11 +170,11 @@ def _counts(part: Mapping[str, Any]) -> Any:
     return part.get("sha256") or [part.get("package"), part.get("version")]
 
 
-def _said(part: Mapping[str, Any]) -> str:
-    return line(", ".join(_words(part))) or "not found"
+def _description(part: Mapping[str, Any]) -> str:
+    return line(", ".join(_facts(part))) or "not found"
 
 
-def _words(part: Mapping[str, Any]) -> Iterator[str]:
+def _facts(part: Mapping[str, Any]) -> Iterator[str]:
     if part.get("package") or part.get("version"):
         yield " ".join(str(part[key]) for key in ("package", "version") if part.get(key))
     if part.get("commit"):

@@ -16,6 +16,11 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 WORD = "interrupted"
 
 
+def exit_cause(code: int) -> str:
+    """The signal that ended a process, or the code that it ended with, in words."""
+    return f"signal {-code}" if code < 0 else f"code {code}"
+
+
 class Interruption:
     """Whether a signal has come, and whether a person was told.
 

@@ -1,4 +1,4 @@
-"""The time that a run will take is estimated from a few timed steps; no torch."""
+"""An estimate says how long a run will take, from a few timed steps; no torch."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Timings:
     member_s: MemberSeconds = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Timings:
+    def from_json(cls, content: dict[str, Any]) -> Timings:
         """JSON has no whole numbers as keys."""
-        sizes = {name: {int(size): s for size, s in of.items()} for name, of in found["member_s"].items()}
-        return cls(**(found | {"member_s": sizes}))
+        sizes = {name: {int(size): s for size, s in of.items()} for name, of in content["member_s"].items()}
+        return cls(**(content | {"member_s": sizes}))
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,13 @@ def sentences(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
     if not expected.step_ms:
         return lines
     total = expected.search_s + expected.retrain_s
-    parts = f"search {words(expected.search_s)}, retraining {words(expected.retrain_s)}" if expected.search_s else ""
-    steps = ", ".join(f"{name} {step_words(ms)} a step" for name, ms in expected.step_ms.items())
-    lines.append(f"expected: about {words(total)} of training ({'; '.join(filter(None, [parts, steps]))})")
+    parts = (
+        f"search {time_text(expected.search_s)}, retraining {time_text(expected.retrain_s)}"
+        if expected.search_s
+        else ""
+    )
+    steps = ", ".join(f"{name} {step_text(ms)} a step" for name, ms in expected.step_ms.items())
+    lines.append(f"expected: about {time_text(total)} of training ({'; '.join(filter(None, [parts, steps]))})")
     return lines
 
 
@@ -104,12 +108,12 @@ def warning(config: Config, expected: Estimate) -> str | None:
     )
 
 
-def step_words(ms: float) -> str:
+def step_text(ms: float) -> str:
     """0.231 ms, 211 ms or 4.4 s."""
     return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1000:.1f} s"
 
 
-def words(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """8 s, 12:05, 3:07:00 or 4.2 days."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"

@@ -1,4 +1,4 @@
-"""A guardian outlives a command which Ray's C++ ends from within, or the system from outside: it says so.
+"""A guardian process outlives a command which Ray's C++ ends from within, or the system from outside: it says so.
 
 It imports little until then, reads its standard input, and has nothing to say where that ends with ``DONE``.
 """
@@ -51,15 +51,14 @@ def main(argv: list[str]) -> None:
 
 def note_end(pid: int, path: Path, resume: str) -> None:
     """Where that process was at work on the run still: it has failed."""
-    from datetime import UTC, datetime
-
+    from tuner.planning.heartbeat import AT_WORK, stamp
     from tuner.store.run import Run
 
     run = Run(path)
     status = run.status()
-    if status is None or status["pid"] != pid or status["state"] not in ("starting", "running"):
+    if status is None or status["pid"] != pid or status["state"] not in AT_WORK:
         return
-    run.write_status(status | {"state": "failed", "updated": datetime.now(UTC).isoformat(timespec="seconds")})
+    run.write_status(status | stamp("failed"))
     done, total = len(run.trial_rows()) + len(run.valid_seed_rows()), sum(part["total"] for part in status["progress"])
     finished = f"{done} of {total} training runs finished"
     why = "Ray was lost, or the system ended this command, perhaps for want of memory"

@@ -1,4 +1,4 @@
-"""The heartbeat of a command writes every few seconds, into status.json, what it is at."""
+"""The heartbeat writes status.json: what the command at work on a run says of itself, every few seconds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import socket
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tuner.planning.plan import Plan
 from tuner.planning.progress import Pace
 from tuner.store.run import Run
 
+if TYPE_CHECKING:
+    from tuner.planning.plan import Plan
+
 INTERVAL_S = 2.0
+AT_WORK = ("starting", "running")
+"""States of a command that has not ended."""
 
 
 def write_state(run: Run, state: str, progress: list[dict[str, Any]]) -> None:
@@ -24,8 +28,12 @@ def write_state(run: Run, state: str, progress: list[dict[str, Any]]) -> None:
             written, "lost", since Ray was, or "failed", by anything else.
         progress: of each optimizer in each phase.
     """
-    about = {"state": state, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
-    run.write_status(about | {"host": socket.gethostname(), "pid": os.getpid(), "progress": progress})
+    run.write_status(stamp(state) | {"host": socket.gethostname(), "pid": os.getpid(), "progress": progress})
+
+
+def stamp(state: str) -> dict[str, str]:
+    """The state, and that it is so now."""
+    return {"state": state, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 class Heartbeat:

@@ -1,7 +1,8 @@
-"""The preflight tries what needs torch before Ray starts: the task, each optimizer, the data, and a few timed steps.
+"""The preflight checks what needs torch before Ray starts: can the task and each optimizer be made, can the data be
+loaded, and how long will it take?
 
 It runs as a process of its own beside the driver's own start, so that the driver does not import torch. It reads
-config.yaml from its standard input and answers with one line of JSON, ``error`` or what it ``found``, into a pipe that
+config.yaml from its standard input and answers with one line of JSON, ``error`` or ``found``, into a pipe that
 is nobody else's: whatever is printed meanwhile, by Python, a library or a child, is not among it.
 """
 
@@ -23,10 +24,11 @@ from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
+from tuner.machine.signals import exit_cause
 from tuner.machine.streams import STDERR
 from tuner.planning.estimate import Timings
-from tuner.workers import unmet_needs
-from tuner.workers.raised_warnings import warnings_as_lines
+from tuner.workers.diagnosis import diagnose
+from tuner.workers.raised_warnings import collect_warnings
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,17 @@ class Preflight:
         """
         line = self.answer.readline()
         if not line.endswith("\n"):
-            raise UserError(f"the check of the task {_end(self.process.wait())}; -v shows why")
+            raise UserError(f"the check of the task {_how_ended(self.process.wait())}; -v shows why")
         return read_answer(json.loads(line))
 
 
-def _end(code: int) -> str:
-    """How a process ended that was not expected to."""
-    if code >= 0:
-        return f"ended with code {code}"
+def _how_ended(code: int) -> str:
     memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-    return f"was ended by signal {-code}{memory}"
+    return f"{'was ended by' if code < 0 else 'ended with'} {exit_cause(code)}{memory}"
 
 
 def main(argv: list[str]) -> None:
-    """Look at the configuration on standard input, answer into the pipe with this number."""
+    """Check the configuration on standard input, answer into the pipe with this number."""
     pipe = int(argv[0])
     os.set_inheritable(pipe, False)
     config = from_yaml(sys.stdin.buffer.read().decode())
@@ -113,7 +112,7 @@ def run_checks(config: Config, *, here: bool) -> dict[str, Any]:
         here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
     """
     try:
-        with warnings_as_lines() as warnings:
+        with collect_warnings() as warnings:
             result = check(config, here=here)
         return {"found": result and asdict(replace(result, warnings=result.warnings + warnings))}
     except UserError as error:
@@ -192,7 +191,7 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
     try:
         make([torch.nn.Parameter(torch.zeros(2, 2))], spec.first_point())
     except Exception as error:
-        if wanted := unmet_needs.need_of(error, spec):
+        if wanted := diagnose(error, spec):
             raise UserError(f"optimizer {name}: {wanted}") from None
         if isinstance(error, TypeError | ValueError):
             argument = classes.nearest_argument(error, classes.find(spec.class_))

@@ -14,7 +14,7 @@ LENGTH = 300
 
 
 @contextmanager
-def warnings_as_lines() -> Iterator[list[str]]:
+def collect_warnings() -> Iterator[list[str]]:
     """The list has, after the block, each distinct warning once, as a line of at most ``LENGTH`` characters."""
     lines: list[str] = []
     with warnings.catch_warnings(record=True) as raised:

@@ -1,4 +1,4 @@
-"""Ray's session is started on this machine or joined, watched, and ended here. Beside ``tune`` it alone
+"""Ray's session is started on this machine or joined, watched, ended. Beside ``tune``, this is the one module that
 talks to Ray's driver side."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tasks.user_folders import home, is_writable
 from tuner import text
 from tuner.errors import MachineError, UserError
 from tuner.machine.resources import Machine
-from tuner.machine.signals import NUMBERS, interruption
+from tuner.machine.signals import NUMBERS, exit_cause, interruption
 from tuner.machine.streams import STDERR, silenced
 
 Known = TypeVar("Known")
@@ -140,8 +140,8 @@ def _start(machine: Machine, options: Mapping[str, Any], say: Callable[[str], No
     """Ray on this machine alone; a second time, with more patience, where it does not come up."""
     folder = short_folder()
     os.environ["RAY_TMPDIR"] = folder
-    place = home()
-    if place is None or not is_writable(place / ".ray"):
+    home_folder = home()
+    if home_folder is None or not is_writable(home_folder / ".ray"):
         _set({"RAY_AUTH_TOKEN": secrets.token_hex(16)})  # which it would keep there
     local: dict[str, Any] = {"num_cpus": machine.cpus, "num_gpus": machine.gpus, "include_dashboard": False,
              "object_store_memory": OBJECT_STORE_BYTES}  # fmt: skip
@@ -188,12 +188,12 @@ def short_folder() -> str:
     Raises:
         UserError: there is none.
     """
-    own = os.environ.get("RAY_TMPDIR")
-    if own is not None:
-        if _fits(own):
-            return own
+    given = os.environ.get("RAY_TMPDIR")
+    if given is not None:
+        if _fits(given):
+            return given
         raise UserError(
-            f"RAY_TMPDIR={own}: Ray needs a folder that can be written, with a path of at most {LONGEST_FOLDER} bytes"
+            f"RAY_TMPDIR={given}: Ray needs a folder that can be written, with a path of at most {LONGEST_FOLDER} bytes"
         )
     for folder in (tempfile.gettempdir(), *SHORT_FOLDERS):
         if _fits(folder):
@@ -294,7 +294,7 @@ def why_lost(address: str | None) -> str:
         return "its session has ended"
     dead = {name: process.poll() for name, process in node.dead_processes() if name in VITAL}
     if dead:
-        return f"its {' and '.join(f'{name} ended ({_end(code)})' for name, code in dead.items())}"
+        return f"its {' and '.join(f'{name} ended ({exit_cause(code)})' for name, code in dead.items())}"
     host, _, port = node.gcs_address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -303,9 +303,5 @@ def why_lost(address: str | None) -> str:
         return "" if slow else f"its head at {node.gcs_address} does not answer ({error.strerror or error})"
     if address is None:
         return ""
-    own = [known["Alive"] for known in ray.nodes() if known["NodeID"] == node.node_id]
-    return "" if all(own) else "the cluster takes this machine for dead"
-
-
-def _end(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
+    alive = [known["Alive"] for known in ray.nodes() if known["NodeID"] == node.node_id]
+    return "" if all(alive) else "the cluster takes this machine for dead"

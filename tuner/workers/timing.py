@@ -20,7 +20,7 @@ from tuner.training.engine import Engine
 from tuner.training.isolation import restored
 from tuner.training.loop import Lockstep
 from tuner.training.single import Hyperparameters, MakeOptimizer, Trainer
-from tuner.workers import unmet_needs
+from tuner.workers.diagnosis import diagnose
 
 FORWARD_SHARE = 1 / 3
 """Of a gradient's time: a backward pass is twice the work."""
@@ -57,7 +57,7 @@ def measure(config: Config, task: Task) -> Timings:
             except UserError:
                 raise
             except Exception as error:
-                untimed[name] = unmet_needs.need_of(error, spec) or text.fault(error)
+                untimed[name] = diagnose(error, spec) or text.fault(error)
                 continue
             with restored([]):
                 found = stacks(config, task, make, spec.first_point(), step_s[name], sizes)

@@ -24,7 +24,7 @@ from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.planning.cohorts import CohortSizes, to_measure
-from tuner.planning.estimate import DAY_S, Estimate, Timings, estimate, sentences, warning, words
+from tuner.planning.estimate import DAY_S, Estimate, Timings, estimate, sentences, time_text, warning
 from tuner.workers import preflight
 
 
@@ -126,7 +126,7 @@ def test_an_estimate_is_plain_json() -> None:
      (DAY_S - 1, "23:59:59"), (DAY_S, "1.0 days"), (4.2 * DAY_S, "4.2 days")],
 )  # fmt: skip
 def test_times_in_words(seconds: float, text: str) -> None:
-    assert words(seconds) == text
+    assert time_text(seconds) == text
 
 
 def test_the_expected_time_with_its_parts_is_one_line() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.commands import environment, run
 from tuner.config.layers import resolve
 from tuner.workers import preflight
-from tuner.workers.raised_warnings import LENGTH, warnings_as_lines
+from tuner.workers.raised_warnings import LENGTH, collect_warnings
 
 TASK = """
     import torch
@@ -27,7 +27,7 @@ TASK = """
 
 
 def test_each_warning_is_a_line_and_said_once() -> None:
-    with warnings_as_lines() as lines:
+    with collect_warnings() as lines:
         for _ in range(3):
             warnings.warn("two\nlines", stacklevel=1)
         warnings.warn("x" * 1000, RuntimeWarning, stacklevel=1)

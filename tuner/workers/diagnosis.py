@@ -1,4 +1,4 @@
-"""An optimizer has needs that are not met here, which show in how it fails. No torch, no ray."""
+"""An optimizer's failure is read for what it wants that it is not given here. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WANTS = (
 """What an error says, and what the optimizer wants that raised it."""
 
 
-def need_of(error: Exception, spec: OptimizerConfig) -> str:
+def diagnose(error: Exception, spec: OptimizerConfig) -> str:
     """A sentence, or nothing where the error is none of those that speak of something else than what is wanted."""
     name, fault = spec.class_.rpartition(".")[2], text.fault(error)
     if fault == "AssertionError":
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return text.line(f"{name} wants what line {place.lineno} of {place.filename} asserts: {place.line}")
-    for said, wanted in WANTS:
-        if re.search(said, fault):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return text.line(f"{name} wants what line {frame.lineno} of {frame.filename} asserts: {frame.line}")
+    for pattern, wanted in WANTS:
+        if re.search(pattern, fault):
             texts = ", ".join(f"{key}: {value}" for key, value in spec.args.items() if isinstance(value, str))
             return f"{name} wants {wanted.format(texts=f' ({texts})' if texts else '')}"
     return ""

@@ -12,7 +12,7 @@ import torch
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.training.build import optimizer_maker
-from tuner.workers import unmet_needs
+from tuner.workers.diagnosis import diagnose
 from tuner.workers.preflight import try_optimizer
 
 LR = {"lr": {"low": 1e-3, "high": 1.0, "log": True}}
@@ -33,7 +33,7 @@ def wanted(of: OptimizerConfig) -> str:
     param.square().sum().backward()
     with pytest.raises(Exception) as caught:  # noqa: PT011  (whatever it raises)
         optimizer.step()
-    return unmet_needs.need_of(caught.value, of)
+    return diagnose(caught.value, of)
 
 
 def test_a_class_in_place_of_its_name() -> None:
@@ -57,7 +57,7 @@ def test_the_model(cls: str) -> None:
 
 def test_a_model_with_modules() -> None:
     error = AttributeError("'list' object has no attribute 'modules'")
-    assert unmet_needs.need_of(error, spec("a.KFAC")).startswith("KFAC wants the model itself")
+    assert diagnose(error, spec("a.KFAC")).startswith("KFAC wants the model itself")
 
 
 @pytest.mark.parametrize("cls", ["AdaHessian", "SophiaH"])
@@ -81,4 +81,4 @@ def test_what_it_asserts_without_a_word(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("error", [ValueError("lr must be below 1"), AssertionError("lr > 1"), TypeError("takes no x")])
 def test_an_error_that_says_it_itself_is_left_as_it_is(error: Exception) -> None:
-    assert unmet_needs.need_of(error, spec("torch.optim.SGD")) == ""
+    assert diagnose(error, spec("torch.optim.SGD")) == ""
