@@ -204,8 +204,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             param.grad = None
         with torch.enable_grad():
             if refresh and self.estimator.double_backward:
-                found = iter(torch.autograd.grad(minimised, needed, create_graph=True, allow_unused=True))
-                grads = [next(found) if p.requires_grad else None for p in params]
+                gradients = iter(torch.autograd.grad(minimised, needed, create_graph=True, allow_unused=True))
+                grads = [next(gradients) if p.requires_grad else None for p in params]
                 for param, grad in zip(params, grads, strict=True):
                     # A copy: autograd may return one tensor for two parameters, or an expanded one.
                     param.grad = None if grad is None else grad.detach().clone()
@@ -322,19 +322,19 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
-        own = ("estimator", "update_period", "foreach", "compile", "grad_equivalents", "refreshing")
+        public = ("estimator", "update_period", "foreach", "compile", "grad_equivalents", "refreshing")
         hidden = ("_steps", "_seed", "_generator", "_previous", "_memory")
-        return super().__getstate__() | {name: getattr(self, name) for name in own + hidden}
+        return super().__getstate__() | {name: getattr(self, name) for name in public + hidden}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the next steps equal those of the original to the bit."""
         if CURVATURE_KEY not in state_dict:
             raise ValueError(f"not the state_dict of a {type(self).__name__}: it has no {CURVATURE_KEY!r}")
-        own = state_dict[CURVATURE_KEY]
+        saved = state_dict[CURVATURE_KEY]
         super().load_state_dict({k: v for k, v in state_dict.items() if k != CURVATURE_KEY})
-        self._steps = own["steps"]
-        self.grad_equivalents = own["grad_equivalents"]
-        self._seed = own["seed"]
+        self._steps = saved["steps"]
+        self.grad_equivalents = saved["grad_equivalents"]
+        self._seed = saved["seed"]
         self._generator = None
         params = [p for group in self.param_groups for p in group["params"]]
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
@@ -342,7 +342,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             # PyTorch casts them to the parameter's dtype: a count would stop growing in half precision.
             scalars = {k: v for k, v in state_dict["state"].get(i, {}).items() if torch.is_tensor(v) and v.ndim == 0}
             self.state[param].update({k: v.to(param.device, copy=True) for k, v in scalars.items()})
-        self._previous = {i: grad.to(params[i], copy=True) for i, grad in own["previous"].items()}
-        self._memory = deepcopy(own["memory"])
-        if own["generator"] is not None:
-            self._probes(params).set_state(own["generator"].cpu())
+        self._previous = {i: grad.to(params[i], copy=True) for i, grad in saved["previous"].items()}
+        self._memory = deepcopy(saved["memory"])
+        if saved["generator"] is not None:
+            self._probes(params).set_state(saved["generator"].cpu())

@@ -25,7 +25,7 @@ class PerSample:
 
     The first refresh propagates two vectors back, one the other with a random factor per sample. A layer is understood
     where its own gradient is autograd's, and where every row's gradient has its own sample's factor; that also tells
-    whether rows are ordered by sample or by position. What was found, per number of rows of a sample, is kept in
+    whether rows are ordered by sample or by position. What was decided, per number of rows of a sample, is kept in
     ``refresh.memory``, and looked at anew at each refresh where rows are picked by what the batch holds.
 
     Attributes:
@@ -53,8 +53,8 @@ class PerSample:
 
     def squares(self, vectors: Tensor) -> list[Tensor]:
         """Propagate vectors on the outputs, ``(vectors, *outputs.shape)``: a sum of squares per parameter."""
-        found = self._backward([*self.edges, *self.others.values()], vectors)
-        grads = dict(zip([*self.edges, *self.others], found, strict=True))
+        backward = self._backward([*self.edges, *self.others.values()], vectors)
+        grads = dict(zip([*self.edges, *self.others], backward, strict=True))
         rows: dict[GradientEdge, Tensor] = {}
         squares = []
         for place, param in enumerate(self.params):
@@ -83,31 +83,31 @@ class PerSample:
         known: dict[int, dict[float, bool]] = refresh.memory.setdefault("orders of rows", {})
         unknown: dict[int, None] = refresh.memory.setdefault("rows not understood", {})
         orders: dict[int, bool] = {}
-        found: dict[int, bool | None] = {}
+        decided: dict[int, bool | None] = {}
         new: dict[int, Use] = {}
         for i in uses.keys() - unknown.keys():
             if len(uses[i]) != 1:
-                found[i] = None
+                decided[i] = None
             elif not refresh.record.routed and uses[i][0].positions(self.samples) in known.get(i, {}):
                 orders[i] = known[i][uses[i][0].positions(self.samples)]
             else:
                 new[i] = uses[i][0]
         if new:
-            found |= self._look(new, refresh.record)
+            decided |= self._decide(new, refresh.record)
 
-        for i, order in found.items():
+        for i, order in decided.items():
             if order is None:
                 continue
             orders[i] = order
             if self.samples > 1:  # one sample alone says nothing of the order
                 known.setdefault(i, {})[new[i].positions(self.samples)] = order
-        lost = {i: p for i, p in zip(refresh.indices, refresh.params, strict=True) if found.get(i, True) is None}
+        lost = {i: p for i, p in zip(refresh.indices, refresh.params, strict=True) if decided.get(i, True) is None}
         if lost and not unknown:
             _say(name, list(lost.values()))
         unknown.update(dict.fromkeys(lost))
         return orders
 
-    def _look(self, uses: dict[int, Use], record: Recorder) -> dict[int, bool | None]:
+    def _decide(self, uses: dict[int, Use], record: Recorder) -> dict[int, bool | None]:
         """Per parameter: whether its rows are ordered by sample; ``None`` if it is not understood.
 
         A parameter that no vector reaches is left out, to be looked at again. Waits for the device.
@@ -118,12 +118,12 @@ class PerSample:
         inputs = [x for use in uses.values() for x in (use.param, use.edge)]
         plain = iter(self._backward(inputs, probe[None]))
         scaled = iter(self._backward(inputs, (probe * factors.view(-1, *[1] * (probe.ndim - 1)))[None]))
-        found: dict[int, bool | None] = {}
+        decided: dict[int, bool | None] = {}
         for i, use in uses.items():
             (_, rows), (grad, scaled_rows) = (next(plain), next(plain)), (next(scaled), next(scaled))
             if grad is not None and rows is not None and bool(rows.any()) and bool(rows.isfinite().all()):
-                found[i] = self._order(use, grad[0], use.rows(rows)[0], use.rows(scaled_rows)[0], factors, record)
-        return found
+                decided[i] = self._order(use, grad[0], use.rows(rows)[0], use.rows(scaled_rows)[0], factors, record)
+        return decided
 
     def _order(
         self, use: Use, grad: Tensor, rows: Tensor, scaled_rows: Tensor, factors: Tensor, record: Recorder
@@ -137,9 +137,9 @@ class PerSample:
         if len(rows) % self.samples or (record.coupled and record.routed):
             return None
         use.arrange(self.samples, batch_first=True)
-        own = use.total(by_sample(scaled_rows, self.samples, batch_first=True))
+        summed = use.total(by_sample(scaled_rows, self.samples, batch_first=True))
         rounding = max(ROUNDING, torch.finfo(grad.dtype).eps)
-        if (own - grad).norm() > tolerance(grad) * grad.norm() + rounding * scaled_rows.norm() * use.size():
+        if (summed - grad).norm() > tolerance(grad) * grad.norm() + rounding * scaled_rows.norm() * use.size():
             return None
         amiss = {order: self._amiss(rows, scaled_rows, factors, order) for order in (True, False)}
         order = amiss[True] <= amiss[False]

@@ -21,11 +21,11 @@ class Streams:
 
     Attributes:
         generators: one per seed.
-        places: which of them each member has, (members,).
+        stream_of: which of them each member has, (members,).
     """
 
     generators: list[torch.Generator]
-    places: Tensor
+    stream_of: Tensor
 
     def draw(self, draw: Draw, like: Sequence[Tensor]) -> list[Tensor]:
         """What each member would draw for itself, stacked.
@@ -34,11 +34,11 @@ class Streams:
             draw: for one member's tensors.
             like: the stack's, (members, ...) each.
         """
-        own = [tensor[0] for tensor in like]
-        drawn = [draw(own, generator) for generator in self.generators]
+        member = [tensor[0] for tensor in like]
+        drawn = [draw(member, generator) for generator in self.generators]
         if len(drawn) == 1:
             return [tensor.expand_as(stack) for tensor, stack in zip(drawn[0], like, strict=True)]
-        return [torch.stack(tensors)[self.places] for tensors in zip(*drawn, strict=True)]
+        return [torch.stack(tensors)[self.stream_of] for tensors in zip(*drawn, strict=True)]
 
 
 def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:

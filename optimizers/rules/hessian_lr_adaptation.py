@@ -104,8 +104,8 @@ class HessianLRAdaptation(torch.optim.Optimizer):
         self.param_groups = self.base_optimizer.param_groups
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("base_optimizer", "beta", "eps")
-        return super().__getstate__() | {name: getattr(self, name) for name in own}
+        public = ("base_optimizer", "beta", "eps")
+        return super().__getstate__() | {name: getattr(self, name) for name in public}
 
 
 def adapt_learning_rate(
@@ -124,9 +124,9 @@ def adapt_learning_rate(
     """
     module, _, name = base_optimizer.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        base_class = getattr(import_module(module), name)
     except (ValueError, ImportError, AttributeError):
         raise ValueError(
             f"base_optimizer {base_optimizer!r}: no such class; expected a dotted path such as torch.optim.Adam"
         ) from None
-    return HessianLRAdaptation(found(params, **base), beta, eps)
+    return HessianLRAdaptation(base_class(params, **base), beta, eps)

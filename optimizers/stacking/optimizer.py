@@ -39,7 +39,7 @@ class Problem(Protocol):
     def losses(self) -> Tensor:
         """The losses, (members,), in full precision and with their graph, which can be differentiated twice."""
 
-    def closure(self, place: int) -> Closure:
+    def closure(self, row: int) -> Closure:
         """That of one member alone, over the parameters that the members' optimizers were made with."""
 
 
@@ -48,7 +48,7 @@ class StackedOptimizer:
 
     Args:
         members: one optimizer each, of the same ``stack_key``, made with one and the same list of parameters.
-        params: the stack's, (members, ...) each, changed in place.
+        params: the stack's, (members, ...) each, changed in row.
         scheduled: whether ``step`` will be given factors of the learning rate.
     """
 
@@ -100,13 +100,13 @@ class StackedOptimizer:
         self.steps += 1
         return losses
 
-    def member_optimizer(self, place: int) -> torch.optim.Optimizer:
+    def member_optimizer(self, row: int) -> torch.optim.Optimizer:
         """A member's own optimizer, with the state that it would have by now."""
-        member = self.members[place]
+        member = self.members[row]
         params = [param for group in member.param_groups for param in group["params"]]
         for param, state in zip(params, self.states, strict=True):
             if state:
-                member.state[param] = {name: value[place] for name, value in state.items()}
+                member.state[param] = {name: value[row] for name, value in state.items()}
         return member
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,31 +128,31 @@ class StackedOptimizer:
         """Go on from what ``state_dict`` returned."""
         device = self.params[0].device
         self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
-        self.states = [{name: value.to(device) for name, value in own.items()} for own in state["states"]]
+        self.states = [{name: value.to(device) for name, value in saved.items()} for saved in state["states"]]
         self._previous = [None if grad is None else grad.to(device) for grad in state["previous"]]
         self._used, self._cost = list(state["used"]), state["cost"]
         generators = self._streams.generators if self._streams else []
         for generator, saved in zip(generators, state["generators"], strict=True):
             generator.set_state(saved.cpu())
         curved = [member for member in self.members if isinstance(member, CurvatureOptimizer)]
-        for member, own in zip(curved, state["members"], strict=True):
-            member.load_state_dict(member.state_dict() | {CURVATURE_KEY: own})
+        for member, saved in zip(curved, state["members"], strict=True):
+            member.load_state_dict(member.state_dict() | {CURVATURE_KEY: saved})
 
     def _take(self, params: list[Tensor]) -> None:
         self.params = params
         self._data = [param.detach() for param in params]
         self._rules: dict[Layout, tuple[replay.Traced, list[tuple[str, ...]]]] = {}
 
-    def keep(self, places: Tensor, params: list[Tensor]) -> None:
+    def keep(self, rows: Tensor, params: list[Tensor]) -> None:
         """Go on with some of the members, whose stacked parameters these are."""
         self._take(params)
-        chosen = places.tolist()
-        self.members = [self.members[place] for place in chosen]
-        self.states = [{name: value[places] for name, value in state.items()} for state in self.states]
-        self._previous = [None if grad is None else grad[places] for grad in self._previous]
-        self._numbers = {name: value[places] for name, value in self._numbers.items()}
+        chosen = rows.tolist()
+        self.members = [self.members[row] for row in chosen]
+        self.states = [{name: value[rows] for name, value in state.items()} for state in self.states]
+        self._previous = [None if grad is None else grad[rows] for grad in self._previous]
+        self._numbers = {name: value[rows] for name, value in self._numbers.items()}
         if self._streams:
-            self._streams.places = self._streams.places[places]
+            self._streams.stream_of = self._streams.stream_of[rows]
 
     def _refresh(
         self, optimizer: CurvatureOptimizer, problem: Problem, max_grad_norm: float | None
@@ -185,8 +185,8 @@ class StackedOptimizer:
         """Losses, gradients and estimates from probes that are drawn before."""
         used, streams = self._used, self._streams
         assert streams is not None
-        own = [self.params[i] for i in used]
-        probes = [probe for _ in range(estimator.samples) for probe in streams.draw(estimator.draw, own)]
+        params = [self.params[i] for i in used]
+        probes = [probe for _ in range(estimator.samples) for probe in streams.draw(estimator.draw, params)]
 
         def finish(losses: Tensor, params: list[Tensor], probes: list[Tensor]) -> list[Tensor | None]:
             grads = _gradients(losses, params, create_graph=True)
@@ -200,14 +200,14 @@ class StackedOptimizer:
         self, problem: Problem, max_grad_norm: float | None
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
         """An estimator that knows nothing of stacks: each member for itself."""
-        found = []
-        for place in range(len(self.members)):
-            member = self.member_optimizer(place)
+        differentiated = []
+        for row in range(len(self.members)):
+            member = self.member_optimizer(row)
             assert isinstance(member, CurvatureOptimizer)
             member._steps, member.grad_equivalents = self.steps, self.grad_equivalents
-            found.append(member.differentiate(problem.closure(place), max_grad_norm=max_grad_norm))
+            differentiated.append(member.differentiate(problem.closure(row), max_grad_norm=max_grad_norm))
         self.grad_equivalents = member.grad_equivalents
-        losses, grads, curvatures = zip(*found, strict=True)
+        losses, grads, curvatures = zip(*differentiated, strict=True)
         return (
             torch.stack(losses),
             [_stack_given(tensors) for tensors in zip(*grads, strict=True)],
@@ -225,12 +225,12 @@ class StackedOptimizer:
         return [torch.vmap(of_member)(grad, state, self._now) for grad, state in given]
 
     def _apply(self, grads: list[Tensor | None], curvatures: list[Tensor | None]) -> None:
-        places = [i for i, grad in enumerate(grads) if grad is not None and grad.numel()]
-        if not places:
+        used = [i for i, grad in enumerate(grads) if grad is not None and grad.numel()]
+        if not used:
             return
-        layout = tuple((i, curvatures[i] is not None, tuple(self.states[i])) for i in places)
+        layout = tuple((i, curvatures[i] is not None, tuple(self.states[i])) for i in used)
         inputs: list[Tensor] = []
-        for i in places:
+        for i in used:
             inputs += [t for t in (self._data[i], grads[i], curvatures[i]) if t is not None]
             inputs += self.states[i].values()
         inputs += self._now.values()
@@ -238,9 +238,9 @@ class StackedOptimizer:
             self._rules[layout] = traced(self.rule, layout, tuple(self._now), self._constants, replay.signature(inputs))
         rule, names = self._rules[layout]
         new = iter(rule(*inputs))
-        torch._foreach_copy_([self._data[i] for i in places], [next(new) for _ in places])
-        for i, own in zip(places, names, strict=True):
-            self.states[i] = {name: next(new) for name in own}
+        torch._foreach_copy_([self._data[i] for i in used], [next(new) for _ in used])
+        for i, state in zip(used, names, strict=True):
+            self.states[i] = {name: next(new) for name in state}
 
 
 def _as_seen(
@@ -281,8 +281,8 @@ def _gradients(losses: Tensor, params: list[Tensor], *, create_graph: bool = Fal
     """Of each member's loss; ``None`` for a parameter that is not used."""
     needed = [p for p in params if p.requires_grad]
     ones = torch.ones(losses.shape, dtype=losses.dtype, device=losses.device)
-    found = iter(torch.autograd.grad(losses, needed, ones, create_graph=create_graph, allow_unused=True))
-    return [next(found) if p.requires_grad else None for p in params]
+    gradients = iter(torch.autograd.grad(losses, needed, ones, create_graph=create_graph, allow_unused=True))
+    return [next(gradients) if p.requires_grad else None for p in params]
 
 
 def _plain(problem: Problem) -> tuple[Tensor, list[Tensor | None]]:
@@ -305,9 +305,9 @@ def _with_graph(problem: Problem, params: list[Tensor]) -> tuple[Tensor, list[Te
 
 def _streams(seeds: Sequence[int], device: torch.device) -> Streams:
     """Probes' generators as ``CurvatureOptimizer`` makes them."""
-    own = list(dict.fromkeys(seeds))
-    generators = [torch.Generator(device).manual_seed(seed ^ PROBE_SALT) for seed in own]
-    return Streams(generators, torch.tensor([own.index(seed) for seed in seeds], device=device))
+    different = list(dict.fromkeys(seeds))
+    generators = [torch.Generator(device).manual_seed(seed ^ PROBE_SALT) for seed in different]
+    return Streams(generators, torch.tensor([different.index(seed) for seed in seeds], device=device))
 
 
 def _clipped(grads: list[Tensor | None], max_grad_norm: float | None) -> list[Tensor | None]:

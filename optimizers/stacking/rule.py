@@ -91,8 +91,8 @@ def merge(constants: Constants, numbers: Mapping[str, Tensor]) -> Hyperparameter
     """A member's hyperparameters; a number named ``betas.1`` is the second of a tuple."""
     hp = dict(constants)
     for name, value in numbers.items():
-        whole, _, place = name.partition(".")
-        hp[whole] = (*hp[whole][: int(place)], value, *hp[whole][int(place) + 1 :]) if place else value
+        whole, _, index = name.partition(".")
+        hp[whole] = (*hp[whole][: int(index)], value, *hp[whole][int(index) + 1 :]) if index else value
     return hp
 
 

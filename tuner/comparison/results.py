@@ -184,9 +184,9 @@ class Across:
     def times(self, clock: str) -> pd.DataFrame:
         """Median time to the target, infinite where it was not reached: index task, of those that have a target and all
         optimizers; columns optimizer."""
-        found = {task.comparison.task: task.times(CLOCKS[clock]) for task in self.tasks
+        times = {task.comparison.task: task.times(CLOCKS[clock]) for task in self.tasks
                  if task.target is not None and task.comparison.task in self.ranks.index}  # fmt: skip
-        return pd.DataFrame(found, index=pd.Index(self.optimizers)).T
+        return pd.DataFrame(times, index=pd.Index(self.optimizers)).T
 
     @property
     def optimizers(self) -> list[str]:

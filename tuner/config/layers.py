@@ -106,16 +106,16 @@ def _files(task: str, optimizers: list[str], configs: Path | None, preset: str |
     for root in roots(configs):
         layers += _read(root, "defaults")
         for name in optimizers:
-            found = _read(root / "optimizers", name)
-            layers += [(origin, {"optimizers": {name: content}}) for origin, content in found]
+            files = _read(root / "optimizers", name)
+            layers += [(origin, {"optimizers": {name: content}}) for origin, content in files]
         for origin, content in _read(root / "tasks", task):
-            own = content.pop("presets", None) or {}
-            if not isinstance(own, dict) or not all(isinstance(p, dict) for p in own.values()):
+            of_file = content.pop("presets", None) or {}
+            if not isinstance(of_file, dict) or not all(isinstance(p, dict) for p in of_file.values()):
                 raise UserError(f"{origin}: presets must be a mapping of names to settings")
-            presets += map(str, own)
+            presets += map(str, of_file)
             layers.append((origin, content))
-            if preset in own:
-                layers.append((f"{origin}, preset {preset}", own[preset]))
+            if preset in of_file:
+                layers.append((f"{origin}, preset {preset}", of_file[preset]))
     if preset is not None:
         require(preset, f"preset of {task}", list(dict.fromkeys(presets)))
     return layers
@@ -196,19 +196,19 @@ def _searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
     """The optimizer's part without the hyperparameters that a later layer than that of their interval takes out of the
     search: by a fixed value in ``args``, by ``null``, or by an empty ``space``."""
     space = mapping_at(optimizer, "space")
-    own = [mapping_at(layer, "optimizers", name) for _, layer in layers]
+    of_optimizer = [mapping_at(layer, "optimizers", name) for _, layer in layers]
 
     def last(part: str, key: str) -> int:
-        return max((place for place, layer in enumerate(own) if key in mapping_at(layer, part)), default=-1)
+        return max((index for index, layer in enumerate(of_optimizer) if key in mapping_at(layer, part)), default=-1)
 
-    emptied = max((place for place, layer in enumerate(own) if layer.get("space") == {}), default=-1)
+    emptied = max((index for index, layer in enumerate(of_optimizer) if layer.get("space") == {}), default=-1)
     gone = [key for key, dim in space.items() if dim is None or max(emptied, last("args", key)) > last("space", key)]
     if not gone:
         return optimizer
     points = optimizer.get("defaults", [])
     if isinstance(points, list) and all(isinstance(point, dict) for point in points):
         points = [{key: value for key, value in point.items() if key not in gone} for point in points]
-        points = [point for place, point in enumerate(points) if point and point not in points[:place]]
+        points = [point for index, point in enumerate(points) if point and point not in points[:index]]
     return optimizer | {"space": {key: dim for key, dim in space.items() if key not in gone}, "defaults": points}
 
 
@@ -247,11 +247,11 @@ def _check_effect(settings: dict[str, Any], content: Any, path: str = "") -> Non
         UserError: an empty mapping was set where there is more, which merging leaves as it is.
     """
     for key, value in settings.items():
-        there = mapping_at(content, key)
+        below = mapping_at(content, key)
         if isinstance(value, dict) and value:
-            _check_effect(value, there, f"{path}{key}.")
-        elif value == {} and there:
-            raise UserError(f"--set {path}{key}={{}}: has no effect; set the keys below it: {', '.join(there)}")
+            _check_effect(value, below, f"{path}{key}.")
+        elif value == {} and below:
+            raise UserError(f"--set {path}{key}={{}}: has no effect; set the keys below it: {', '.join(below)}")
 
 
 def _check_defaults(name: str, optimizer: OptimizerConfig) -> None:

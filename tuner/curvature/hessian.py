@@ -89,10 +89,10 @@ class Hessian:
     def matrix(self) -> Tensor:
         """All of it, (parameters, parameters)."""
         try:
-            found = self._rows_together()
+            matrix = self._rows_together()
         except Exception:  # not every operation can be batched
-            found = self @ torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
-        return (found + found.T) / 2
+            matrix = self @ torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        return (matrix + matrix.T) / 2
 
     def _rows_together(self) -> Tensor:
         """A few rows at a time, which saves the overhead of small operations."""

@@ -49,18 +49,18 @@ class Spectrum:
 
     def findings(self) -> list[Finding]:
         """The same in long form, with the diagonal as quantiles and the share of positive entries."""
-        found: list[Finding] = [("parameters", 0, float(self.parameters), None), ("rows", 0, float(self.rows), None)]
-        found += [("trace", 0, self.trace, None), ("trace_error", 0, self.trace_error, None)]
+        findings: list[Finding] = [("parameters", 0, float(self.parameters), None), ("rows", 0, float(self.rows), None)]
+        findings += [("trace", 0, self.trace, None), ("trace_error", 0, self.trace_error, None)]
         values = zip(self.ranks.tolist(), self.eigenvalues.tolist(), strict=True)
-        found += [("eigenvalue", rank, value, None) for rank, value in values]
+        findings += [("eigenvalue", rank, value, None) for rank, value in values]
         if self.density is not None:
             points = zip(*(axis.tolist() for axis in self.density), strict=True)
-            found += [("density", index, value, x) for index, (x, value) in enumerate(points)]
+            findings += [("density", index, value, x) for index, (x, value) in enumerate(points)]
         if self.diagonal is not None:
             quantiles = zip(QUANTILES, np.quantile(self.diagonal, QUANTILES).tolist(), strict=True)
-            found += [("diagonal_quantile", index, value, q) for index, (q, value) in enumerate(quantiles)]
-            found.append(("positive_share", 0, float((self.diagonal > 0).mean()), None))
-        return found
+            findings += [("diagonal_quantile", index, value, q) for index, (q, value) in enumerate(quantiles)]
+            findings.append(("positive_share", 0, float((self.diagonal > 0).mean()), None))
+        return findings
 
 
 def analyze(
@@ -155,5 +155,5 @@ def extreme_eigenvalues(hessian: Hessian, ends: int, seed: int) -> np.ndarray:
     shift = 2 * abs(float(largest))
     shifted = LinearOperator(hessian.shape, matvec=lambda v: plain.matvec(v) + shift * v, dtype=np.float64)
     krylov = min(size, max(8 * ends, 20))
-    found = eigsh(shifted, k=2 * ends, which="BE", ncv=krylov, tol=TOLERANCE, v0=start, return_eigenvectors=False)
-    return np.sort(found - shift)[::-1]
+    extremes = eigsh(shifted, k=2 * ends, which="BE", ncv=krylov, tol=TOLERANCE, v0=start, return_eigenvectors=False)
+    return np.sort(extremes - shift)[::-1]

@@ -73,14 +73,14 @@ def report_drawings(results: Results) -> Drawings:
     return Drawings(tasks, across_drawings(results.across) if results.across else [])
 
 
-def draw_all(drawings: Sequence[Drawing], folder: Path, told: Callable[[int], object]) -> dict[str, Drawn]:
-    """Draw each and write its SVG and PNG files; ``told`` hears how many are done."""
+def draw_all(drawings: Sequence[Drawing], folder: Path, on_drawn: Callable[[int], object]) -> dict[str, Drawn]:
+    """Draw each and write its SVG and PNG files; ``on_drawn`` hears how many are done."""
     drawn: dict[str, Drawn] = {}
     with ProcessPoolExecutor(PROCESSES) as processes:
         futures = {drawing.name: processes.submit(draw, drawing, folder) for drawing in drawings}
         for name, future in futures.items():
             drawn[name] = future.result()
-            told(len(drawn))
+            on_drawn(len(drawn))
     return drawn
 
 

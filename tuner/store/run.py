@@ -314,8 +314,8 @@ class Run:
         Raises:
             UserError: the file is damaged, or of another shape.
         """
-        there = (self.path / "status.json").exists()
-        return cast(dict[str, Any], plain(self._read_json("status.json", Status))) if there else None
+        exists = (self.path / "status.json").exists()
+        return cast(dict[str, Any], plain(self._read_json("status.json", Status))) if exists else None
 
     # Logs.
 

@@ -128,21 +128,21 @@ def _as_written(texts: pd.Series) -> pd.Series:
     1, 1.0 and true are different choices."""
     import pandas as pd
 
-    there = texts.dropna()
+    known = texts.dropna()
     for read in (int, float, {"True": True, "False": False}.__getitem__):
         with suppress(ValueError, KeyError):
-            values = [read(text) for text in there]
-            if all(str(value) == text != "nan" for value, text in zip(values, there, strict=True)):
-                return pd.Series(values, there.index, dtype=None if values else float).reindex(texts.index)
+            values = [read(text) for text in known]
+            if all(str(value) == text != "nan" for value, text in zip(values, known, strict=True)):
+                return pd.Series(values, known.index, dtype=None if values else float).reindex(texts.index)
     return texts
 
 
-def check_columns(path: Path, there: Iterable[object], needed: Iterable[str]) -> None:
+def check_columns(path: Path, present: Iterable[object], needed: Iterable[str]) -> None:
     """
     Raises:
         UserError: the table of this file lacks a column.
     """
-    names = set(there)
+    names = set(present)
     for column in needed:
         if column not in names:
             raise UserError(f"{path}: has no column {column!r}")

@@ -20,13 +20,13 @@ def evaluate(task: Task, model: nn.Module, splits: tuple[str, ...]) -> dict[str,
     Raises:
         UserError: one of them is not a number, or has no name that a table's column can have.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for split in splits:
         metrics = task.evaluate(model, split)
         if not isinstance(metrics, Mapping):
             raise UserError(f"metrics must be a mapping of names to numbers, got a {type(metrics).__name__}")
-        found |= {f"{split}_{name}": number(name, value) for name, value in metrics.items()}
-    return found
+        values |= {f"{split}_{name}": number(name, value) for name, value in metrics.items()}
+    return values
 
 
 def number(name: object, value: Any) -> float:

@@ -38,7 +38,7 @@ def train(
     nothing beside it on the CPU: the same numbers to the bit.
     """
     run = training(task, make_optimizer, hp, seed, budget, engine)
-    return drained(run, lambda told: on_eval(told) if isinstance(told, Evaluation) else None)
+    return drained(run, lambda yielded: on_eval(yielded) if isinstance(yielded, Evaluation) else None)
 
 
 def training(

@@ -57,8 +57,8 @@ def train(
         results.update(zip(indices, ended, strict=True))
 
     for stackable in stacks(task, make_optimizer, members, engine):
-        for indices, told in together_or_singly(stackable, run, task.device):
-            for member, evaluation in told.items() if isinstance(told, dict) else ():
+        for indices, yielded in together_or_singly(stackable, run, task.device):
+            for member, evaluation in yielded.items() if isinstance(yielded, dict) else ():
                 on_eval(indices[member], evaluation)
     return [results[index] for index in range(len(members))]
 

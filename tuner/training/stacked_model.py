@@ -54,20 +54,20 @@ class StackedModel:
         self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
         self._graphs: dict[Any, Traced] = {}
 
-    def load(self, place: int) -> None:
+    def load(self, row: int) -> None:
         """Make the ordinary network a view of a member.
 
         Raises:
             ValueError: it has replaced a buffer.
         """
         if [*map(id, self.runner.exact.buffers())] != [*map(id, self.own_buffers)]:
-            raise ValueError("the network replaces a buffer instead of changing it in place")
+            raise ValueError("the network replaces a buffer instead of changing it in row")
         for own, stack in zip([*self.own_params, *self.own_buffers], [*self.params, *self.buffers], strict=True):
-            own.data = stack.data[place]
+            own.data = stack.data[row]
 
-    def keep(self, places: Tensor) -> None:
-        self.params = [p.detach()[places].requires_grad_(p.requires_grad) for p in self.params]
-        self.buffers = [buffer[places] for buffer in self.buffers]
+    def keep(self, rows: Tensor) -> None:
+        self.params = [p.detach()[rows].requires_grad_(p.requires_grad) for p in self.params]
+        self.buffers = [buffer[rows] for buffer in self.buffers]
         self._graphs.clear()
 
     def losses(self, batch: StackBatch) -> Tensor:
@@ -124,7 +124,7 @@ def stacked_losses(
         state = dict(zip([*names[0], *names[1]], [*params, *buffers], strict=True))
         loss, _ = task.loss(Bound(model, state), tensors)
         if any(state[name] is not buffer for name, buffer in zip(names[1], buffers, strict=True)):
-            raise ValueError("the network replaces a buffer instead of changing it in place")
+            raise ValueError("the network replaces a buffer instead of changing it in row")
         return loss
 
     in_dims = (0, 0, None if batch.shared else 0)
@@ -182,7 +182,7 @@ class AtBatch(NamedTuple):
     def losses(self) -> Tensor:
         return self.model.losses(self.batch)
 
-    def closure(self, place: int) -> Closure:
-        self.model.load(place)
-        own = self.batch.tensors if self.batch.shared else tuple(tensor[place] for tensor in self.batch.tensors)
+    def closure(self, row: int) -> Closure:
+        self.model.load(row)
+        own = self.batch.tensors if self.batch.shared else tuple(tensor[row] for tensor in self.batch.tensors)
         return lambda: self.model.task.loss(self.model.runner.exact, own)

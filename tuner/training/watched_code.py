@@ -56,9 +56,9 @@ class Code:
         """By their dotted names, those that are not what they were at the last look."""
         if self._look() == self.seen:
             return []
-        found = [name for owner in self.owners for name in owner.changed()]
+        names = [name for owner in self.owners for name in owner.changed()]
         self._note()
-        return found
+        return names
 
 
 class Owner:
@@ -76,9 +76,9 @@ class Owner:
     def changed(self) -> list[str]:
         """As ``Code.changed``."""
         names = self.values.keys() | vars(self.owner).keys()
-        found = sorted(name for name in names if self._rewritten(name) or self._replaced(name))
+        changed = sorted(name for name in names if self._rewritten(name) or self._replaced(name))
         self._note()
-        return [f"{_path(self.owner)}.{name}" for name in found]
+        return [f"{_path(self.owner)}.{name}" for name in changed]
 
     def _rewritten(self, name: str) -> bool:
         return name in self.functions and self.functions[name].__code__ is not self.codes[name]

@@ -67,13 +67,13 @@ def evaluate_once(who: str, task: Task, seconds: float) -> list[str]:
     rows = max(len(inputs) for inputs, _ in task.splits.values())
     some = rows if seconds <= QUICK_S else max(task.batch_size, int(rows * QUICK_S / seconds))
     try:
-        found = evaluate(task.shortened(some), task.build(0), ("train", "val"))
-        worst_of(task, found, test=True)
+        values = evaluate(task.shortened(some), task.build(0), ("train", "val"))
+        worst_of(task, values, test=True)
     except UserError as error:
         raise UserError(f"{who}: {error}") from None
-    if task.metric not in found:
-        raise UserError(f"task.metric: the task has no metric {task.metric!r}{nearest(task.metric, found)}")
-    why = divergence(found, task.worst["loss"])
+    if task.metric not in values:
+        raise UserError(f"task.metric: the task has no metric {task.metric!r}{nearest(task.metric, values)}")
+    why = divergence(values, task.worst["loss"])
     if not why:
         return []
     if some < rows:  # too few, perhaps, for the metric to be defined

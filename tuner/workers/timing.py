@@ -60,8 +60,8 @@ def measure(config: Config, task: Task) -> Timings:
                 untimed[name] = diagnose(error, spec) or text.fault(error)
                 continue
             with restored([]):
-                found = stacks(config, task, make, spec.first_point(), step_s[name], sizes)
-            member_s[name] = {1: step_s[name]} | found
+                of_sizes = stacks(config, task, make, spec.first_point(), step_s[name], sizes)
+            member_s[name] = {1: step_s[name]} | of_sizes
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))
     return Timings(step_s, FORWARD_SHARE * plain * rows / batch, steps_per_epoch, untimed, member_s)
 
@@ -75,11 +75,11 @@ def stacks(
     A step may be so long that a stack has nothing to save. A size that was asked for then counts as one at a time.
     """
     engine = build.make_engine(config)
-    found: dict[int, float] = {}
+    member_s: dict[int, float] = {}
     if len(stack.stacks(task, make, [stack.Member(hp, seed=0)] * 2, engine)) > 1:
-        return found
+        return member_s
     if alone_s > LONGEST_WORTH_STACKING_S:
-        return found if config.resources.cohort == "auto" else dict.fromkeys(sizes, alone_s)
+        return member_s if config.resources.cohort == "auto" else dict.fromkeys(sizes, alone_s)
     settled = config.resources.settled
     allowed = memory.allowance_mb(task.device, settled.gpus_per_trial, settled.max_concurrent)
     memory.reset_peak(task.device)
@@ -90,13 +90,13 @@ def stacks(
             break
         members = [stack.Member(hp, seed=0)] * size
         try:
-            found[size] = _median_step(stack.Stack(task, make, members, engine, epochs=1), task) / size
+            member_s[size] = _median_step(stack.Stack(task, make, members, engine, epochs=1), task) / size
         except Exception:
             break  # it will train one at a time
         per_member = max(per_member, (memory.peak_mb(task.device) - base) / size)
-        if found[size] > min(alone_s, *found.values()):
+        if member_s[size] > min(alone_s, *member_s.values()):
             break
-    return found
+    return member_s
 
 
 def _scaled(task: Task, engine: Engine) -> tuple[float, float]:
