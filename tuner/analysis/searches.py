@@ -6,7 +6,7 @@ No torch, no ray. Pure functions of ``trials.csv`` and of the search space.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from tuner.analysis.stats import Mode
 from tuner.config.boundary import at_boundary
-from tuner.config.space import Dimension, Value
+from tuner.config.space import Dimension
 from tuner.store.tables import HP
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def importance(trials: pd.DataFrame, space: Mapping[str, Dimension], mode: Mode)
     counted = trials[trials["state"].isin(COUNTED) & np.isfinite(trials["value"].astype(float))].dropna(subset=columns)
     values = counted["value"].to_numpy(float)
     try:
-        hp = {name: [parsed(space[name], cell) for cell in counted[HP + name]] for name in names}
+        hp = {name: [space[name].read(cell) for cell in counted[HP + name]] for name in names}
     except ValueError as error:
         return _without_importances(len(values), f"a trial lies outside the search space: {error}")
     varied = [name for name in names if len(set(map(str, hp[name]))) > 1]
@@ -112,33 +112,6 @@ def _study(hp: Mapping[str, list[Any]], space: Mapping[str, Dimension], values: 
         for point, value in zip(points, values, strict=True)
     )
     return study
-
-
-def parsed(dimension: Dimension, cell: Any) -> Value:
-    """A value from its cell, which pandas may have read as a number, or as another kind of number.
-
-    Raises:
-        ValueError: the search cannot have come to it.
-    """
-    if dimension.choices is None:
-        value = float(cell)
-        if dimension.contains(value):
-            return int(value) if dimension.integer else value
-        raise ValueError(f"{cell} is not between {dimension.low:g} and {dimension.high:g}")
-    readings: tuple[Callable[[Any], Any], ...] = (str, _number, lambda value: str(value).lower())
-    for reading in readings:  # "1" is read as 1, or as 1.0, and "true" as True
-        for choice in dimension.choices:
-            if reading(choice) == reading(cell):
-                return choice
-    raise ValueError(f"{cell} is none of {dimension.choices}")
-
-
-def _number(choice: Any) -> float:
-    """NaN, which equals nothing, for what is no number."""
-    try:
-        return math.nan if isinstance(choice, bool | list) else float(choice)
-    except ValueError:
-        return math.nan
 
 
 def best_so_far(trials: pd.DataFrame, mode: Mode) -> pd.DataFrame:

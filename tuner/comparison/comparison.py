@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tuner.analysis.rules import Rules
-from tuner.analysis.searches import boundary, parsed
+from tuner.analysis.searches import boundary
 from tuner.analysis.stats import Mode
 from tuner.comparison.metrics import metrics, mode
 from tuner.config.schema import Config
@@ -78,7 +78,7 @@ class Comparison:
         runs, space = self.seeds[self.seeds["optimizer"] == optimizer], self.spaces[optimizer]
         cells = {name: runs[HP + name].dropna() for name in space if HP + name in runs}
         with suppress(ValueError):  # the search cannot have come to them
-            return {name: parsed(space[name], column.iloc[0]) for name, column in cells.items() if len(column)}
+            return {name: space[name].read(column.iloc[0]) for name, column in cells.items() if len(column)}
         return {}
 
     def at_boundary(self, optimizer: str) -> list[str]:

@@ -87,7 +87,7 @@ class Dimension(Section):
         return {key: value for key, value in handler(self).items() if value is not None and value is not False}
 
     def parse(self, text: str) -> Value:
-        """The value that was written as this text.
+        """The value that was written as exactly this text: what a command that goes on, goes on from.
 
         Raises:
             ValueError: the search cannot have come to it.
@@ -95,6 +95,24 @@ class Dimension(Section):
         if self.choices is not None:
             return self.choices[list(map(str, self.choices)).index(text)]
         return int(text) if self.integer else float(text)
+
+    def read(self, cell: Any) -> Value:
+        """The value of a table's cell, which pandas may have read as a number, or as another kind of number.
+
+        Raises:
+            ValueError: the search cannot have come to it.
+        """
+        if self.choices is None:
+            value = float(cell)
+            if self.contains(value):
+                return int(value) if self.integer else value
+            raise ValueError(f"{cell} is not between {self.low:g} and {self.high:g}")
+        readings: tuple[Callable[[Any], Any], ...] = (str, _number, lambda value: str(value).lower())
+        for reading in readings:  # "1" is read as 1, or as 1.0, and "true" as True
+            for choice in self.choices:
+                if reading(choice) == reading(cell):
+                    return choice
+        raise ValueError(f"{cell} is none of {self.choices}")
 
     def contains(self, value: Any) -> bool:
         """Whether the search could come to this value."""
@@ -126,6 +144,14 @@ class Dimension(Section):
             return f"one of {', '.join(map(str, self.choices))}"
         kind = f"{'whole numbers' if self.integer else 'numbers'}, {'log-uniform' if self.log else 'uniform'}"
         return f"{self.low:g} to {self.high:g} ({kind})"
+
+
+def _number(choice: Any) -> float:
+    """NaN, which equals nothing, for what is no number."""
+    try:
+        return math.nan if isinstance(choice, bool | list) else float(choice)
+    except ValueError:
+        return math.nan
 
 
 class OptimizerConfig(Section):

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tests.support.examples import examples
 from tests.support.run_configs import AtOnce, blank_database, ended, run_config
 from tests.tuner.console.test_fuzz import TEXT, WORDS
-from tuner.analysis.searches import parsed
 from tuner.config.changes import revise
 from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
@@ -128,7 +127,7 @@ def assert_survives(config: Config, folder: Path, blank: Path) -> None:
     rows, table = run.trial_rows(), run.trials()
     assert exact([{k: d.parse(row[HP + k]) for k, d in spec.space.items()} for row in rows]) == exact(all_but_last)
     for number, hp in enumerate(all_but_last):
-        assert exact({k: parsed(d, table[HP + k][number]) for k, d in spec.space.items()}) == exact(hp)
+        assert exact({k: d.read(table[HP + k][number]) for k, d in spec.space.items()}) == exact(hp)
     assert exact(run.best_optimizers()["one"]["hp"]) == exact(tried[min(1, len(tried) - 1)])
     stored = optuna.load_study(study_name="blobs/one", storage=run.study_url).trials
     assert exact([hyperparameters(spec, trial.params) for trial in stored[: TRIALS - 1]]) == exact(all_but_last)

@@ -138,14 +138,6 @@ def test_what_will_be_compared_is_said_in_words(capsys: pytest.CaptureFixture[st
     assert compared(capsys, "--task", "mnist1d", "--optimizers", "sgd").startswith("sgd alone: nothing to compare it")
 
 
-def test_the_words_are_those_of_the_statistics() -> None:
-    pytest.importorskip("pandas")
-    from tuner.analysis import stats
-    from tuner.console import dry_run
-
-    assert (dry_run.TESTS, dry_run.FEWEST_PAIRS) == (stats.TESTS, stats.FEWEST_PAIRS)
-
-
 def test_the_document_has_the_comparison_the_time_and_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--json"))
     assert {key: value for key, value in plan["comparison"].items() if key != "sentence"} == {
