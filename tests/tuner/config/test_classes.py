@@ -4,7 +4,6 @@ import math
 import os
 import sys
 import textwrap
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,7 +215,7 @@ def test_the_engine_is_what_the_train_section_says() -> None:
     said = {"schedule": "cosine", "final_lr": 0.5, "warmup_epochs": 1.5, "clip_grad_norm": 2.0, "precision": "bf16",
             "channels_last": True, "compile": True, "deterministic": True}  # fmt: skip
     settled = resolve({"task.name": "mnist1d"}, [f"train.{key}={value}" for key, value in said.items()])
-    assert asdict(make_engine(settled)) == said
+    assert make_engine(settled).model_dump() == said
 
 
 # Data sets.
