@@ -122,6 +122,13 @@ class RunsFailed(Event):
 
 
 @dataclass(frozen=True)
+class TrackerFailed(Event):
+    """A tracker is told no more; the run directory has everything. Told perhaps by another thread."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class NotRecorded(Event):
     """Something that trials.csv has could not be written elsewhere."""
 

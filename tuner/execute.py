@@ -27,6 +27,7 @@ from tuner.workers.preflight import Preflight, PreflightResult
 
 if TYPE_CHECKING:
     from tuner.planning.plan import Plan
+    from tuner.trackers.tracker import Tracker
 
 LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Ray's setting to listen on this machine's own address only."""
@@ -217,8 +218,18 @@ def with_ray(
         provenance.note_environment(config, run, expected.to_dict() if expected else None, sizes.to_dict())
         run.write_config(config)
         make_plan = search_plan if work.search else retrain_plan
-        plan = make_plan(config, run, sizes, checked.unsaved if checked else ())
+        tracker = tracker_of(config, run, tell)
+        plan = make_plan(config, run, sizes, checked.unsaved if checked else (), tracker)
         return plan, config, supervision.Supervisor(plan, config, scratch, tell).run()
+
+
+def tracker_of(config: Config, run: Run, tell: Listener) -> Tracker | None:
+    """The tracker that was asked for, whose fault is told."""
+    from tuner.trackers.tracker import make_tracker
+
+    if config.tracker is None:
+        return None
+    return make_tracker(config.tracker, run, config, lambda text: tell(events.TrackerFailed(text)))
 
 
 def check_data(run: Run, checked: PreflightResult | None) -> None:

@@ -74,7 +74,9 @@ class Terminal:
 def sentence_of(event: Event) -> str:
     """One line; nothing for an event that is shown otherwise."""
     match event:
-        case events.CodeRemark(text) | events.ResourceWarning(text) | events.RayRemark(text):
+        case (
+            events.CodeRemark(text) | events.ResourceWarning(text) | events.RayRemark(text) | events.TrackerFailed(text)
+        ):
             return text
         case events.TaskWarning(text):
             return f"warning: {text}"

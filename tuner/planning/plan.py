@@ -16,7 +16,7 @@ from tuner.planning.phases import Retrain, Search
 from tuner.planning.progress import Progress
 from tuner.planning.study_db import PATIENCE_S
 from tuner.store.run import Run
-from tuner.trackers.tracker import make_tracker
+from tuner.trackers.tracker import Tracker
 
 
 class Plan:
@@ -24,17 +24,24 @@ class Plan:
 
     Args:
         unsaved: the optimizers whose runs cannot go on from checkpoints.
+        tracker: is told of the training runs that have ended.
     """
 
     def __init__(
-        self, config: Config, run: Run, search: Search | None, retrain: Retrain, unsaved: Collection[str] = ()
+        self,
+        config: Config,
+        run: Run,
+        search: Search | None,
+        retrain: Retrain,
+        unsaved: Collection[str] = (),
+        tracker: Tracker | None = None,
     ) -> None:
         self.config = config
         self.run = run
         self.search = search
         self.retrain = retrain
         self.unsaved = unsaved
-        self.tracker = make_tracker(config.tracker, run, config) if config.tracker else None
+        self.tracker = tracker
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
         self.unanalyzed: list[tuple[Job, str]] = []
@@ -147,7 +154,9 @@ class Plan:
             self.unanalyzed.append((job, faults[0][1]))
 
 
-def search_plan(config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = ()) -> Plan:
+def search_plan(
+    config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = (), tracker: Tracker | None = None
+) -> Plan:
     """Search every optimizer, then retrain it; what the run has already is not done again."""
     storage = lru_cache(lambda: optuna.storages.RDBStorage(run.study_url))
     search = Search(config, run, storage, sizes)
@@ -156,12 +165,15 @@ def search_plan(config: Config, run: Run, sizes: CohortSizes, unsaved: Collectio
         study = search.studies[optimizer]
         return study.summary() if study.over else None
 
-    return Plan(config, run, search, Retrain(config, run, best, sizes, run.valid_seed_rows()), unsaved)
+    return Plan(config, run, search, Retrain(config, run, best, sizes, run.valid_seed_rows()), unsaved, tracker)
 
 
-def retrain_plan(config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = ()) -> Plan:
+def retrain_plan(
+    config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = (), tracker: Tracker | None = None
+) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
     best = run.best()["optimizers"]
     rows = run.valid_seed_rows()
     nothing = {"hp": None}
-    return Plan(config, run, None, Retrain(config, run, lambda name: best.get(name, nothing), sizes, rows), unsaved)
+    retrain = Retrain(config, run, lambda name: best.get(name, nothing), sizes, rows)
+    return Plan(config, run, None, retrain, unsaved, tracker)

@@ -29,11 +29,21 @@ BACKENDS: dict[str, type[Backend]] = {"tensorboard": TensorBoard, "mlflow": MLfl
 TRACKERS = tuple(BACKENDS)
 
 
-class Tracker:
-    """Tells a backend, made by ``make``, of training runs that have ended, in a thread; its first fault is its end."""
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
-    def __init__(self, name: str, task: str, make: Callable[[], Backend]) -> None:
-        self.name, self.task = name, task
+
+class Tracker:
+    """Tells a backend, made by ``make``, of training runs that have ended, in a thread; its first fault is its end.
+
+    Args:
+        on_fault: is given a line on what goes wrong, at most one, perhaps in that thread.
+    """
+
+    def __init__(
+        self, name: str, task: str, make: Callable[[], Backend], on_fault: Callable[[str], object] = to_stderr
+    ) -> None:
+        self.name, self.task, self.on_fault = name, task, on_fault
         self._submitted = self._recorded = 0
         self._ended = False  # by a fault, or closed
         self._background = BackgroundThread()
@@ -71,7 +81,7 @@ class Tracker:
                 self._ended = True
 
     def _say(self, what: str) -> None:
-        print(f"tracker {self.name}: {what}; the run directory has everything", file=sys.stderr)
+        self.on_fault(f"tracker {self.name}: {what}; the run directory has everything")
 
 
 def check(name: str) -> None:
@@ -86,7 +96,7 @@ def check(name: str) -> None:
         raise UserError(f"--tracker {name}: {package} is not installed; pip install {package}")
 
 
-def make_tracker(name: str, run: Run, config: Config) -> Tracker:
-    """A tracker that ``check`` lets pass. What it cannot do it says on stderr, once."""
+def make_tracker(name: str, run: Run, config: Config, on_fault: Callable[[str], object] = to_stderr) -> Tracker:
+    """A tracker that ``check`` lets pass."""
     directory = run.path.resolve()
-    return Tracker(name, config.task.name, lambda: BACKENDS[name](directory))
+    return Tracker(name, config.task.name, lambda: BACKENDS[name](directory), on_fault)

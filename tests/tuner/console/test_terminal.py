@@ -35,6 +35,7 @@ def shown(capsys: pytest.CaptureFixture[str], *told: Event, quiet: bool = False)
         (events.NotRecorded("study.db lacks 2 trials"), "study.db lacks 2 trials; trials.csv has them"),
         (events.SearchAbandoned("adam"), "adam: its search was given up, since all of its trials failed"),
         (events.WorkerReplaced("a worker was replaced"), "a worker was replaced"),
+        (events.TrackerFailed("tracker mlflow: no"), "tracker mlflow: no"),
     ],
 )
 def test_warnings_are_shown_also_to_who_wants_quiet(
