@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 
+from tests.support.gpus import driver
 from tuner import search
 from tuner.config.classes import check_dataset, find
 from tuner.config.layers import from_yaml, resolve
@@ -21,6 +22,7 @@ from tuner.config.space import Dimension, OptimizerConfig
 from tuner.console.parsing import run_command
 from tuner.errors import UserError
 from tuner.jobs import EvaluationRecord, Job, Outcome
+from tuner.machine import resources
 from tuner.machine.resources import Machine, settle, this_machine
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import Plan, retrain_plan, search_plan
@@ -315,7 +317,7 @@ def test_more_than_one_gpu_must_be_whole() -> None:
 
 @pytest.mark.parametrize(("visible", "gpus"), [("0,-1,1", 1), ("-1,0", 0), ("7", 0), ("0,0", 1)])
 def test_cuda_visible_devices_as_cuda_reads_it(monkeypatch: pytest.MonkeyPatch, visible: str, gpus: int) -> None:
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / name for name in ["nvidia0", "nvidia1"]])
+    monkeypatch.setattr(resources, "pynvml", driver("NVIDIA H200", "NVIDIA H200"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert this_machine().gpus == gpus
 

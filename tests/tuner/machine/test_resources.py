@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from tests.support.gpus import driver
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.machine import resources
@@ -120,22 +120,6 @@ def test_settling_changes_nothing_else_and_settles_once() -> None:
     expected["resources"] |= {"gpus_per_trial": 1.0, "max_concurrent": 2}
     assert dumped == expected
     assert before == config(cpus=2)
-
-
-def driver(*names: str) -> SimpleNamespace:
-    """NVIDIA's library, with these GPUs; without any it is not there."""
-
-    class NVMLError(Exception):
-        pass
-
-    def begin() -> None:
-        if not names:
-            raise NVMLError("Shared Library Not Found")
-
-    return SimpleNamespace(
-        NVMLError=NVMLError, nvmlInit=begin, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: len(names),
-        nvmlDeviceGetHandleByIndex=lambda index: index, nvmlDeviceGetName=lambda handle: names[handle],
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.support.examples import examples
 from tests.support.run_configs import run_config
 from tuner import status, text
+from tuner.console import status_view
 from tuner.errors import UserError
 from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
@@ -168,7 +169,7 @@ def test_nothing_that_a_job_says_fails_a_record(tmp_path: Path, capsys: pytest.C
     assert plan.close() == [] and len(plan.run.trial_rows()) == len(ERRORS) + 1
     assert status.main([str(plan.run.path)]) == 0
     out = capsys.readouterr().out
-    assert "\x1b" not in out and "\u202e" not in out and out.count("failed: ") == status.FAILURES
+    assert "\x1b" not in out and "\u202e" not in out and out.count("failed: ") == status_view.FAILURES
 
 
 def test_names_that_a_job_makes_up_are_clean_in_its_outcome() -> None:

@@ -155,8 +155,8 @@ def falling(steps: list[float], seeds: int = 2) -> Start:
 
 
 def held(states: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    """How many members are live, and how many in the stack, at each snapshot."""
-    return [(len(state["live"]), len(state["own"]["stacked"])) for state in states]
+    """How many members are active, and how many in the stack, at each snapshot."""
+    return [(len(state["active"]), len(state["own"]["stacked"])) for state in states]
 
 
 @pytest.mark.parametrize(
