@@ -31,17 +31,18 @@ class WaitEnded(Event):
 
 
 @dataclass(frozen=True)
-class CodeRemark(Event):
+class Remark(Event):
+    """A line about the command, of one of the kinds below."""
+
+    text: str
+
+
+class CodeRemark(Remark):
     """What is known, or not, of the code that a run was made by."""
 
-    text: str
 
-
-@dataclass(frozen=True)
-class TaskWarning(Event):
+class TaskWarning(Remark):
     """What the preflight has seen of the task or an optimizer, or was warned of."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,12 @@ class Expected(Event):
     sentences: Sequence[str]
 
 
-@dataclass(frozen=True)
-class ResourceWarning(Event):
+class ResourceWarning(Remark):
     """Training will be elsewhere, or take much longer, than was perhaps meant."""
 
-    text: str
 
-
-@dataclass(frozen=True)
-class RayRemark(Event):
+class RayRemark(Remark):
     """How Ray's start is going."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -71,24 +66,21 @@ class TrainingBegan(Event):
 
     Attributes:
         metric: the task's.
+        progress: says how far each optimizer is, whenever it is asked.
     """
 
     metric: str
-    progress: Sequence[Progress]
+    progress: Callable[[], Sequence[Progress]]
 
 
 @dataclass(frozen=True)
 class Progressed(Event):
     """A job has begun or ended, or a moment has passed."""
 
-    progress: Sequence[Progress]
-
 
 @dataclass(frozen=True)
 class TrainingEnded(Event):
     """No job is given out any more."""
-
-    progress: Sequence[Progress]
 
 
 @dataclass(frozen=True)
@@ -121,18 +113,12 @@ class RunsFailed(Event):
     logs: Path
 
 
-@dataclass(frozen=True)
-class TrackerFailed(Event):
+class TrackerFailed(Remark):
     """A tracker is told no more; the run directory has everything. Told perhaps by another thread."""
 
-    text: str
 
-
-@dataclass(frozen=True)
-class NotRecorded(Event):
+class NotRecorded(Remark):
     """Something that trials.csv has could not be written elsewhere."""
-
-    text: str
 
 
 @dataclass(frozen=True)

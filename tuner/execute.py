@@ -156,12 +156,17 @@ def waiting(what: str, tell: Listener) -> Iterator[None]:
 
 
 def expectations(
-    config: Config, work: Work, checked: PreflightResult | None, tell: Listener
+    config: Config, run: Run, work: Work, checked: PreflightResult | None, tell: Listener
 ) -> tuple[CohortSizes, Estimate | None]:
-    """How large cohorts will be, and how long the run will take; both are told."""
+    """How large cohorts will be, and how long the run will take; both are told.
+
+    Raises:
+        UserError: the data is not what the run was begun with.
+    """
     sizes = CohortSizes(config, checked.timings.member_s if checked else {}, math.ceil(work.seeds))
     if checked is None:
         return sizes, None
+    provenance.check_data(run, checked.data)
     for text in checked.warnings:
         tell(events.TaskWarning(text))
     expected = estimate(config, checked.timings, sizes, trials=work.trials, seeds=work.seeds)
@@ -205,16 +210,14 @@ def with_ray(
 
     address = config.resources.address
     if not address:
-        check_data(run, checked)
-        sizes, expected = expectations(config, work, checked, tell)
+        sizes, expected = expectations(config, run, work, checked, tell)
     remark("joining Ray ..." if address else "starting Ray ...")
     with session.cluster(address, this_machine(), remark, verbose=verbose) as (nodes, scratch):
         config = settle(config, *nodes, owner="the cluster's largest node" if address else "this machine")
         if address:
             with waiting("loading the data, timing a few steps in the cluster ...", tell):
                 checked = tune.preflight_in_cluster(config)
-            check_data(run, checked)
-            sizes, expected = expectations(config, work, checked, tell)
+            sizes, expected = expectations(config, run, work, checked, tell)
         provenance.note_environment(config, run, expected.to_dict() if expected else None, sizes.to_dict())
         run.write_config(config)
         make_plan = search_plan if work.search else retrain_plan
@@ -230,15 +233,6 @@ def tracker_of(config: Config, run: Run, tell: Listener) -> Tracker | None:
     if config.tracker is None:
         return None
     return make_tracker(config.tracker, run, config, lambda text: tell(events.TrackerFailed(text)))
-
-
-def check_data(run: Run, checked: PreflightResult | None) -> None:
-    """
-    Raises:
-        UserError: the data is not what the run was begun with.
-    """
-    if checked is not None:
-        provenance.check_data(run, checked.data)
 
 
 def tell_faults(plan: Plan, tell: Listener) -> None:

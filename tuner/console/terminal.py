@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -15,7 +14,6 @@ from tuner.errors import DONE, NOTHING, PARTLY
 from tuner.events import Event
 from tuner.execute import Result
 from tuner.machine.invocation import command_line
-from tuner.planning.progress import Progress
 
 PATIENCE_S = 15.0
 EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
@@ -33,7 +31,6 @@ class Terminal:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
         self.timer: threading.Timer | None = None
         self.view: View = Silence()
-        self.progress: Sequence[Progress] = ()
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -42,14 +39,11 @@ class Terminal:
             case events.WaitEnded():
                 self._end_wait()
             case events.TrainingBegan(metric, progress):
-                self.progress = progress
-                self.view = make_view(lambda: self.progress, metric, self.quiet)
+                self.view = make_view(progress, metric, self.quiet)
                 self.view.__enter__()
-            case events.Progressed(progress):
-                self.progress = progress
+            case events.Progressed():
                 self.view.update()
-            case events.TrainingEnded(progress):
-                self.progress = progress
+            case events.TrainingEnded():
                 self.view.__exit__()
             case events.Expected(sentences):
                 for sentence in sentences:
@@ -74,14 +68,12 @@ class Terminal:
 def sentence_of(event: Event) -> str:
     """One line; nothing for an event that is shown otherwise."""
     match event:
-        case (
-            events.CodeRemark(text) | events.ResourceWarning(text) | events.RayRemark(text) | events.TrackerFailed(text)
-        ):
-            return text
         case events.TaskWarning(text):
             return f"warning: {text}"
         case events.NotRecorded(text):
             return f"{text}; trials.csv has them"
+        case events.Remark(text):
+            return text
         case events.SearchAbandoned(optimizer):
             return f"{optimizer}: its search was given up, since all of its trials failed"
         case events.WorkerReplaced(reason):

@@ -69,14 +69,14 @@ class Supervisor:
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        self.tell(TrainingBegan(self.config.task.metric, self.plan.progress()))
+        self.tell(TrainingBegan(self.config.task.metric, self.plan.progress))
         try:
             yield
         finally:
-            self.tell(TrainingEnded(self.plan.progress()))
+            self.tell(TrainingEnded())
 
     def _on_event(self) -> None:
-        self.tell(Progressed(self.plan.progress()))
+        self.tell(Progressed())
         self.heartbeat.update()
 
     def _on_stuck(self, reason: str) -> None:
@@ -86,7 +86,7 @@ class Supervisor:
         """End this process without Ray, which would wait in vain for what is lost."""
         with on_disk():
             with suppress(Exception):
-                self.tell(TrainingEnded(self.plan.progress()))
+                self.tell(TrainingEnded())
             with suppress(Exception):
                 self._close(ended)
             self.heartbeat.end(ended.state)

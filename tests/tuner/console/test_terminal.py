@@ -64,12 +64,20 @@ def test_the_rest_is_not(event: Event, lines: list[str], capsys: pytest.CaptureF
     assert shown(capsys, event, quiet=True) == []
 
 
-def test_progress_is_shown_until_training_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    told = (events.TrainingBegan("val_loss", [ONE]), events.Progressed([ONE]), events.TrainingEnded([ALL]))
-    first, last = shown(capsys, *told)
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_is_shown_until_training_ends(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal, progress = Terminal(quiet=quiet), [ONE]
+    terminal(events.TrainingBegan("val_loss", lambda: progress))
+    terminal(events.Progressed())
+    progress[:] = [ALL]
+    terminal(events.TrainingEnded())
+    lines = capsys.readouterr().err.splitlines()
+    if quiet:
+        assert lines == []
+        return
+    first, last = lines
     assert first.split("  ")[:3] == ["search", "adam", "1/2"] and "best val_loss 0.5" in first
     assert last.split("  ")[:3] == ["search", "adam", "2/2"] and last.endswith("done")
-    assert shown(capsys, *told, quiet=True) == []
 
 
 def test_what_is_waited_for_is_no_line_where_it_is_soon_there(capsys: pytest.CaptureFixture[str]) -> None:
