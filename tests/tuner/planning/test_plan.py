@@ -1,12 +1,12 @@
+"""Which jobs a plan hands out, and what it writes of their outcomes."""
+
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import Phase, given
@@ -14,87 +14,13 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from tests.support.examples import examples
-from tests.support.run_configs import SEED, blank_database, copied_url, run_config, stored
-from tuner import execute
-from tuner.config.schema import Config
-from tuner.console.terminal import Terminal, conclude
-from tuner.jobs import EvaluationRecord, Job, Outcome
+from tests.support.plans import OPTIMIZERS, config, ended, finish, loss, new_search, next_job
+from tests.support.run_configs import SEED, stored
+from tuner.jobs import Job, Outcome
 from tuner.planning.cohorts import CohortSizes
-from tuner.planning.plan import Plan, retrain_plan, search_plan
+from tuner.planning.plan import Plan, search_plan
 from tuner.planning.progress import Progress
 from tuner.store.run import Run
-
-OPTIMIZERS = {
-    "one": {"class": "pkg.One", "space": {"lr": {"low": 0.0, "high": 1.0}}, "defaults": [{"lr": 0.5}]},
-    "two": {"class": "pkg.Two", "space": {"lr": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}},
-}
-CLOCKS = {
-    "steps": 8, "grad_equivalents": 13.1, "nominal_grad_equivalents": 16.0, "seconds": 0.5, "peak_mem_mb": 3.0,
-}  # fmt: skip
-
-
-def config(trials: int = 2, **changes: Any) -> Config:
-    return run_config(OPTIMIZERS, trials=trials, **changes)
-
-
-@pytest.fixture(scope="module")
-def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Run]:
-    blank = blank_database(tmp_path_factory.mktemp("blank"))
-
-    def make() -> Run:
-        run = Run.create(tmp_path_factory.mktemp("runs") / "run", config())
-        copied_url(blank, run.path)
-        return run
-
-    return make
-
-
-@pytest.fixture
-def run(new_run: Callable[[], Run]) -> Run:
-    return new_run()
-
-
-def loss(job: Job) -> float:
-    """Different for every job."""
-    return (1 + job.seed % 7) * (job.hp["lr"] - 0.3) ** 2 + (1.0 if job.optimizer == "two" else 0.0)
-
-
-def ended(job: Job, state: Any = "complete", cohort: int = 1) -> Outcome:
-    if state == "failed":
-        return Outcome("failed", error="out of memory", traceback="Traceback ...\nout of memory\n")
-    metrics = {"train_loss": 2.0, "val_loss": 99.0 if state == "diverged" else loss(job)}
-    if job.phase == "retrain":
-        metrics["test_loss"] = 3.0
-    evaluations = [
-        EvaluationRecord(0, 0.0, 0.0, 0.0, {"val_loss": 5.0}), EvaluationRecord(8, 1.0, 0.5, 16.0, metrics)
-    ]  # fmt: skip
-    return Outcome(state, metrics, dict(CLOCKS), evaluations, cohort=cohort)
-
-
-def new_search(asked: Config, run: Run) -> Plan:
-    """Nothing was timed: one at a time, unless the configuration says otherwise."""
-    return search_plan(asked, run, CohortSizes(asked, {}, len(asked.retrain.seeds)))
-
-
-def more(asked: Config, run: Run) -> Plan:
-    return retrain_plan(asked, run, CohortSizes(asked, {}, len(asked.retrain.seeds)))
-
-
-def next_job(plan: Plan) -> Job | None:
-    """The only one of a cohort; None where there is nothing to do now."""
-    jobs = plan.next_jobs()
-    assert len(jobs) <= 1
-    return jobs[0] if jobs else None
-
-
-def finish(plan: Plan, state: Callable[[Job], str] = lambda job: "complete") -> list[Job]:
-    """Do all jobs, a cohort after the other."""
-    done = []
-    while jobs := plan.next_jobs():
-        done += jobs
-        plan.record([(job, ended(job, state(job), len(jobs))) for job in jobs])
-    plan.close()
-    return done
 
 
 def optuna_states(run: Run, optimizer: str) -> list[TrialState]:
@@ -424,76 +350,6 @@ def test_progress_counts_each_optimizer_and_phase(run: Run) -> None:
         Progress("one", "retrain", 0, 2, 1, diverged=0, failed=0),
         Progress("two", "retrain", 0, 2, 0, diverged=0, failed=0),
     ]
-
-
-# Retraining a run.
-
-
-def test_retraining_does_the_missing_cells_and_redoes_the_failed(run: Run) -> None:
-    first = finish(new_search(config(), run), lambda job: "failed" if str(job) == "two seed 1" else "complete")
-    before = run.seed_rows()
-    jobs = finish(more(config(seeds=3), run))
-    assert list(map(str, jobs)) == ["two seed 1", "one seed 2", "two seed 2"]
-    assert {str(job.hp) for job in jobs} == {str(job.hp) for job in first if job.phase == "retrain"}
-    rows = run.seeds()
-    assert list(zip(rows["optimizer"], rows["seed"], strict=True)) == [(o, s) for o in OPTIMIZERS for s in range(3)]
-    assert rows["status"].unique().tolist() == ["complete"]
-    assert all(row in run.seed_rows() for row in before if row["status"] == "complete")
-
-
-@pytest.mark.parametrize("search", [False, True])
-def test_with_nothing_missing_neither_data_is_loaded_nor_ray_started(
-    run: Run, search: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    finish(new_search(config(), run))
-    run.write_env({})
-    for name in ("preflight", "run_plan"):
-        monkeypatch.setattr(execute, name, lambda *args, **kwargs: pytest.fail("there is nothing to do"))
-    terminal = Terminal(quiet=True)
-    result = execute.resume(config(), run, terminal, search=search)
-    assert conclude(result, terminal, as_json=False) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in OPTIMIZERS)
-
-
-@pytest.mark.parametrize("times", [1, 3])
-def test_rows_of_earlier_seeds_stay_to_the_byte(run: Run, times: int) -> None:
-    finish(new_search(config(seeds=1), run))
-    lines = (run.path / "seeds.csv").read_text().splitlines()
-    for extra in range(times):
-        finish(more(config(seeds=2 + extra), run))
-    assert set(lines) <= set((run.path / "seeds.csv").read_text().splitlines())
-
-
-def test_retraining_a_complete_run_does_nothing(run: Run) -> None:
-    finish(new_search(config(), run))
-    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
-    assert finish(more(config(), run)) == []
-    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
-
-
-def test_retraining_skips_an_optimizer_that_has_no_best(run: Run) -> None:
-    finish(new_search(config(seeds=1), run), lambda job: "diverged" if job.optimizer == "one" else "complete")
-    assert list(map(str, finish(more(config(seeds=2), run)))) == ["two seed 1"]
-
-
-def test_retraining_skips_an_optimizer_whose_search_never_ended(run: Run) -> None:
-    finish(new_search(config(seeds=1), run))
-    best = json.loads((run.path / "best.json").read_text())
-    del best["optimizers"]["one"], best["schema_version"]
-    run.write_best(best)
-    assert list(map(str, finish(more(config(seeds=2), run)))) == ["two seed 1"]
-
-
-def test_an_interrupted_retraining_is_taken_up_where_it_stopped(run: Run) -> None:
-    finish(new_search(config(seeds=1), run))
-    plan = more(config(seeds=3), run)
-    job = next_job(plan)
-    assert job
-    plan.record([(job, ended(job))])
-    next_job(plan)
-    plan.close()
-    assert list(map(str, finish(more(config(seeds=3), run)))) == ["two seed 1", "one seed 2", "two seed 2"]
 
 
 def test_a_job_says_what_it_is() -> None:

@@ -1,9 +1,10 @@
+"""What is written into a run directory comes back: trials, seeds, curves, JSON."""
+
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,25 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
-from tuner.config.schema import Config
+from tests.support.table_rows import CONFIG, Row, contents, evaluation, full_run, seed_row, trial
 from tuner.errors import UserError
 from tuner.jobs import Job
-from tuner.store.files import write_whole
-from tuner.store.folders import check_creatable
 from tuner.store.run import Run
-
-Row = dict[str, Any]
-
-CONFIG = Config.model_validate({
-    "preset": "default", "out": "runs", "name": None,
-    "task": {"name": "blobs", "class": "pkg.Blobs", "args": {}, "metric": "val_loss", "mode": "min", "target": None,
-             "dataset": "d", "datasets": ["d"], "data_dir": None, "check": None},
-    "optimizers": {"adam": {"class": "pkg.Adam", "space": {"lr": {"low": 0.0, "high": 1.0}}}},
-    "train": {"epochs": 1, "batch_size": 8, "evaluations": 2},
-    "search": {"optimizers": ["adam"], "trials": 3, "seed": 1000, "sampler": "tpe", "scheduler": "fifo"},
-    "retrain": {"seeds": 2, "epochs": None},
-    "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 1, "address": None},
-})  # fmt: skip
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 printable = st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")
@@ -42,25 +28,9 @@ texts = st.text(printable, min_size=1, max_size=6) | st.sampled_from(
 )  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "run", CONFIG)
-
-
 @pytest.fixture(scope="module")
 def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Run]:
     return lambda: Run.create(tmp_path_factory.mktemp("runs") / "run", CONFIG)
-
-
-def trial(number: int, **changes: Any) -> Row:
-    return {"task": "blobs", "optimizer": "adam", "trial": number, "state": "complete", "value": 0.5, "seed": 1000,
-            "steps": 10, "seconds": 0.25, "cohort": 1} | changes  # fmt: skip
-
-
-def evaluation(step: int, **changes: Any) -> Row:
-    return {"task": "blobs", "optimizer": "adam", "phase": "search", "trial": 0, "seed": 1000, "step": step,
-            "epoch": step / 4, "seconds": 0.1 * step, "grad_equivalents": 2.0 * step, "split": "val", "metric": "loss",
-            "value": 1 / (1 + step)} | changes  # fmt: skip
 
 
 def header(path: Path) -> list[str]:
@@ -69,10 +39,6 @@ def header(path: Path) -> list[str]:
 
 def bits(values: list[float]) -> list[bytes]:
     return [struct.pack("d", value) for value in values]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 # trials.csv
@@ -141,11 +107,6 @@ def test_trials_are_appended_and_never_rewritten(run: Run) -> None:
 # seeds.csv
 
 
-def seed_row(seed: int, **metrics: Any) -> Row:
-    clocks = {"steps": 10, "grad_equivalents": 20.0, "seconds": 0.5, "step_ms": 50.0, "peak_mem_mb": 3.5}
-    return {"task": "blobs", "optimizer": "adam", "seed": seed, "status": "complete"} | clocks | metrics
-
-
 def test_seeds_have_the_columns_of_the_design(run: Run) -> None:
     metrics = {"test_loss": 0.3, "val_f1": 0.1, "train_loss": 0.1, "test_acc": 0.9, "val_loss": 0.2, "val_acc": 0.8}
     run.write_seeds([seed_row(0, **metrics, **{"hp.lr": 0.1})], ["lr"])
@@ -173,11 +134,11 @@ def test_writing_seeds_replaces_them(run: Run) -> None:
     assert run.seeds()["seed"].tolist() == [2]
 
 
-# Curves.
-
-
 CURVE_COLUMNS = ["task", "optimizer", "phase", "trial", "seed", "step", "epoch", "seconds", "grad_equivalents", "split",
                  "metric", "value"]  # fmt: skip
+
+
+# Curves.
 
 
 def records(table: pd.DataFrame) -> list[Row]:
@@ -242,13 +203,13 @@ def test_a_run_cut_off_while_finishing_has_each_evaluation_once(run: Run, monkey
     assert records(run.curves()) == [evaluation(0), evaluation(1), evaluation(2)]
 
 
-# JSON and YAML.
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
+
+
+# JSON and YAML.
 
 
 @examples(30)
@@ -288,75 +249,7 @@ def test_json_never_holds_nan(run: Run) -> None:
     assert run.best()["value"] == 1.0
 
 
-# A file is written whole or not at all.
-
-WRITERS: dict[str, tuple[str, Callable[[Run], object]]] = {
-    "config": ("config.yaml", lambda run: run.write_config(CONFIG.model_copy(update={"out": "elsewhere"}))),
-    "env": ("env.json", lambda run: run.write_env({"new": 1})),
-    "best": ("best.json", lambda run: run.write_best({"new": 1})),
-    "seeds": ("seeds.csv", lambda run: run.write_seeds([seed_row(1), seed_row(2)], [])),
-    "curves": ("curves.parquet", lambda run: run.finish_curves()),
-    "log": ("logs/a.log", lambda run: run.write_log("a", "new")),
-}
-
-
-def full_run(run: Run) -> Run:
-    run.write_config(CONFIG)
-    run.write_env({"old": 1})
-    run.write_best({"old": 1})
-    run.write_seeds([seed_row(0)], [])
-    run.append_curves([evaluation(0)])
-    run.finish_curves()
-    run.append_curves([evaluation(1)])
-    run.write_log("a", "old")
-    return run
-
-
-def failing(*args: object, **options: object) -> None:
-    raise OSError("disk full")
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_rename_that_fails_leaves_the_old_content(run: Run, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
-    name, write = WRITERS[writer]
-    before = contents(full_run(run).path)
-    monkeypatch.setattr(Path, "replace", failing)
-    monkeypatch.setattr(os, "replace", failing)
-    with pytest.raises(OSError, match="disk full"):
-        write(run)
-    after = contents(run.path)
-    assert {key: after[key] for key in before} == before
-    monkeypatch.undo()
-    write(run)
-    assert contents(run.path)[name] != before[name]
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_write_that_fails_leaves_the_old_content(run: Run, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
-    before = contents(full_run(run).path)
-    monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(OSError, match="disk full"):
-        WRITERS[writer][1](run)
-    after = contents(run.path)
-    assert {key: after[key] for key in before} == before
-
-
-def test_leftovers_of_a_write_that_failed_are_no_content(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", failing)
-        with pytest.raises(OSError, match="disk full"):
-            run.write_best({})
-    with pytest.raises(UserError, match=r"best\.json: no such file"):
-        run.best()
-    assert run.files() == ["config.yaml", "logs/"]
-
-
-def test_text_is_written_as_it_is(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a", "ä\r\n\n")
-    assert (tmp_path / "a").read_bytes() == b"\xc3\xa4\r\n\n"
-
-
-# Runs that are empty, none, or there already.
+# Runs that are empty.
 
 
 def test_an_empty_run_has_empty_tables(run: Run) -> None:
@@ -378,44 +271,6 @@ def test_a_new_run_lists_its_files(run: Run) -> None:
     assert full_run(run).files() == ["best.json", "config.yaml", "curves.parquet", "env.json", "logs/", "seeds.csv"]
 
 
-@pytest.mark.parametrize("name", ["none", "file", "folder"])
-def test_only_a_run_directory_is_opened(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=f"{name}: not a run directory"):
-        Run.open(tmp_path / name)
-
-
-def test_a_run_is_made_once_with_its_parents(tmp_path: Path) -> None:
-    path = tmp_path / "a/b/run"
-    Run.create(path, CONFIG)
-    with pytest.raises(UserError, match="run: exists already"):
-        Run.create(path, CONFIG)
-
-
-def test_a_run_has_its_configuration_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", failing)
-        with pytest.raises(UserError, match="cannot be made"):
-            Run.create(path, CONFIG)
-    assert not path.exists()
-    assert Run.create(path, CONFIG).config() == Run.open(path).config() == CONFIG
-
-
-def test_only_a_run_of_which_nothing_came_is_discarded(tmp_path: Path) -> None:
-    for number, begin in enumerate((lambda run: run.write_env({}), lambda run: run.append_trials([trial(0)], []))):
-        run = Run.create(tmp_path / str(number), CONFIG)
-        begin(run)
-        run.discard_if_new()
-        assert run.config() == CONFIG
-    run = Run.create(tmp_path / "run", CONFIG)
-    run.write_status({"state": "starting"})
-    for _ in range(2):
-        run.discard_if_new()
-        assert not run.path.exists()
-
-
 def test_what_was_asked_for_comes_back_by_optimizer_but_for_a_line_cut_off(run: Run) -> None:
     assert run.asked("adam") == {}
     hp: list[dict[str, Any]] = [{"lr": 0.1, "kind": "é"}, {"lr": 1e-300, "n": 3, "flag": True}]
@@ -427,38 +282,6 @@ def test_what_was_asked_for_comes_back_by_optimizer_but_for_a_line_cut_off(run: 
     assert run.asked("adam") == {0: hp[0]}
     run.append_asked([Job("search", "adam", 1, 1000, {"lr": 0.5})])
     assert run.asked("adam") == {0: hp[0], 1: {"lr": 0.5}}
-
-
-def occupied(folder: Path) -> dict[str, Path]:
-    (folder / "file").write_text("kept")
-    (folder / "folder").mkdir()
-    (folder / "link").symlink_to("nowhere")
-    return {
-        "a file": folder / "file",
-        "an empty folder": folder / "folder",
-        "a broken link": folder / "link",
-        "below a file": folder / "file/run",
-        "far below a file": folder / "file/a/b/run",
-        "below a broken link": folder / "link/run",
-    }
-
-
-@pytest.mark.parametrize(
-    "where", ["a file", "an empty folder", "a broken link", "below a file", "far below a file", "below a broken link"]
-)
-@pytest.mark.parametrize("make", [check_creatable, lambda path: Run.create(path, CONFIG)])
-def test_no_run_is_made_where_something_is(tmp_path: Path, where: str, make: Callable[[Path], object]) -> None:
-    path = occupied(tmp_path)[where]
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=f"output folder {path}: "):
-        make(path)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_checking_makes_nothing(tmp_path: Path) -> None:
-    check_creatable(tmp_path / "a/b/run")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_text_with_line_ends_is_one_record(run: Run) -> None:
