@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import Any
 
 from tuner import text
-from tuner.config.registry import OWN_PACKAGES, reach
+from tuner.config.carried import is_carried, received
+from tuner.config.modules import OWN_PACKAGES, reach
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 
-OPTIONAL = "requirements-optional.txt"
 PATTERN = re.compile(r"[<*]")  # a name in a task's list of datasets that stands for many
 
 
@@ -22,13 +22,15 @@ def find(path: str) -> Any:
     Raises:
         UserError: there is no such module, or it has no such name.
     """
+    if is_carried(path):
+        return received(path)
     module_name, _, name = path.rpartition(".")
     if not all(path.split(".")) or not module_name:
         raise UserError(f"{path!r} is not a dotted path such as torch.optim.Adam")
     try:
         module = import_module(module_name)
     except ImportError as error:
-        remedy = f"; pip install -r {OPTIONAL}" if path.startswith("pytorch_optimizer.") else ""
+        remedy = "; pip install pytorch_optimizer" if path.startswith("pytorch_optimizer.") else ""
         raise UserError(f"{path}: {module_name} cannot be imported ({error}){remedy}") from None
     if not hasattr(module, name):
         public = [public for public in vars(module) if not public.startswith("_")]
@@ -57,7 +59,7 @@ def check_dataset(config: Config) -> None:
         raise UserError(f"unknown dataset {dataset!r} of {config.task.name}{nearest(dataset, datasets)}")
     if config.task.check is None:
         return
-    reach(config.configs)
+    reach(config.module_folders)
     try:
         find(config.task.check)(dataset, config.task.data_dir)
     except ValueError as error:

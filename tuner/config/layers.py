@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tuner.config.bounded_yaml import bounded
 from tuner.config.messages import FREE_FORM, Layer, mapping_at, shown, validated
-from tuner.config.registry import available, check_configs, roots, yaml_file
+from tuner.config.modules import check_configs
+from tuner.config.registry import Given, Kind, Lookup, Registry
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError, nearest
@@ -32,31 +34,35 @@ LOADER_ERRORS = (
 )  # fmt: skip
 
 
-def resolve(flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Path | None = None) -> Config:
+def resolve(
+    flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Path | None = None, given: Given | None = None
+) -> Config:
     """The validated configuration of a run.
 
     Args:
         flags: dotted key -> value, for the flags that were given; ``task.name`` must be among them.
         settings: the ``key=value`` of each ``--set``.
         configs: the user's own folder of ``--configs``.
+        given: tasks and optimizers that a program gives in place of files.
 
     Raises:
         UserError: an unknown name or key, or a value that is not valid, in one sentence.
     """
     if configs is not None:
         check_configs(configs)
+    registry = Registry(configs, given or {})
     task = str(flags["task.name"])
-    known = available("optimizers", configs)
-    require(task, "task", available("tasks", configs))
+    known = registry.names("optimizers")
+    require(task, "task", registry.names("tasks"))
     command_line = [("--set", settings_layer(settings, known)), ("the command line", nested(flags))]
 
-    names = mapping_at(merge(_layers(task, [], configs, command_line)), "search").get("optimizers")
+    names = mapping_at(merge(_layers(task, [], registry, command_line)), "search").get("optimizers")
     names = [str(name) for name in names] if isinstance(names, list) else []
     for name in names:
         require(name, "optimizer", known)
 
-    _check_settings(command_line[0][1], task, names, configs)
-    layers = _layers(task, names, configs, command_line)
+    _check_settings(command_line[0][1], task, names, registry)
+    layers = _layers(task, names, registry, command_line)
     content = merge(layers)
     optimizers = content.get("optimizers", {})
     if isinstance(optimizers, dict):  # a file may adjust optimizers that this run does not use
@@ -94,21 +100,23 @@ def require(name: str, kind: str, valid: list[str]) -> None:
 # The layers.
 
 
-def _layers(task: str, optimizers: list[str], configs: Path | None, command_line: list[Layer]) -> list[Layer]:
+def _layers(task: str, optimizers: list[str], registry: Registry, command_line: list[Layer]) -> list[Layer]:
     """All layers in their order. Which preset it is, the layers themselves say."""
-    preset = str(merge([*_files(task, [], configs, None), *command_line]).get("preset"))
-    return [*_files(task, optimizers, configs, preset), *command_line]
+    preset = str(merge([*_entries(task, [], registry, None), *command_line]).get("preset"))
+    return [*_entries(task, optimizers, registry, preset), *command_line]
 
 
-def _files(task: str, optimizers: list[str], configs: Path | None, preset: str | None) -> list[Layer]:
+def _entries(task: str, optimizers: list[str], registry: Registry, preset: str | None) -> list[Layer]:
+    """The layers below the command line's."""
     layers: list[Layer] = []
     presets = ["default"]
-    for root in roots(configs):
-        layers += _read(root, "defaults")
+    for lookup in registry.levels:
+        layers += read(lookup, None, "defaults")
         for name in optimizers:
-            files = _read(root / "optimizers", name)
-            layers += [(origin, {"optimizers": {name: content}}) for origin, content in files]
-        for origin, content in _read(root / "tasks", task):
+            layers += [
+                (origin, {"optimizers": {name: content}}) for origin, content in read(lookup, "optimizers", name)
+            ]
+        for origin, content in read(lookup, "tasks", task):
             of_file = content.pop("presets", None) or {}
             if not isinstance(of_file, dict) or not all(isinstance(p, dict) for p in of_file.values()):
                 raise UserError(f"{origin}: presets must be a mapping of names to settings")
@@ -121,18 +129,22 @@ def _files(task: str, optimizers: list[str], configs: Path | None, preset: str |
     return layers
 
 
-def _read(folder: Path, name: str) -> list[Layer]:
-    """The file as a list of one layer; of none, where there is no such file."""
-    path = yaml_file(folder, name)
-    if path is None:
-        return []
+def read(lookup: Lookup, kind: Kind | None, name: str) -> list[Layer]:
+    """What a level of the registry says, as a list of one layer; of none, where it says nothing.
+
+    Raises:
+        UserError: its file is not a mapping in YAML.
+    """
+    source = lookup(kind, name)
+    if not isinstance(source, Path):
+        return [] if source is None else [(f"{name} as given", deepcopy(source))]
     try:
-        content = OmegaConf.to_container(OmegaConf.load(StringIO(bounded(path.read_text(encoding="utf-8")))))
+        content = OmegaConf.to_container(OmegaConf.load(StringIO(bounded(source.read_text(encoding="utf-8")))))
     except LOADER_ERRORS as error:
-        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+        raise UserError(f"{source}: cannot be read as YAML: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must be a mapping of keys to values")
-    return [(str(path), {str(key): value for key, value in content.items()})]
+        raise UserError(f"{source}: must be a mapping of keys to values")
+    return [(str(source), {str(key): value for key, value in content.items()})]
 
 
 def settings_layer(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, Any]:
@@ -215,16 +227,16 @@ def _searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
 # What is refused.
 
 
-def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], configs: Path | None) -> None:
+def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], registry: Registry) -> None:
     """Refuse a ``--set`` that would do nothing, or of an argument or hyperparameter that no YAML file declares: surely
     a typing error."""
     chosen = mapping_at(settings, "optimizers")
     for name in chosen:
-        require(name, "optimizer", available("optimizers", configs))
+        require(name, "optimizer", registry.names("optimizers"))
         if name not in optimizers:
             searched = ", ".join(optimizers)
             raise UserError(f"--set optimizers.{name}: has no effect, since {name} is not searched (but {searched})")
-    declared = merge(_files(task, list(chosen), configs, None))
+    declared = merge(_entries(task, list(chosen), registry, None))
     for name in chosen:
         known = mapping_at(declared, "optimizers", name)
         valid = [key for part in FREE_FORM for key in mapping_at(known, part)]

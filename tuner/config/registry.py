@@ -1,63 +1,85 @@
-"""Folders are the registry: a YAML file in configs/tasks or configs/optimizers, or in the user's folder, is enough."""
+"""The registry of tasks, optimizers and suites is folders: a YAML file in one of them is enough.
+
+Ours are in configs/, a user's in the folder of ``--configs``; an installed package declares its own by the entry points
+``tuner.optimizers``, ``tuner.tasks`` and ``tuner.suites``: a package's dotted path, whose folder has the YAML files.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import PathFinder
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tuner.errors import UserError
 
+Kind = Literal["tasks", "optimizers", "suites"]
+Given = Mapping[str, Mapping[str, dict[str, Any]]]
+"""What a program gives in place of files: by kind, then by name, what the YAML file would hold."""
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "configs"
-OWN_PACKAGES = ("tuner", "optimizers", "tasks")
+SHIPPED = next(folder for folder in (ROOT / "tuner" / "configs", ROOT / "configs") if folder.is_dir())
+"""In the package where it is installed, beside it in a checkout."""
 SUFFIXES = (".yaml", ".yml")
+Lookup = Callable[[Kind | None, str], Path | dict[str, Any] | None]
+"""The file or content of a name of this kind (``None``: of all kinds, "defaults"); ``None`` where there is none."""
 
 
-def check_configs(folder: Path) -> None:
+@dataclass(frozen=True)
+class Registry:
+    """Where names are looked up.
+
+    Attributes:
+        configs: the user's own folder of ``--configs``, which has the last word but for what is given.
+        given: see ``Given``.
+    """
+
+    configs: Path | None = None
+    given: Given = field(default_factory=dict)
+
+    @property
+    def levels(self) -> list[Lookup]:
+        """What knows names, least important first: each level may adjust what those before it define."""
+        own: list[Lookup] = [] if self.configs is None else [partial(_in_folder, self.configs)]
+        return [_installed, *own, self._given]
+
+    def _given(self, kind: Kind | None, name: str) -> dict[str, Any] | None:
+        return self.given.get(kind, {}).get(name) if kind else None
+
+    def names(self, kind: Kind) -> list[str]:
+        """Those that there are.
+
+        Raises:
+            UserError: a package declares a folder that is not there.
+        """
+        roots = [SHIPPED] if self.configs is None else [SHIPPED, self.configs]
+        folders = [*(root / kind for root in roots), *plugins(kind).values()]
+        files = [path for folder in folders for path in _yaml_files(folder)]
+        return sorted({path.stem for path in files} | set(self.given.get(kind, {})))
+
+
+def _in_folder(root: Path, kind: Kind | None, name: str) -> Path | None:
+    return yaml_file(root / kind if kind else root, name)
+
+
+def _installed(kind: Kind | None, name: str) -> Path | None:
     """
     Raises:
-        UserError: there is no such folder of a user's own, or it has a package that would be taken for one of ours.
+        UserError: ours and an installed package's, or those of two packages, have this name.
     """
-    if not os.path.isdir(folder):
-        raise UserError(f"--configs {folder}: no such folder")
-    for name in OWN_PACKAGES:
-        for path in (folder / f"{name}.py", folder / name / "__init__.py"):
-            if path.is_file():
-                raise UserError(f"{path}: {name} is this project's own package; a module of yours needs another name")
+    folders = {"this project": SHIPPED / kind, **plugins(kind)} if kind else {"this project": SHIPPED}
+    paths = {owner: path for owner, folder in folders.items() if (path := yaml_file(folder, name))}
+    if len(paths) > 1:
+        raise UserError(f"{name}: is in {kind} of {' and of '.join(paths)}; which is meant? Rename or uninstall one")
+    return next(iter(paths.values()), None)
 
 
-def check_own_packages() -> None:
-    """
-    Raises:
-        UserError: Python finds something else under the name of one of our packages, in the working directory say.
-    """
-    for name in OWN_PACKAGES:
-        spec = PathFinder.find_spec(name)
-        origin = Path(spec.origin) if spec and spec.origin else None
-        if origin and origin.resolve().parent != ROOT / name:
-            raise UserError(
-                f"{origin}: hides {name}, which is this project's own package; rename yours, or start in another folder"
-            )
-
-
-def reach(configs: str | None) -> None:
-    """Let Python find modules in the folder of ``--configs``, after all other places."""
-    if configs is not None and configs not in sys.path:
-        sys.path.append(configs)
-
-
-def roots(configs: Path | None = None) -> list[Path]:
-    """The shipped folder and, where there is one, the user's own of ``--configs``, which has the last word."""
-    return [SHIPPED] if configs is None else [SHIPPED, configs]
-
-
-def available(kind: Literal["tasks", "optimizers"], configs: Path | None = None) -> list[str]:
+def available(kind: Kind, configs: Path | None = None) -> list[str]:
     """The names that there are."""
-    files = [path for root in roots(configs) for path in (root / kind).glob("*.y*ml") if path.is_file()]
-    return sorted({path.stem for path in files if path.suffix in SUFFIXES})
+    return Registry(configs).names(kind)
 
 
 def yaml_file(folder: Path, name: str) -> Path | None:
@@ -71,3 +93,37 @@ def yaml_file(folder: Path, name: str) -> Path | None:
     if len(there) > 1:
         raise UserError(f"{there[0]}: {there[1].name} lies beside it; which of the two is meant? Rename the other")
     return there[0] if there else None
+
+
+def plugins(kind: Kind) -> dict[str, Path]:
+    """The folders that installed packages declare, by how an error names them.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    return {f"{name} ({value})": _folder(kind, name, value) for name, value in _declared(kind, tuple(sys.path))}
+
+
+@cache
+def _declared(kind: str, path: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The distributions that declare a folder, with its dotted path; looked for once on each path."""
+
+    def owner(entry: EntryPoint) -> str:
+        return entry.dist.name if entry.dist else entry.name
+
+    return sorted({(owner(entry), entry.value) for entry in entry_points(group=f"tuner.{kind}")})
+
+
+def _folder(kind: str, name: str, value: str) -> Path:
+    """Without importing anything, which takes seconds where it imports torch."""
+    top, _, rest = value.partition(".")
+    spec = next((spec for finder in sys.meta_path if (spec := finder.find_spec(top, None))), None)
+    for location in (spec and spec.submodule_search_locations) or ():
+        folder = Path(location, *rest.split(".")) if rest else Path(location)
+        if folder.is_dir():
+            return folder
+    raise UserError(f"entry point tuner.{kind} of {name}: {value} is no package with a folder; repair or uninstall it")
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.glob("*.y*ml") if path.is_file() and path.suffix in SUFFIXES)

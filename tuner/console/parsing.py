@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tuner import text
-from tuner.config.registry import check_own_packages
+from tuner.config.modules import check_own_packages
 from tuner.errors import CHANGED_CODE, DONE, INTERRUPTED, NOTHING, PARTLY, USAGE, MachineError, UserError, nearest
 from tuner.machine import process_environment, streams
 from tuner.machine.signals import interruption
@@ -51,6 +51,7 @@ def add_run(parser: Parser) -> None:
 
 
 def add_output_flags(parser: Parser) -> None:
+    parser.add_argument("--no-report", action="store_true", help="write no report.html at the end")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     add_volume_flags(parser, verbose="logs of Ray and its workers; tracebacks")
 

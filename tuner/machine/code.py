@@ -9,44 +9,40 @@ from __future__ import annotations
 
 import json
 import sys
-import sysconfig
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
-from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from tuner.config.registry import OWN_PACKAGES, ROOT
+from tuner.config.carried import is_carried
+from tuner.config.modules import INSTALLED, OWN_PACKAGES, STANDARD, locate
+from tuner.config.registry import ROOT
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.machine.environment import git
 from tuner.text import line
+from tuner.version import VERSION
 
 Code = dict[str, dict[str, Any]]
 """What is known of each part: ``sha256`` of its sources, or ``version`` of its ``package``; empty where nothing is."""
-INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
-STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 
 
-def identity(config: Config) -> Code:
-    """The code as it is now."""
+def identity(config: Config, objects: bytes = b"") -> Code:
+    """The code as it is now.
+
+    Args:
+        objects: what the run carries by value: see ``tuner.config.carried``.
+    """
     sources = [path for name in OWN_PACKAGES for path in (ROOT / name).rglob("*.py")]
-    project = {"version": own_version(), **git(), "sha256": _digest(ROOT, sources)}
-    classes = {path: _of_class(path, config.configs) for path in class_paths(config)}
+    project = {"version": VERSION, **git(), "sha256": _digest(ROOT, sources)}
+    carried = {"file": "objects.pkl", "sha256": sha256(objects).hexdigest()}
+    classes = {
+        path: carried if is_carried(path) else _of_class(path, config.module_folders) for path in class_paths(config)
+    }
     return {"tuner": project, "torch": {"package": "torch", "version": _version("torch")}} | {
         path: known for path, known in classes.items() if path.partition(".")[0] not in (*OWN_PACKAGES, "torch")
     }
-
-
-def own_version() -> str | None:
-    """This project's, from its sources, else as it was installed."""
-    try:
-        content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-        return str(content["project"]["version"])
-    except (OSError, ValueError, LookupError):
-        return _version("tuner")
 
 
 def class_paths(config: Config) -> list[str]:
@@ -83,7 +79,7 @@ def check_folder(config: Config) -> None:
     folder = Path(config.configs)
     for path in class_paths(config):
         top = path.partition(".")[0]
-        spec = locate(path.rpartition(".")[0], config.configs)
+        spec = locate(path.rpartition(".")[0], config.module_folders)
         if not folder.is_dir() and spec is None:
             raise UserError(
                 f"{path}: there is no module {top!r}, and the run's folder of --configs, {folder}, is not there any "
@@ -94,36 +90,9 @@ def check_folder(config: Config) -> None:
             raise UserError(f"{path}: {module_file} is hidden by {spec.origin}, which has its name; rename yours")
 
 
-def locate(module: str, configs: str | None = None) -> ModuleSpec | None:
-    """Where a module lies; ``None`` where that cannot be known without importing something.
-
-    Args:
-        configs: the folder that is looked into after all others.
-    """
-    spec: ModuleSpec | None = None
-    folders: list[str] | None = None
-    names = module.split(".")
-    for end in range(1, len(names) + 1):
-        name = ".".join(names[:end])
-        specs = (finder.find_spec(name, folders) for finder in sys.meta_path)
-        try:
-            spec = next((candidate for candidate in specs if candidate is not None), None)
-        except KeyError:  # a folder without __init__.py in another one: Python would ask the outer one, once imported
-            folders = [str(Path(folder) / names[end - 1]) for folder in folders or ()]
-            continue
-        if end == 1 and configs is not None and (spec is None or spec.origin is None):
-            spec = PathFinder.find_spec(name, [configs]) or spec
-        if spec is None:
-            return None
-        folders = spec.submodule_search_locations
-        if folders is None and end < len(names):
-            return None
-    return spec
-
-
-def _of_class(path: str, configs: str | None) -> dict[str, Any]:
+def _of_class(path: str, folders: list[str]) -> dict[str, Any]:
     module = path.rpartition(".")[0]
-    top, spec = module.partition(".")[0], locate(module, configs)
+    top, spec = module.partition(".")[0], locate(module, folders)
     if spec is None:
         return {}
     origin = Path(spec.origin).resolve() if spec.has_location and spec.origin else None
@@ -131,11 +100,11 @@ def _of_class(path: str, configs: str | None) -> dict[str, Any]:
         return {"package": "python", "version": sys.version.partition(" ")[0]} if spec.origin else {}
     if _installed(origin) and (package := _package(top)):
         return {"package": package, "version": _version(package)}
-    whole = locate(top, configs)
-    folders = [Path(folder) for folder in (whole and whole.submodule_search_locations) or ()]
-    if not folders:
+    whole = locate(top, folders)
+    locations = [Path(location) for location in (whole and whole.submodule_search_locations) or ()]
+    if not locations:
         return {"file": str(origin), "sha256": _digest(origin.parent, [origin])}
-    root = next((folder for folder in folders if origin.is_relative_to(folder.resolve())), folders[0]).resolve()
+    root = next((each for each in locations if origin.is_relative_to(each.resolve())), locations[0]).resolve()
     return {"file": str(root), "sha256": _digest(root, root.rglob("*.py"))}
 
 

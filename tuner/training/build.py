@@ -11,7 +11,7 @@ from torch import nn
 
 from tasks.base import Task
 from tuner.config.classes import check_arguments, find, nearest_argument
-from tuner.config.registry import reach
+from tuner.config.modules import reach
 from tuner.config.schema import Config, EngineOptions
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
@@ -25,7 +25,7 @@ def make_task(config: Config) -> Task:
     Raises:
         UserError: its class does not exist, or does not take the arguments.
     """
-    reach(config.configs)
+    reach(config.module_folders)
     task = config.task
     arguments = {
         "metric": task.metric,
