@@ -193,6 +193,7 @@ class Config(Section):
 
     Attributes:
         configs: the user's own folder of ``--configs``, where Python finds their modules too.
+        python_path: other folders where it finds them: those of a program that gave classes of its own.
     """
 
     schema_version: Literal[1] = 1
@@ -200,6 +201,7 @@ class Config(Section):
     out: str
     name: str | None
     configs: str | None = None
+    python_path: list[str] = []
     task: TaskConfig
     optimizers: dict[str, OptimizerConfig]
     train: TrainConfig
@@ -242,6 +244,11 @@ class Config(Section):
                 f"or --scheduler fifo, got {self.resources.cohort}"
             )
         return self
+
+    @property
+    def module_folders(self) -> list[str]:
+        """Where, after all other places, Python finds the modules that are named."""
+        return [*([] if self.configs is None else [self.configs]), *self.python_path]
 
     @property
     def retrain_epochs(self) -> int:

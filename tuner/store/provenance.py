@@ -24,7 +24,7 @@ def check_code(config: Config, run: Run, *, allowed: bool, remark: Callable[[str
             ``allowed``.
     """
     check_folder(config)
-    run.code, env = identity(config), run.env() if run.has_env() else {}
+    run.code, env = identity(config, run.objects()), run.env() if run.has_env() else {}
     for path in [path for path, known in run.code.items() if not known]:
         remark(f"{path}: by which code it is made cannot be known, so not whether it changes")
     commands = [env, *(command for command in env.get("resumed", []) if isinstance(command, dict))]

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tuner.jobs import Job
 
 SCHEMA_VERSION = 1
+OBJECTS = "objects.pkl"
 
 
 class Run:
@@ -73,10 +74,11 @@ class Run:
         self._checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path, config: Config, *, another: bool = False) -> Run:
+    def create(cls, path: Path, config: Config, objects: bytes = b"", *, another: bool = False) -> Run:
         """Make the directory; it has its config.yaml from the first moment, so that it can be resumed.
 
         Args:
+            objects: what the configuration carries by value: see ``tuner.config.carried``.
             another: take another name, with a number, where this one is taken, by a command begun at the same time.
 
         Raises:
@@ -88,6 +90,8 @@ class Run:
         try:
             partial.logs.mkdir(parents=True)
             partial.write_config(config)
+            if objects:
+                write_whole(partial.path / OBJECTS, objects)
             return cls(renamed(partial.path, numbered(path) if another else iter([path])))
         except OSError as error:
             shutil.rmtree(partial.path, ignore_errors=True)
@@ -107,7 +111,7 @@ class Run:
 
     def discard_if_new(self) -> None:
         """Remove the directory where nothing came of the run: its work did not begin."""
-        if self.path.is_dir() and self.files() == ["config.yaml", "logs/", "status.json"]:
+        if self.path.is_dir() and set(self.files()) <= {"config.yaml", "logs/", OBJECTS, "status.json"}:
             shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
@@ -147,6 +151,11 @@ class Run:
             return from_yaml(path.read_text(encoding="utf-8"))
         except (UserError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: {error}") from None
+
+    def objects(self) -> bytes:
+        """What the configuration carries by value; empty where it carries nothing: see ``tuner.config.carried``."""
+        path = self.path / OBJECTS
+        return path.read_bytes() if path.is_file() else b""
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         self._write_json("env.json", env)

@@ -2,8 +2,9 @@
 loaded, and how long will it take?
 
 It runs as a process of its own beside the driver's own start, so that the driver does not import torch. It reads
-config.yaml from its standard input and answers with one line of JSON, ``error`` or ``found``, into a pipe that
-is nobody else's: whatever is printed meanwhile, by Python, a library or a child, is not among it.
+config.yaml, and after a zero byte what that carries by value, from its standard input and answers with one line of
+JSON, ``error`` or ``found``, into a pipe that is nobody else's: whatever is printed meanwhile, by Python, a library or
+a child, is not among it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from tuner import text
 from tuner.config import classes
+from tuner.config.carried import receive
 from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
@@ -51,9 +53,13 @@ class PreflightResult:
 
 
 class Preflight:
-    """The check under way. A context manager: the process does not outlive the block."""
+    """The check under way. A context manager: the process does not outlive the block.
 
-    def __init__(self, config: Config, *, verbose: bool = False) -> None:
+    Args:
+        objects: what the configuration carries by value: see ``tuner.config.carried``.
+    """
+
+    def __init__(self, config: Config, objects: bytes = b"", *, verbose: bool = False) -> None:
         reading, writing = os.pipe()
         self.answer = os.fdopen(reading, encoding="utf-8")
         try:
@@ -68,7 +74,7 @@ class Preflight:
             os.close(writing)
         assert self.process.stdin is not None
         with suppress(BrokenPipeError), self.process.stdin as stdin:  # of a process that ended at once: see ``wait``
-            stdin.write(config.to_yaml().encode())
+            stdin.write(config.to_yaml().encode() + b"\0" + objects)
 
     def __enter__(self) -> Preflight:
         return self
@@ -99,20 +105,23 @@ def main(argv: list[str]) -> None:
     """Check the configuration on standard input, answer into the pipe with this number."""
     pipe = int(argv[0])
     os.set_inheritable(pipe, False)
-    config = from_yaml(sys.stdin.buffer.read().decode())
-    answered = run_checks(config, here=config.resources.address is None)
+    config_yaml, _, objects = sys.stdin.buffer.read().partition(b"\0")
+    config = from_yaml(config_yaml.decode())
+    answered = run_checks(config, objects, here=config.resources.address is None)
     with os.fdopen(pipe, "w", encoding="utf-8") as answer:
         answer.write(json.dumps(answered) + "\n")
 
 
-def run_checks(config: Config, *, here: bool) -> dict[str, Any]:
+def run_checks(config: Config, objects: bytes, *, here: bool) -> dict[str, Any]:
     """The check: ``{"found": ...}``, or ``{"error": ...}``.
 
     Args:
+        objects: what the configuration carries by value.
         here: whether training runs will be on this machine, so that the data must lie here and steps can be timed.
     """
     try:
         with collect_warnings() as warnings:
+            receive(config, objects)
             result = check(config, here=here)
         return {"found": result and asdict(replace(result, warnings=result.warnings + warnings))}
     except UserError as error:

@@ -21,16 +21,20 @@ from tuner.workers.workbench import Workbench, failure
 class Worker(tune.Trainable):
     """Trains one cohort of jobs after the other; a trial's configuration is a ``Request``, each result a ``Report``."""
 
-    def setup(self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False) -> None:
+    def setup(
+        self, config: dict[str, Any], run_config: str = "", objects: bytes = b"", every_evaluation: bool = False
+    ) -> None:
         """
         Args:
             config: the first request; its checkpoints are references into Ray's object store.
             run_config: the run's config.yaml.
+            objects: what it carries by value: see ``tuner.config.carried``.
             every_evaluation: report each evaluation of a single job, for a scheduler to decide on; else only the end.
         """
         from tuner.config.layers import from_yaml
 
         self.run_config = from_yaml(run_config)
+        self.objects = objects
         self.every_evaluation = every_evaluation
         self.workbench: Workbench | None = None
         self.reports: Generator[Report] | None = None
@@ -55,7 +59,7 @@ class Worker(tune.Trainable):
             return self._retire(self.workbench.unusable)
         try:
             if self.workbench is None:
-                self.workbench = Workbench(self.run_config)
+                self.workbench = Workbench(self.run_config, self.objects)
             if self.reports is None:
                 self.reports = self.workbench.reports(self.request, every_evaluation=self.every_evaluation)
                 if self.run_config.faults.trial_limit_s is not None:  # the driver must know when the limit began

@@ -34,21 +34,24 @@ HEAVY = (
 """Parts of a trial of Tune that nobody asks for once it has ended; all such trials share those of the first."""
 
 
-def preflight_in_cluster(config: Config) -> PreflightResult | None:
+def preflight_in_cluster(config: Config, objects: bytes) -> PreflightResult | None:
     """What ``preflight`` finds in a process of the cluster that has a trial's resources; ``None`` if it is lost.
+
+    Args:
+        objects: what the run carries by value: see ``tuner.config.carried``.
 
     Raises:
         UserError: the data cannot be used there.
     """
     from tuner.workers import preflight
 
-    def run_checks(config_yaml: str) -> dict[str, Any]:
-        return preflight.run_checks(from_yaml(config_yaml), here=True)
+    def run_checks(config_yaml: str, objects: bytes) -> dict[str, Any]:
+        return preflight.run_checks(from_yaml(config_yaml), objects, here=True)
 
     settled = config.resources.settled
     resources = {"num_cpus": settled.cpus_per_trial, "num_gpus": settled.gpus_per_trial}
     try:
-        answer = ray.get(ray.remote(**resources, max_calls=1)(run_checks).remote(config.to_yaml()))
+        answer = ray.get(ray.remote(**resources, max_calls=1)(run_checks).remote(config.to_yaml(), objects))
     except ray.exceptions.RayError:
         return None
     return preflight.read_answer(answer)
@@ -63,7 +66,9 @@ def run(dispatcher: Dispatcher, config: Config, scratch: Path) -> None:
     resources = config.resources.settled
     asha = config.search.scheduler == "asha"
     trainable = tune.with_resources(
-        tune.with_parameters(Worker, run_config=config.to_yaml(), every_evaluation=asha),
+        tune.with_parameters(
+            Worker, run_config=config.to_yaml(), objects=dispatcher.plan.run.objects(), every_evaluation=asha
+        ),
         {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
     )
     tune.Tuner(

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tuner import text
+from tuner.config.carried import receive
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.jobs import EvaluationRecord, Job, Outcome, checkpoint_name
@@ -39,14 +40,18 @@ OUT_OF_MEMORY = re.compile(
 class Workbench:
     """Keeps what outlives a job: the task with its data on the device, the optimizers' classes.
 
+    Args:
+        objects: what the configuration carries by value: see ``tuner.config.carried``.
+
     Attributes:
         summary: what env.json says of the task.
         unusable: why this process may do no other job: what one left behind in it, or that its device has failed;
             empty while it may.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, objects: bytes = b"") -> None:
         self.config = config
+        receive(config, objects)
         import torch
 
         from tuner.training import build, checkpoint, flops, isolation, stack, watched_code  # noqa: F401  (imports take seconds: charged to none)

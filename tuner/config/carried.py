@@ -1,0 +1,71 @@
+"""Classes and objects that a program gives to a search, of a notebook's cell say, are carried to its workers by value.
+
+A configuration names them as members of ``__main__``, the one module that no other process can import; their pickle
+(``objects.pkl`` in the run directory) goes wherever the configuration goes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from tuner import text
+from tuner.config.modules import reach
+from tuner.config.schema import Config
+from tuner.errors import UserError
+
+MODULE = "__main__"
+_received: dict[str, Any] = {}
+
+
+def is_carried(path: str) -> bool:
+    """Whether a dotted path names something that travels by value."""
+    return path.partition(".")[0] == MODULE
+
+
+def pack(objects: Mapping[str, Any]) -> bytes:
+    """By dotted path; empty where there are none.
+
+    Raises:
+        UserError: one of them cannot be pickled.
+    """
+    import cloudpickle
+
+    for path, given in objects.items():
+        try:
+            cloudpickle.dumps(given)
+        except Exception as error:  # of any kind: it is the object's own methods that are called
+            raise UserError(
+                f"{path.partition('.')[2]}: cannot be sent to other processes ({text.fault(error)}); define it in a "
+                "module of its own, or let it make what cannot be pickled when it is called"
+            ) from None
+    return cloudpickle.dumps(dict(objects)) if objects else b""
+
+
+def receive(config: Config, objects: bytes) -> None:
+    """Let ``tuner.config.classes.find`` find what the configuration names, in this process.
+
+    Raises:
+        UserError: what they need is not here.
+    """
+    reach(config.module_folders)
+    if not objects:
+        return
+    try:
+        _received.update(pickle.loads(objects))
+    except Exception as error:  # of any kind: code of the program's own runs
+        raise UserError(f"objects.pkl: what the program gave cannot be read here ({text.fault(error)})") from None
+
+
+def received(path: str) -> Any:
+    """
+    Raises:
+        UserError: there is none of this path.
+    """
+    if path not in _received:
+        raise UserError(
+            f"{path}: was defined in the program that searched, and is not in the run's objects.pkl; a module of its "
+            "own can be named by a YAML file"
+        )
+    return _received[path]
