@@ -121,6 +121,10 @@ class NotRecorded(Remark):
     """Something that trials.csv has could not be written elsewhere."""
 
 
+class NotWritten(Remark):
+    """A table or the report could not be written; a report can be made of the run at any time."""
+
+
 @dataclass(frozen=True)
 class Ended(Event):
     """How the work on a run ended.

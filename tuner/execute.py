@@ -8,11 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import events
+from tuner.config.program import Inside
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.events import Ended, Listener
@@ -26,6 +27,7 @@ from tuner.store.seed_rows import current_rows, missing_seeds
 from tuner.workers.preflight import Preflight, PreflightResult
 
 if TYPE_CHECKING:
+    from tuner.comparison.results import Results
     from tuner.planning.plan import Plan
     from tuner.trackers.tracker import Tracker
 
@@ -34,17 +36,34 @@ LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @dataclass(frozen=True)
-class Result:
+class Executed:
     """What came of a command.
 
     Attributes:
         config: with the resources that there turned out to be.
         ended: how the work ended; ``None`` where there was nothing to do.
+        results: what the retraining runs come to; ``None`` where there are none, or nothing could be written.
+        report: the page that was written, if one was.
     """
 
     run: Run
     config: Config
     ended: Ended | None
+    results: Results | None = None
+    report: Path | None = None
+
+
+@dataclass(frozen=True)
+class RaySetting:
+    """How Ray is used.
+
+    Attributes:
+        inside: the Ray to join where the configuration names none; ``None`` starts one.
+        verbose: leave the logs of Ray and of its workers where a person sees them.
+    """
+
+    inside: Inside | None = None
+    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,38 +80,54 @@ class Work:
     seeds: float
 
 
-def new_run(config: Config, path: Path, tell: Listener, *, verbose: bool = False) -> Result:
+def new_run(
+    config: Config,
+    path: Path,
+    tell: Listener,
+    *,
+    objects: bytes = b"",
+    report: bool = False,
+    ray: RaySetting = RaySetting(),
+) -> Executed:
     """Search and retrain into a new run directory.
 
     Args:
         tell: is told each ``events.Event``.
-        verbose: leave the logs of Ray and of its workers where a person sees them.
+        objects: what the configuration names and carries by value: see ``tuner.config.carried``.
+        report: write report.html at the end.
 
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
     code.check_folder(config)
-    identity = code.identity(config)
-    checked = preflight(config, tell, verbose)
-    run = Run.create(path, config, another=config.name is None)
+    identity = code.identity(config, objects)
+    checked = preflight(config, objects, tell, ray)
+    run = Run.create(path, config, objects, another=config.name is None)
     run.code = identity
     try:
         with run.locked():
             trials = sum(map(config.trials, config.optimizers)) / len(config.optimizers)
             work = Work(search=True, trials=trials, seeds=len(config.retrain.seeds))
-            return run_plan(config, run, work, checked, tell, verbose)
+            return with_results(run_plan(config, run, work, checked, tell, ray), tell, report=report)
     finally:
         run.discard_if_new()  # Ray did not start
 
 
 def resume(
-    config: Config, run: Run, tell: Listener, *, search: bool, changed_code: bool = False, verbose: bool = False
-) -> Result:
+    config: Config,
+    run: Run,
+    tell: Listener,
+    *,
+    search: bool,
+    changed_code: bool = False,
+    report: bool = False,
+    ray: RaySetting = RaySetting(),
+) -> Executed:
     """Do what a run lacks.
 
     Args:
         config: the run's, with more trials or seeds perhaps.
-        tell, verbose: as for ``new_run``.
+        tell, report: as for ``new_run``.
         search: whether trials may be among it, or only retraining.
         changed_code: whether that may be done by other code than the run was begun with.
 
@@ -104,11 +139,32 @@ def resume(
         if not work.trials and not seeds:
             run.write_config(config)
             run.finish_curves()  # which a full disk may have prevented
-            return Result(run, config, None)
+            return with_results(Executed(run, config, None), tell, report=report)
         provenance.check_code(config, run, allowed=changed_code, remark=lambda text: tell(events.CodeRemark(text)))
         retrain = config.retrain.model_copy(update={"seeds": seeds or config.retrain.seeds})
-        checked = preflight(config.model_copy(update={"retrain": retrain}), tell, verbose)
-        return run_plan(config, run, work, checked, tell, verbose)
+        checked = preflight(config.model_copy(update={"retrain": retrain}), run.objects(), tell, ray)
+        return with_results(run_plan(config, run, work, checked, tell, ray), tell, report=report)
+
+
+def with_results(done: Executed, tell: Listener, *, report: bool) -> Executed:
+    """Compare, and write summary.csv, contrasts.csv and, unless the work was cut off, the report."""
+    from tuner.comparison.results import compare
+
+    state, run = done.ended.state if done.ended else "ended", done.run
+    if state == "halted" or not run.seed_rows():
+        return done
+    done = replace(done, results=(results := compare([run])))
+    try:
+        if not report or state != "ended":
+            results.write_tables(run.path)
+            return done
+        with waiting("drawing the report ...", tell):
+            from tuner.reporting.files import write_report
+
+            return replace(done, report=write_report(results, run.path).page)
+    except OSError as error:
+        tell(events.NotWritten(f"{error.filename or run.path}: cannot be written ({error.strerror})"))
+    return done
 
 
 def remaining_work(config: Config, run: Run, search: bool) -> tuple[Work, list[int]]:
@@ -126,7 +182,7 @@ def remaining_work(config: Config, run: Run, search: bool) -> tuple[Work, list[i
     return work, list(dict.fromkeys(seed for _, seed in missing))
 
 
-def preflight(config: Config, tell: Listener, verbose: bool) -> PreflightResult | None:
+def preflight(config: Config, objects: bytes, tell: Listener, ray: RaySetting) -> PreflightResult | None:
     """Load the task's data and time a few steps, in a process of its own; ``None`` where that is for a cluster to do.
 
     Raises:
@@ -135,7 +191,7 @@ def preflight(config: Config, tell: Listener, verbose: bool) -> PreflightResult 
     if sys.flags.optimize > 1:
         raise UserError("python -OO (PYTHONOPTIMIZE=2) removes docstrings, without which Ray cannot be imported")
     with (
-        Preflight(config, verbose=verbose) as process,
+        Preflight(config, objects, verbose=ray.verbose) as process,
         waiting("loading the data, timing a few steps ...", tell),
     ):
         if config.resources.address is None:
@@ -182,24 +238,24 @@ def expectations(
 
 
 def run_plan(
-    config: Config, run: Run, work: Work, checked: PreflightResult | None, tell: Listener, verbose: bool
-) -> Result:
+    config: Config, run: Run, work: Work, checked: PreflightResult | None, tell: Listener, ray: RaySetting
+) -> Executed:
     """Start Ray, do what is left, tell what went wrong."""
     from tuner.planning.heartbeat import write_state
 
     write_state(run, "starting", [])
     try:
-        plan, config, ended = with_ray(config, run, work, checked, tell, verbose)
+        plan, config, ended = with_ray(config, run, work, checked, tell, ray)
     except BaseException as error:
         with suppress(OSError):
             write_state(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", [])
         raise
     tell_faults(plan, tell)
-    return Result(run, config, ended)
+    return Executed(run, config, ended)
 
 
 def with_ray(
-    config: Config, run: Run, work: Work, checked: PreflightResult | None, tell: Listener, verbose: bool
+    config: Config, run: Run, work: Work, checked: PreflightResult | None, tell: Listener, ray: RaySetting
 ) -> tuple[Plan, Config, Ended]:
     """What is left, done; how it ended, and the configuration with the resources that there turned out to be."""
     from tuner.planning.plan import retrain_plan, search_plan
@@ -208,22 +264,23 @@ def with_ray(
     def remark(text: str) -> None:
         tell(events.RayRemark(text))
 
-    address = config.resources.address
-    if not address:
+    elsewhere = config.resources.address is not None
+    address = config.resources.address or (ray.inside.address if ray.inside else None)
+    if not elsewhere:
         sizes, expected = expectations(config, run, work, checked, tell)
     remark("joining Ray ..." if address else "starting Ray ...")
-    with session.cluster(address, this_machine(), remark, verbose=verbose) as (nodes, scratch):
+    with session.cluster(address, this_machine(), remark, verbose=ray.verbose) as (nodes, scratch):
         config = settle(config, *nodes, owner="the cluster's largest node" if address else "this machine")
-        if address:
+        if elsewhere:
             with waiting("loading the data, timing a few steps in the cluster ...", tell):
-                checked = tune.preflight_in_cluster(config)
+                checked = tune.preflight_in_cluster(config, run.objects())
             sizes, expected = expectations(config, run, work, checked, tell)
         provenance.note_environment(config, run, expected.to_dict() if expected else None, sizes.to_dict())
         run.write_config(config)
         make_plan = search_plan if work.search else retrain_plan
         tracker = tracker_of(config, run, tell)
         plan = make_plan(config, run, sizes, checked.unsaved if checked else (), tracker)
-        return plan, config, supervision.Supervisor(plan, config, scratch, tell).run()
+        return plan, config, supervision.Supervisor(plan, config, scratch, tell, address).run()
 
 
 def tracker_of(config: Config, run: Run, tell: Listener) -> Tracker | None:

@@ -76,26 +76,17 @@ def write(results: Results, path: Path, *, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from tuner.reporting import drawings, manifest
-    from tuner.reporting.page import page
+    from tuner.reporting.files import write_report
     from tuner.reporting.verdicts import verdicts
-    from tuner.store.files import write_whole
 
-    wanted = drawings.report_drawings(results)
-    figures = path / "figures"
-    files = [f"{drawing.name}.{kind}" for drawing in wanted.all for kind in ("svg", "png")]
-    manifest.begin(figures, files, old_report=(path / "report.html").is_file())
-    results.write_tables(path)
     console = Console(stderr=True, quiet=quiet)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("drawing figures", total=len(wanted.all))
-        drawn = drawings.draw_all(wanted.all, figures, lambda n: bar.update(task, completed=n))
-    manifest.end(figures, files)
-    write_whole(path / "report.html", page(results, wanted, drawn).encode("utf-8", "replace"))
+        task = bar.add_task("drawing figures", total=None)
+        report = write_report(results, path, lambda n, total: bar.update(task, completed=n, total=total))
     for line in verdicts(results):
         print(line)
-    print(f"\nreport: {path / 'report.html'}")
-    print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {len(files)} files)")
+    print(f"\nreport: {report.page}")
+    print(f"files: {path}/ (summary.csv, contrasts.csv, figures/: {report.figures} files)")
 
 
 if __name__ == "__main__":

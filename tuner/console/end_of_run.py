@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -15,21 +14,26 @@ from rich.text import Text
 
 from tuner.config.schema import Config
 from tuner.errors import CHANGED_CODE
+from tuner.execute import Executed
 from tuner.machine.invocation import command_line
 from tuner.store.run import Run
 from tuner.text import hp_text, line
+
+if TYPE_CHECKING:
+    from tuner.comparison.results import Results
 
 VALID = "complete"
 COHORT = "cohort (trials, seeds)"
 TABLE_WIDTH = 250  # enough for every column; a narrower terminal wraps the lines and hides nothing
 
 
-def present(run: Run, config: Config, *, as_json: bool) -> str:
-    """Compare, and print results and next commands on stdout; how complete the run is."""
+def present(done: Executed, *, as_json: bool) -> str:
+    """Print results and next commands on stdout; how complete the run is."""
+    run, config = done.run, done.config
     summary = summarize(run, config)
-    sentences = _compare(run, summary)
+    sentences = _add_verdicts(summary, done.results)
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print(json.dumps(summary | {"report": done.report and str(done.report)}, indent=2))
         return summary["status"]
     console = Console(highlight=False, width=TABLE_WIDTH)
     with console.capture() as captured:
@@ -42,39 +46,38 @@ def present(run: Run, config: Config, *, as_json: bool) -> str:
             f"made by other code than the run was begun with ({CHANGED_CODE}): {trials} trials, {seeds} retraining runs"
         )
     print(f"files: {run.path}/ ({', '.join(run.files())})")
-    print("next:")
-    for command, what in _next_commands(run, config, summary):
+    if done.report:
+        print(f"report: {done.report}")
+    commands = _next_commands(done, summary)
+    if commands:
+        print("next:")
+    for command, what in commands:
         print(f"  {command}   # {what}")
     return summary["status"]
 
 
-def _compare(run: Run, summary: dict[str, Any]) -> list[str]:
-    """Write summary.csv and contrasts.csv, put the verdicts into the summary; a sentence on each."""
-    from tuner.comparison.results import compare
+def _add_verdicts(summary: dict[str, Any], results: Results | None) -> list[str]:
+    """Put the verdicts into the summary; a sentence on each."""
     from tuner.reporting.verdicts import verdict
 
-    if not any(entry["n_seeds"] for entry in summary["optimizers"]):
+    if results is None:
         return []
-    results = compare([run])
-    try:
-        results.write_tables(run.path)
-    except OSError as error:
-        print(f"summary.csv, contrasts.csv: cannot be written ({error.strerror})", file=sys.stderr)
     (task,) = results.tasks
     for entry in summary["optimizers"]:
         entry["verdict"] = task.verdict(entry["optimizer"])
     return [verdict(task, contrast.optimizer) for contrast in task.primary_contrasts]
 
 
-def _next_commands(run: Run, config: Config, summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _next_commands(done: Executed, summary: dict[str, Any]) -> list[tuple[str, str]]:
     """With what each is for."""
+    run, config = done.run, done.config
     seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"] is not None]
     commands = []
     if summary["lacks_trials"]:
         commands.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
     if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
         commands.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
-    elif searched:
+    elif searched and not done.report:
         commands.append((command_line("tuner.report", run.path), "the answer, with figures, as one page"))
     if "study.db" in run.files():
         dashboard = shlex.join(["optuna-dashboard", run.study_url])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -12,8 +13,9 @@ from tuner.console.end_of_run import present
 from tuner.console.progress import Silence, View, make_view
 from tuner.errors import DONE, NOTHING, PARTLY
 from tuner.events import Event
-from tuner.execute import Result
+from tuner.execute import Executed
 from tuner.machine.invocation import command_line
+from tuner.planning.progress import Progress
 
 PATIENCE_S = 15.0
 EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
@@ -39,7 +41,7 @@ class Terminal:
             case events.WaitEnded():
                 self._end_wait()
             case events.TrainingBegan(metric, progress):
-                self.view = make_view(progress, metric, self.quiet)
+                self.view = self.make_view(progress, metric)
                 self.view.__enter__()
             case events.Progressed():
                 self.view.update()
@@ -52,6 +54,10 @@ class Terminal:
                 self.console.print(sentence_of(event), markup=False)
             case _ if text := sentence_of(event):
                 print(text, file=sys.stderr)
+
+    def make_view(self, progress: Callable[[], Sequence[Progress]], metric: str) -> View:
+        """What shows how training is getting on."""
+        return make_view(progress, metric, self.quiet)
 
     def _wait(self, what: str) -> None:
         """Show on a terminal what is waited for; elsewhere once it takes long."""
@@ -99,13 +105,13 @@ def _why_ended(ended: events.Ended) -> str:
     }[ended.state]
 
 
-def conclude(result: Result, terminal: Terminal, *, as_json: bool) -> int:
+def conclude(done: Executed, terminal: Terminal, *, as_json: bool) -> int:
     """Show what came of a command: results on stdout, then why it ended early, if it did; the exit code."""
-    ended = result.ended
+    ended = done.ended
     if ended and ended.state == "halted":
         terminal(ended)
         return ended.exit_code
-    status = present(result.run, result.config, as_json=as_json)
+    status = present(done, as_json=as_json)
     if ended and ended.state == "interrupted":
         terminal(ended)
         return ended.exit_code

@@ -31,14 +31,15 @@ class Supervisor:
     Args:
         scratch: a folder for Tune's own files.
         tell: is told of progress.
+        address: of the Ray that was joined; ``None`` where it was started here.
     """
 
-    def __init__(self, plan: Plan, config: Config, scratch: Path, tell: Listener) -> None:
+    def __init__(self, plan: Plan, config: Config, scratch: Path, tell: Listener, address: str | None = None) -> None:
         self.plan = plan
         self.config = config
         self.scratch = scratch
         self.tell = tell
-        self.address = config.resources.address
+        self.address = address
         self.heartbeat = Heartbeat(plan)
 
     def run(self) -> Ended:
