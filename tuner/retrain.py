@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from typing import TYPE_CHECKING
+
+from tuner.callable import make_callable
+from tuner.config.program import NO_PROGRAM, Program
 from tuner.console.parsing import (
     RETRAINING_KEYS,
     Parser,
@@ -13,6 +18,10 @@ from tuner.console.parsing import (
     run_command,
 )
 from tuner.errors import UserError
+
+if TYPE_CHECKING:
+    from tuner.events import Listener
+    from tuner.execute import Executed
 
 
 def make_parser() -> Parser:
@@ -26,9 +35,23 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
     check_utf8(argv)
+    from tuner.console.terminal import Terminal, conclude
+
+    terminal = Terminal(quiet=args.quiet)
+    return conclude(carry_out(args, terminal), terminal, as_json=args.json)
+
+
+def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PROGRAM) -> Executed:
+    """Do what the flags ask for.
+
+    Args:
+        tell: is told each ``events.Event``.
+
+    Raises:
+        UserError: bad input.
+    """
     from tuner import execute
     from tuner.config.changes import keep_seeds, revise
-    from tuner.console.terminal import Terminal, conclude
     from tuner.store.run import Run
 
     run = Run.open(args.run)
@@ -37,12 +60,18 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
     changes = {"retrain.seeds": config.retrain.seeds} | given(args, RETRAINING_KEYS)
     config = keep_seeds(revise(config, changes), run.retrained_seeds())
-    terminal = Terminal(quiet=args.quiet)
-    result = execute.resume(
-        config, run, terminal, search=False, changed_code=args.allow_changed_code, verbose=args.verbose
+    return execute.resume(
+        config,
+        run,
+        tell,
+        search=False,
+        changed_code=args.allow_changed_code,
+        report=not args.no_report,
+        ray=execute.RaySetting(program.inside, args.verbose),
     )
-    return conclude(result, terminal, as_json=args.json)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     run_command(main)

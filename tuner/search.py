@@ -8,11 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tuner.callable import make_callable
+from tuner.config.program import NO_PROGRAM, Program
 from tuner.config.registry import available
 from tuner.console.parsing import (
     RETRAINING_KEYS,
@@ -27,6 +30,8 @@ from tuner.errors import CHANGED_CODE, UserError
 
 if TYPE_CHECKING:
     from tuner.config.schema import Config
+    from tuner.events import Listener
+    from tuner.execute import Executed
     from tuner.store.run import Run
 
 FLAG_KEYS = {
@@ -74,36 +79,70 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
     check_utf8(argv)
-    run = None
-    if args.resume is not None:
-        from tuner.store.run import Run
-
-        run = Run.open(args.resume)
-    config = prepare(args, run)
-    path = run.path if run else new_path(config)
     if args.dry_run:
         from tuner.console import dry_run
-        from tuner.store.provenance import check_code
 
-        if run is not None:
-            check_code(config, run, allowed=args.allow_changed_code, remark=partial(print, file=sys.stderr))
-        dry_run.show(config, path, as_json=args.json)
+        dry_run.show(*planned(args, partial(print, file=sys.stderr)), as_json=args.json)
         return 0
-
-    from tuner import execute
     from tuner.console.terminal import Terminal, conclude
 
     terminal = Terminal(quiet=args.quiet)
+    return conclude(carry_out(args, terminal), terminal, as_json=args.json)
+
+
+def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PROGRAM) -> Executed:
+    """Do what the flags, and a program that calls us, ask for.
+
+    Args:
+        tell: is told each ``events.Event``.
+
+    Raises:
+        UserError: bad input.
+    """
+    from tuner import execute
+
+    run = opened(args)
+    config = prepare(args, run, program)
+    ray = execute.RaySetting(program.inside, args.verbose)
+    report = not args.no_report
     if run is None:
-        result = execute.new_run(config, path, terminal, verbose=args.verbose)
-    else:
-        result = execute.resume(
-            config, run, terminal, search=True, changed_code=args.allow_changed_code, verbose=args.verbose
-        )
-    return conclude(result, terminal, as_json=args.json)
+        return execute.new_run(config, new_path(config), tell, objects=program.objects, report=report, ray=ray)
+    return execute.resume(config, run, tell, search=True, changed_code=args.allow_changed_code, report=report, ray=ray)
 
 
-def prepare(args: argparse.Namespace, run: Run | None) -> Config:
+def planned(
+    args: argparse.Namespace, remark: Callable[[str], Any], program: Program = NO_PROGRAM
+) -> tuple[Config, Path]:
+    """What ``carry_out`` would do, and where; nothing is started.
+
+    Args:
+        remark: told, a line each, what cannot be known without doing it.
+
+    Raises:
+        UserError: bad input.
+    """
+    from tuner.store.provenance import check_code
+
+    run = opened(args)
+    config = prepare(args, run, program)
+    if run is None:
+        return config, new_path(config)
+    if config.task.check is not None:
+        remark(f"--dry-run runs no code that a run names: {config.task.check} was not asked about the data")
+    check_code(config, run, allowed=args.allow_changed_code, remark=remark)
+    return config, run.path
+
+
+def opened(args: argparse.Namespace) -> Run | None:
+    """The run that goes on."""
+    if args.resume is None:
+        return None
+    from tuner.store.run import Run
+
+    return Run.open(args.resume)
+
+
+def prepare(args: argparse.Namespace, run: Run | None, program: Program = NO_PROGRAM) -> Config:
     """The resolved configuration, of a run that goes on or of a new one. Neither torch nor Ray is imported.
 
     Raises:
@@ -112,7 +151,7 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
     from tuner.config.changes import extend, keep_seeds
     from tuner.config.classes import check_dataset
     from tuner.config.layers import resolve
-    from tuner.machine.resources import settle, this_machine
+    from tuner.machine.resources import Machine, settle, this_machine
     from tuner.trackers.tracker import check
 
     if run is None and args.task is None:
@@ -129,19 +168,20 @@ def prepare(args: argparse.Namespace, run: Run | None) -> Config:
     if args.dataset is not None and args.dataset.endswith(".npz"):
         flags["task.dataset"] = str(Path(args.dataset).absolute())
     if run is None:
-        config = one_at_a_time(resolve(flags, args.set, args.configs))
+        if program.python_path:
+            flags["python_path"] = program.python_path
+        config = one_at_a_time(resolve(flags, args.set, args.configs, program.given))
     else:
         config = keep_seeds(extend(run.config(), flags, args.set), run.retrained_seeds())
     if run is None or not args.dry_run:
         check_dataset(config)
-    elif config.task.check is not None:
-        print(
-            f"--dry-run runs no code that a run names: {config.task.check} was not asked about the data",
-            file=sys.stderr,
-        )
     if config.tracker is not None:
         check(config.tracker)
-    return settle(config, this_machine()) if config.resources.address is None else config
+    if config.resources.address is not None:
+        return config
+    if inside := program.inside:
+        return settle(config, Machine(inside.cpus, inside.gpus), owner="the Ray that is initialised")
+    return settle(config, this_machine())
 
 
 def one_at_a_time(config: Config) -> Config:
@@ -165,6 +205,8 @@ def new_path(config: Config) -> Path:
     check_creatable(path)
     return path
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     run_command(main)

@@ -46,13 +46,12 @@ class Silence:
     def update(self) -> None: ...
 
 
-class _Lines:
+class Lines:
     """The text of each line, with the time left."""
 
-    def __init__(self, progress: Callable[[], Sequence[Progress]], metric: str, console: Console) -> None:
+    def __init__(self, progress: Callable[[], Sequence[Progress]], metric: str) -> None:
         self.progress = progress
         self.metric = metric
-        self.console = console
         self.pace = Pace(progress())
 
     def cells(self, p: Progress) -> list[str]:
@@ -73,7 +72,13 @@ class _Lines:
         return "" if left is None else f"{duration(left)} left"
 
 
-class LiveView(_Lines):
+class _OnConsole(Lines):
+    def __init__(self, progress: Callable[[], Sequence[Progress]], metric: str, console: Console) -> None:
+        super().__init__(progress, metric)
+        self.console = console
+
+
+class LiveView(_OnConsole):
     """One line per study, redrawn in place."""
 
     def __enter__(self) -> LiveView:
@@ -98,7 +103,7 @@ class LiveView(_Lines):
         return table
 
 
-class PlainView(_Lines):
+class PlainView(_OnConsole):
     """A line whenever a study has moved on, not more often than every two seconds, and one at its end."""
 
     def __enter__(self) -> PlainView:

@@ -1,0 +1,118 @@
+"""A child process carries out a command for the program that called it: see ``tuner.call``."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, BinaryIO
+
+from tuner import events, text
+from tuner.call import Answer, Call, Failure
+from tuner.errors import INTERRUPTED, MachineError, UserError
+from tuner.events import Event, Listener
+from tuner.machine import streams
+from tuner.machine.signals import interruption
+from tuner.planning.progress import Progress
+
+PROGRESS_S = 0.2
+"""Between two reports of progress."""
+
+
+def main(pipe: int) -> int:
+    """Do what standard input calls for, and answer into the pipe with this number; the exit code."""
+    os.set_inheritable(pipe, False)
+    call: Call = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_caller, name="end with the caller", daemon=True).start()
+    sys.argv[1:] = call.argv
+    with os.fdopen(pipe, "wb") as answers:
+        send = Sender(answers)
+        try:
+            send(_answer(call, send.event))
+        except (UserError, MachineError) as error:
+            send(Failure(type(error), str(error)))
+        except OSError as error:
+            why = error.strerror or str(error) or type(error).__name__
+            send(Failure(MachineError, text.line(f"{error.filename}: {why}" if error.filename else why)))
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except Exception as error:
+            send(Failure(None, text.fault(error), text.tracebacks(error)))
+    return 0
+
+
+def _answer(call: Call, tell: Listener) -> Answer:
+    from tuner.config.modules import check_own_packages
+    from tuner.console.parsing import check_utf8, check_working_directory
+    from tuner.machine import process_environment
+
+    check_working_directory()
+    check_own_packages()
+    process_environment.prepare()
+    check_utf8(call.argv)
+    module = import_module(f"tuner.{call.command}")
+    args = module.make_parser().parse(call.argv)
+    for remark in call.program.remarks:
+        tell(events.Remark(remark))
+    if call.plan:
+        from tuner.console.dry_run import describe
+
+        config, path = module.planned(args, lambda remark: tell(events.Remark(remark)), call.program)
+        return Answer(path, plan=describe(config, path))
+    done = module.carry_out(args, tell, call.program)
+    return Answer(done.run.path, ended=done.ended)
+
+
+class Sender:
+    """Sends messages to the caller, from whichever thread."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self.pipe = pipe
+        self.lock = threading.Lock()
+        self.progress: Callable[[], Sequence[Progress]] = tuple
+        self.sent = 0.0
+
+    def __call__(self, message: Any) -> None:
+        with self.lock, suppress(BrokenPipeError):
+            pickle.dump(message, self.pipe)
+            self.pipe.flush()
+
+    def event(self, event: Event) -> None:
+        """As data alone: of a run's progress what it is now."""
+        if isinstance(event, events.Progressed):
+            if time.monotonic() - self.sent >= PROGRESS_S:
+                self._send_progress()
+            return
+        if isinstance(event, events.TrainingBegan):
+            self.progress = event.progress
+            self._send_progress()
+            event = replace(event, progress=tuple)
+        elif isinstance(event, events.TrainingEnded):
+            self._send_progress()
+        self(event)
+
+    def _send_progress(self) -> None:
+        self(list(self.progress()))
+        self.sent = time.monotonic()
+
+
+def _end_with_caller() -> None:
+    """Interrupt this process once the program that called it is no more."""
+    while os.read(sys.stdin.fileno(), 1024):  # the stream's own lock would be held in processes that are forked
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    streams.prepare()
+    interruption.install()
+    code = main(int(sys.argv[1]))
+    interruption.leave(code)
+    sys.exit(code)
