@@ -13,6 +13,7 @@ from tuner.errors import DONE, NOTHING, UserError
 
 if TYPE_CHECKING:
     from tuner.comparison.results import Results
+    from tuner.store.run import Run
 
 
 def make_parser() -> Parser:
@@ -25,16 +26,23 @@ def make_parser() -> Parser:
     shown = parser.add_mutually_exclusive_group()
     for name, what in (("json", "one JSON document"), ("markdown", "Markdown"), ("latex", "a LaTeX table per task")):
         shown.add_argument(f"--{name}", action="store_true", help=f"print {what}, and write nothing")
+    shown.add_argument(
+        "--code", metavar="NAME", help="print an optimizer's best configuration as lines of code to paste"
+    )
     add_volume_flags(parser, verbose="tracebacks")
     return parser
 
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
-    from tuner.comparison.results import compare
     from tuner.store.run import Run
 
     runs = [Run.open(path) for path in args.runs]
+    if args.code is not None:
+        print(code(runs, args.code))
+        return DONE
+    from tuner.comparison.results import compare
+
     results = compare(runs, args.baseline, args.metric)
     if args.json or args.markdown or args.latex:
         _print(results, "json" if args.json else "markdown" if args.markdown else "latex")
@@ -42,6 +50,18 @@ def main(argv: list[str]) -> int:
         own = len(runs) == 1 and args.baseline is None and args.metric is None
         write(results, folder(runs[0].path, args.out, own=own), quiet=args.quiet)
     return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in results.tasks) else NOTHING
+
+
+def code(runs: list[Run], optimizer: str) -> str:
+    """
+    Raises:
+        UserError: several runs, or no valid trial of such an optimizer.
+    """
+    from tuner.training.best import best_of
+
+    if len(runs) > 1:
+        raise UserError(f"--code: of one run, got {len(runs)}")
+    return best_of(runs[0], optimizer).code()
 
 
 def _print(results: Results, how: str) -> None:
