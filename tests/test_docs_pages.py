@@ -362,3 +362,27 @@ def test_what_a_run_leaves_behind_is_in_the_readme(tmp_path: Path) -> None:
     rows = re.findall(r"^\| (`[^|]+) \|", text_of(ROOT / "README.md"), re.M)
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {name for name in run.files() if "." in name} <= named
+
+
+def test_the_loops_of_ones_own_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, as a reader would; the page says itself that a resumed run is the same."""
+    torch = import_module("torch")
+    monkeypatch.chdir(tmp_path)
+    programs = [code for language, code in blocks(ROOT / "docs/use_in_your_loop.md") if language == "python"]
+    assert len(programs[0].splitlines()) <= 20
+    space: dict[str, Any] = {}
+    seen = []
+    for program in programs:
+        exec(program, space)
+        seen.append({"loss": float(space["loss"]), "lrs": [group["lr"] for group in space["optimizer"].param_groups]})
+    out = capsys.readouterr().out
+    losses = [float(loss) for loss in re.findall(r"^epoch \d+: loss (\S+)$", out, re.M)]
+    assert len(losses) == 20 and losses[0] > 0.6 > 0.3 > losses[-1]
+    assert out.endswith("8.7 forward and backward passes' worth in 8 steps\n")  # 8, and 2/3 for one refresh
+    start, scheduled, clipped = (step["lrs"][0] for step in seen[1:4])
+    assert start == 1e-4 and abs(scheduled) < 1e-12 and clipped == scheduled  # the end of a cosine
+    assert [group["weight_decay"] for group in space["groups"]] == [0.1, 0.0]
+    assert all(torch.isfinite(param).all() for param in space["model"].parameters())
+    assert all(step["loss"] < 0.7 for step in seen)  # guessing costs 0.69
