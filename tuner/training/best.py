@@ -74,7 +74,7 @@ class Best:
 
         reach(self.configs)
         try:
-            return calls(find(self.spec.class_), self.make)
+            return calls(find(self.spec.class_), self.make, self.engine.clip_grad_norm)
         except Exception as error:  # of a class that is not here, or wants another network
             return Calls(f"as {self.spec.class_} wants it, which cannot be tried here ({text.fault(error)})")
 

@@ -20,7 +20,6 @@ Step = Callable[[Any, Callable[[], Tensor]], object]
 """Of an optimizer, with a closure that leaves gradients and returns the loss."""
 
 PARAMS, LISTED = "model.parameters()", "list(model.parameters())"
-CURVATURE_STEP = "loss = optimizer.step(closure)"
 PLAIN_STEP = "optimizer.zero_grad(); loss.backward(); optimizer.step()"
 WAYS: dict[str, Step] = {
     PLAIN_STEP: lambda optimizer, closure: (closure(), optimizer.step()),
@@ -49,12 +48,13 @@ class Calls:
     modes: bool = False
 
 
-def calls(named: Any, make: Make) -> Calls:
+def calls(named: Any, make: Make, max_grad_norm: float | None) -> Calls:
     """Statements that come to the weights to which training comes.
 
     Args:
         named: the optimizer's class, or a function.
         make: makes it of parameters.
+        max_grad_norm: that it was trained with; where ``step`` takes the gradient itself, it has to be told.
     """
     # PyTorch's own way is to make a list of them; a function may be anything.
     params = PARAMS if isclass(named) and issubclass(named, torch.optim.Optimizer) else LISTED
@@ -63,7 +63,8 @@ def calls(named: Any, make: Make) -> Calls:
         modes = all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
         if isinstance(optimizer, CurvatureOptimizer):
             closure = "returns the loss, or (loss, outputs), with its graph, and never calls backward()"
-            return Calls(CURVATURE_STEP, params, closure, modes)
+            bound = "" if max_grad_norm is None else f", max_grad_norm={max_grad_norm}"
+            return Calls(f"loss = optimizer.step(closure{bound})", params, closure, modes)
         step = _step(make) if takes_closure(optimizer) else PLAIN_STEP
     closure = "calls zero_grad() and backward(), and returns the loss" * ("closure" in step)
     return Calls(step, params, closure, modes)

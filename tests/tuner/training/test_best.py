@@ -247,6 +247,20 @@ def test_what_the_lines_do_not_do_is_said_where_it_is_not_the_default(own: Path)
     )
 
 
+def test_a_bound_on_the_gradient_is_given_to_a_step_that_takes_it_itself(own: Path) -> None:
+    bound = 1e-3
+
+    def clipped(optimizer: Any, model: nn.Module, inputs: Tensor) -> None:
+        optimizer.step(lambda: loss_of(model, inputs), max_grad_norm=bound)
+
+    found = best(own, {"class": "optimizers.AdaHessian", "space": LR}, {"lr": 0.1}, clip_grad_norm=bound)
+    with_bound, without = (
+        weights(lambda model: found.make(model.parameters()), s) for s in (clipped, without_backward)
+    )
+    assert equal(pasted(found.code()), with_bound)
+    assert not equal(with_bound, without)
+
+
 def test_a_class_of_a_notebook_has_no_import_and_is_tried_where_it_is(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
