@@ -131,7 +131,7 @@ class Dispatcher:
     def save_checkpoint(self, trial_id: str, indices: Sequence[int], checkpoint: bytes) -> None:
         """Write down the state of some of a trial's jobs, from which they can go on."""
         jobs = self.assignments[trial_id].jobs
-        self.plan.run.write_checkpoint(checkpoint_name([jobs[index] for index in indices]), checkpoint)
+        self.plan.run.checkpoints.write(checkpoint_name([jobs[index] for index in indices]), checkpoint)
 
     def return_jobs(self, trial_id: str) -> None:
         """Take back the jobs of a worker that retires before it has done them; another one does them."""

@@ -74,14 +74,14 @@ class Plan:
         if self.tracker:
             for job, outcome in done:
                 self.tracker.record(job, outcome)
-        self.run.drop_checkpoints(checkpoint_name([job]) for job, _ in done)
+        self.run.checkpoints.drop(checkpoint_name([job]) for job, _ in done)
 
     def checkpoints(self, jobs: Sequence[Job]) -> dict[str, bytes] | None:
         """From where jobs that an earlier worker did not finish can go on, by the names of the states; ``None`` where
         none are to be made."""
         if jobs[0].optimizer in self.unsaved:
             return None
-        return self.run.checkpoints(checkpoint_name([job]) for job in jobs)
+        return self.run.checkpoints.read(checkpoint_name([job]) for job in jobs)
 
     def tick(self) -> None:
         """To be called often."""

@@ -76,7 +76,7 @@ def note_environment(config: Config, run: Run, expected: Mapping[str, Any] | Non
     env, asked = run.env(), run.config().retrain.seeds
     last = [env, *env.get("resumed", [])][-1]
     if not isinstance(last, dict) or last.get("code") not in (None, run.code):
-        run.forget_checkpoints()  # states of other code
+        run.checkpoints.clear()  # states of other code
     if run.valid_seed_rows():
         now |= {"added_seeds": [seed for seed in config.retrain.seeds if seed not in asked]}
     run.write_env(env | {"resumed": [*env.get("resumed", []), now]})

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from tuner.errors import UserError
+from tuner.store.byte_folder import ByteFolder
 from tuner.store.columns import (
     CLOCK_COLUMNS,
     CLOCKS,
@@ -56,6 +57,7 @@ class Run:
     Attributes:
         code: what the command at work is: see ``tuner.machine.code``.
         mark: what rows that it makes have in their column code: nothing if it is what the run was begun with.
+        checkpoints: of training runs under way, by ``jobs.checkpoint_name``.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -71,7 +73,7 @@ class Run:
             self.path / "curvature.parquet", self.logs / "curvature.csv", CURVATURE_TYPES, CURVATURE_KEY, CLOCKS
         )
         self._asked = self.logs / "asked.jsonl"
-        self._checkpoints = self.path / "checkpoints"
+        self.checkpoints = ByteFolder(self.path / "checkpoints", ".pt")
 
     @classmethod
     def create(cls, path: Path, config: Config, objects: bytes = b"", *, another: bool = False) -> Run:
@@ -288,29 +290,6 @@ class Run:
     def curvature(self) -> pd.DataFrame:
         """What analyses of the curvature found; empty where there was none."""
         return self._curvature.read()
-
-    # Checkpoints, as bytes.
-
-    def write_checkpoint(self, name: str, content: bytes) -> None:
-        self._checkpoints.mkdir(exist_ok=True)
-        write_whole(self._checkpoints / f"{name}.pt", content)
-
-    def checkpoints(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Those of the names that there are."""
-        paths = {name: self._checkpoints / f"{name}.pt" for name in names} if self._checkpoints.is_dir() else {}
-        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-
-    def forget_checkpoints(self) -> None:
-        """All of them: what was under way begins anew."""
-        shutil.rmtree(self._checkpoints, ignore_errors=True)
-
-    def drop_checkpoints(self, names: Iterable[str]) -> None:
-        """Those of training runs that have ended; the folder goes with the last one."""
-        if self._checkpoints.is_dir():
-            for name in names:
-                (self._checkpoints / f"{name}.pt").unlink(missing_ok=True)
-            with suppress(OSError):
-                self._checkpoints.rmdir()
 
     # How it goes.
 

@@ -118,11 +118,11 @@ def test_what_cannot_be_written_halts_the_run_with_the_reason() -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a/trials.csv")
 
-    for broken in ("record", "write_checkpoint", "tick", "note_task"):
+    for broken in ("record", "write", "tick", "note_task"):
         plan: Any = Cohorts(1)
         plan.tick = plan.note_task = lambda *_: None
-        plan.run = SimpleNamespace(write_checkpoint=lambda *_: None)
-        setattr(plan.run if broken == "write_checkpoint" else plan, broken, full)
+        plan.run = SimpleNamespace(checkpoints=SimpleNamespace(write=lambda *_: None))
+        setattr(plan.run.checkpoints if broken == "write" else plan, broken, full)
         dispatcher = new_dispatcher(plan)
         dispatcher.assign("a")
         callback, trial = JobCallback(dispatcher), SimpleNamespace(trial_id="a", config={})
