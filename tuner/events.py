@@ -56,6 +56,10 @@ class ResourceWarning(Remark):
     """Training will be elsewhere, or take much longer, than was perhaps meant."""
 
 
+class WeightsRemark(Remark):
+    """Which of the weights that are to be kept there are not."""
+
+
 class RayRemark(Remark):
     """How Ray's start is going."""
 

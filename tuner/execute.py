@@ -136,6 +136,7 @@ def resume(
     """
     with run.locked():
         work, seeds = remaining_work(config, run, search)
+        tell_lacking_weights(config, run, tell)
         if not work.trials and not seeds:
             run.write_config(config)
             run.finish_curves()  # which a full disk may have prevented
@@ -180,6 +181,14 @@ def remaining_work(config: Config, run: Run, search: bool) -> tuple[Work, list[i
     ]
     work = Work(search, trials / len(names), len(missing) / len(names))
     return work, list(dict.fromkeys(seed for _, seed in missing))
+
+
+def tell_lacking_weights(config: Config, run: Run, tell: Listener) -> None:
+    """How many earlier retraining runs have no weights, where weights are to be kept."""
+    lacking = run.weights.lacking(run.seed_rows()) if config.retrain.keep_weights else 0
+    if lacking:
+        runs = f"{lacking} earlier retraining {'run was' if lacking == 1 else 'runs were'}"
+        tell(events.WeightsRemark(f"{runs} made without --keep-weights, and {'stays' if lacking == 1 else 'stay'} so"))
 
 
 def preflight(config: Config, objects: bytes, tell: Listener, ray: RaySetting) -> PreflightResult | None:

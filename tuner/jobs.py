@@ -80,6 +80,7 @@ class Outcome:
         traceback: the worker's.
         cohort: how many jobs trained as one stack with it, itself included.
         out_of_memory: whether that is why it failed.
+        weights: of a complete retraining run, where they are kept: the bytes of a safetensors file.
     """
 
     state: State
@@ -90,6 +91,7 @@ class Outcome:
     traceback: str = ""
     cohort: int = 1
     out_of_memory: bool = False
+    weights: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.error, self.traceback = text.line(self.error), text.log(self.traceback)

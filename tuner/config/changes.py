@@ -11,7 +11,8 @@ from tuner.config.schema import Config
 from tuner.errors import UserError
 
 MAY_CHANGE = (
-    "search.trials", "retrain.seeds", "retrain.analyze_curvature", "task.data_dir", "resources", "faults", "tracker",
+    "search.trials", "retrain.seeds", "retrain.analyze_curvature", "retrain.keep_weights", "task.data_dir",
+    "resources", "faults", "tracker",
 )  # fmt: skip
 """Keys in which a run that goes on may differ from its beginning."""
 

@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     Field,
     PlainValidator,
+    StrictBool,
     field_validator,
     model_validator,
 )
@@ -86,11 +87,13 @@ class RetrainConfig(Section):
     """
     Attributes:
         analyze_curvature: K, for the Hessian at evaluations 0, K, 2K, ... and the last of each run.
+        keep_weights: whether the network of each complete run is kept, as it was evaluated last.
     """
 
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(each_once)]
     epochs: Positive | None
     analyze_curvature: Positive | None = None
+    keep_weights: StrictBool = False
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -68,7 +68,7 @@ def add_volume_flags(parser: Parser, *, verbose: str) -> None:
 
 RETRAINING_KEYS = {
     "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort",
-    "analyze_curvature": "retrain.analyze_curvature",
+    "analyze_curvature": "retrain.analyze_curvature", "keep_weights": "retrain.keep_weights",
 }  # fmt: skip
 """Flags that a search and a retraining have in common -> the keys of the configuration that they set."""
 
@@ -95,6 +95,7 @@ def add_retraining_flags(parser: Parser) -> None:
         metavar="every=K",
         help="of each retraining run: the loss's Hessian at evaluations 0, K, 2K, ... and the last",
     )
+    add("--keep-weights", action="store_true", default=None, help="of each retraining run, in weights/ (safetensors)")
     add(CHANGED_CODE, action="store_true", help="go on though code has changed; rows made from now on are marked")
 
 

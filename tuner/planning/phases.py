@@ -170,6 +170,7 @@ class Retrain:
             key = (job.optimizer, job.seed)
             self.running.remove(key)
             self.states[key] = outcome.state
+            self.run.weights.write(job.optimizer, job.seed, outcome.weights)
             self.rows.append(self._row(job, outcome))
         order = list(self.config.optimizers)
         self.rows.sort(key=lambda row: (order.index(row["optimizer"]), int(row["seed"])))

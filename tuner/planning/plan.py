@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -73,7 +74,7 @@ class Plan:
             self.retrain.record(retrained)
         if self.tracker:
             for job, outcome in done:
-                self.tracker.record(job, outcome)
+                self.tracker.record(job, replace(outcome, weights=None))  # which may have to wait
         self.run.checkpoints.drop(checkpoint_name([job]) for job, _ in done)
 
     def checkpoints(self, jobs: Sequence[Job]) -> dict[str, bytes] | None:

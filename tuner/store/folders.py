@@ -58,7 +58,7 @@ def check_files(run: Path) -> None:
     Raises:
         UserError: so it is.
     """
-    for folder in (run, run / "logs", run / "checkpoints", run / "figures"):
+    for folder in (run, run / "logs", run / "checkpoints", run / "weights", run / "figures"):
         for path in folder.iterdir() if folder.is_dir() else ():
             if not path.is_file() and not path.is_dir() and path.exists():
                 raise UserError(f"{path}: is neither a file nor a folder, but a pipe, a socket or a device")

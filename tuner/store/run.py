@@ -1,9 +1,9 @@
 """A run is one directory, read and written here: every file's format, in whole records. No torch, no ray.
 
 ``runs/<run-id>/`` holds config.yaml, env.json, status.json, study.db, trials.csv, best.json, seeds.csv, curves.parquet,
-curvature.parquet where it was asked for, and logs/; while training runs are under way, their checkpoints/. A file is
-written whole (a temporary name, then a rename) or appended a line at a time, so that a reader, or a run cut off at any
-moment, finds whole records.
+curvature.parquet and weights/ where they were asked for, and logs/; while training runs are under way, their
+checkpoints/. A file is written whole (a temporary name, then a rename) or appended a line at a time, so that a reader,
+or a run cut off at any moment, finds whole records.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tuner.store.columns import (
 from tuner.store.files import append, whole_lines, write_whole
 from tuner.store.folders import check_creatable, check_files, numbered, renamed
 from tuner.store.json_shapes import Best, Content, Env, Status, first_error, is_finite, remove
+from tuner.store.kept_weights import KeptWeights
 from tuner.store.long_table import LongTable
 from tuner.store.tables import HP, Row, append_lines, check_columns, csv_text, read_csv, shortened, text_rows
 from tuner.text import plain
@@ -58,6 +59,7 @@ class Run:
         code: what the command at work is: see ``tuner.machine.code``.
         mark: what rows that it makes have in their column code: nothing if it is what the run was begun with.
         checkpoints: of training runs under way, by ``jobs.checkpoint_name``.
+        weights: of retrained networks.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -74,6 +76,7 @@ class Run:
         )
         self._asked = self.logs / "asked.jsonl"
         self.checkpoints = ByteFolder(self.path / "checkpoints", ".pt")
+        self.weights = KeptWeights(self.path / "weights")
 
     @classmethod
     def create(cls, path: Path, config: Config, objects: bytes = b"", *, another: bool = False) -> Run:
@@ -277,7 +280,8 @@ class Run:
         self._curvature.finish()
 
     def forget_retrained(self, optimizer: str) -> None:
-        """Drop the curves of an optimizer's retraining: another configuration has turned out to be the best."""
+        """Drop curves and weights of an optimizer's retraining: another configuration has turned out to be the best."""
+        self.weights.forget(optimizer)
         curves, curvature = self.curves(), self.curvature()
         self._curves.write(curves[(curves["optimizer"] != optimizer) | (curves["phase"] != "retrain")])
         if len(curvature):

@@ -52,6 +52,15 @@ def set_up(task: Task, config: Config) -> None:
     device = torch.device("cuda" if config.resources.settled.gpus_per_trial and torch.cuda.is_available() else "cpu")
     limit_memory(config, device)
     torch.set_num_threads(max(1, int(config.resources.cpus_per_trial)))
+    load_data(task, config, device)
+
+
+def load_data(task: Task, config: Config, device: torch.device) -> None:
+    """Load the task's data onto this device.
+
+    Raises:
+        UserError: the data cannot be used.
+    """
     data_dir = None if config.task.data_dir is None else Path(config.task.data_dir)
     try:
         task.setup(data_dir, device)

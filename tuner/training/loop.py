@@ -28,6 +28,7 @@ from tuner.training.records import (
     Saving,
     Snapshot,
 )
+from tuner.training.weights import weights_of
 
 Yielded = TypeVar("Yielded")
 Ended = TypeVar("Ended")
@@ -75,8 +76,9 @@ def in_lockstep(
             break
         yield evaluations
     run.retire(dict.fromkeys(run.active, ""))
+    weights = {member: run.weights(member) for member in evaluations} if budget.keep_weights else {}
     return [
-        Result("complete", evaluations[member].metrics, clocks, len(run.seconds))
+        Result("complete", evaluations[member].metrics, clocks, len(run.seconds), weights=weights.get(member))
         if member in evaluations
         else Result("diverged", dict(worst), clocks, len(run.seconds), run.why[member])
         for member, clocks in sorted(run.retired.items())
@@ -144,6 +146,10 @@ class Lockstep(ABC):
     @abstractmethod
     def member_model(self, member: int) -> tuple[nn.Module, Any]:
         """A member's network, in full precision and not compiled, and its optimizer, to be left as they are."""
+
+    def weights(self, member: int) -> dict[str, Tensor]:
+        """A copy of what a member was last evaluated with, or trained with since."""
+        return weights_of(self.member_model(member)[0])
 
     @abstractmethod
     def own_state(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.base import Task
 
@@ -30,6 +30,7 @@ class Budget:
         test: whether to evaluate the test split, once, at the end.
         analyze_every: K, to analyse the loss's curvature at evaluations 0, K, 2K, ... and the last; ``None`` for never.
         analyze: what then does so.
+        keep_weights: whether a complete run's result has its weights.
     """
 
     epochs: int
@@ -37,6 +38,7 @@ class Budget:
     test: bool = False
     analyze_every: int | None = None
     analyze: Analyze | None = None
+    keep_weights: bool = False
 
     def analysis_at(self, evaluation: int, last: int) -> Analyze | None:
         """What analyses the curvature at an evaluation, of 0 to ``last``; ``None`` where it is not analysed."""
@@ -114,6 +116,7 @@ class Result:
     Attributes:
         cohort: how many members trained in lockstep with it, itself included.
         why: of a diverged run: what was not finite, or beyond the bound, its value, and the step.
+        weights: of a complete run, where they are kept: those that its last evaluation saw; see ``weights.weights_of``.
     """
 
     status: Status
@@ -121,3 +124,4 @@ class Result:
     clocks: Clocks = field(default_factory=Clocks)
     cohort: int = 1
     why: str = ""
+    weights: dict[str, Tensor] | None = None

@@ -19,7 +19,7 @@ from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.planning.estimate import Timings
 from tuner.text import fault
-from tuner.training import build, checkpoint
+from tuner.training import build, checkpoint, weights
 from tuner.training.engine import Engine
 from tuner.training.flops import curvature_scale
 from tuner.training.isolation import restored
@@ -82,7 +82,13 @@ def evaluate_once(who: str, task: Task, seconds: float) -> list[str]:
 
 
 def rehearse_all(config: Config, task: Task, timings: Timings) -> tuple[list[str], dict[str, str]]:
-    """``rehearse`` with each optimizer that could be timed, at the first point that its search will try."""
+    """``rehearse`` with each optimizer that could be timed, at the first point that its search will try.
+
+    Raises:
+        UserError: weights are to be kept, and cannot be.
+    """
+    if config.retrain.keep_weights:
+        check_weights(f"task {config.task.name}", task)
     engine = build.make_engine(config)
     warnings: list[str] = []
     unsaved: dict[str, str] = {}
@@ -103,6 +109,17 @@ def rehearse_all(config: Config, task: Task, timings: Timings) -> tuple[list[str
             if why:
                 unsaved[name] = why
     return warnings, unsaved
+
+
+def check_weights(who: str, task: Task) -> None:
+    """
+    Raises:
+        UserError: the network's state cannot be written down.
+    """
+    try:
+        weights.pack(weights.weights_of(task.build(0)), {})
+    except Exception as error:
+        raise UserError(f"{who}: --keep-weights: its network's weights cannot be kept ({fault(error)})") from None
 
 
 def rehearse(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engine) -> tuple[list[str], str]:

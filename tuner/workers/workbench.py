@@ -161,7 +161,7 @@ class Workbench:
         budget = self._budget(jobs[0])
         with self._isolated(jobs[0]), closing(self._start(jobs, budget, saving)) as run:
             results = yield from self._report_on(run, jobs, curves, budget, every_evaluation)
-        outcomes = map(outcome, results, curves)
+        outcomes = map(self._outcome, jobs, results, curves)
         yield Report(dict(enumerate(outcomes)))  # only now is it known what they left behind
 
     def _start(self, jobs: Sequence[Job], budget: Budget, saving: Saving) -> Training:
@@ -242,6 +242,20 @@ class Workbench:
             raise UserError(f"task.metric: the task has no metric {metric!r}{nearest(metric, evaluation.metrics)}")
         return EvaluationRecord(**asdict(evaluation))
 
+    def _outcome(self, job: Job, result: Result, curve: list[EvaluationRecord]) -> Outcome:
+        from tuner.training import weights
+
+        about = {"task": self.config.task.name, "class": self.config.task.class_, **job.to_dict()}
+        return Outcome(
+            result.status,
+            result.metrics,
+            asdict(result.clocks),
+            curve,
+            error=result.why,
+            cohort=result.cohort,
+            weights=None if result.weights is None else weights.pack(result.weights, about),
+        )
+
     def _optimizer(self, job: Job) -> MakeOptimizer:
         from tuner.training import build
 
@@ -253,10 +267,13 @@ class Workbench:
         from tuner.training.records import Budget
 
         retrain = job.phase == "retrain"
-        epochs = self.config.retrain_epochs if retrain else self.config.train.epochs
-        every = self.config.retrain.analyze_curvature if retrain else None
         return Budget(
-            epochs, self.config.train.evaluations, test=retrain, analyze_every=every, analyze=analyze_curvature
+            self.config.retrain_epochs if retrain else self.config.train.epochs,
+            self.config.train.evaluations,
+            test=retrain,
+            analyze_every=self.config.retrain.analyze_curvature if retrain else None,
+            analyze=analyze_curvature,
+            keep_weights=retrain and self.config.retrain.keep_weights,
         )
 
 
@@ -275,10 +292,6 @@ def process_ends_at(deadline: float | None) -> Iterator[None]:
 
 def new_curves(jobs: Sequence[Job]) -> Curves:
     return [[] for _ in jobs]
-
-
-def outcome(result: Result, curve: list[EvaluationRecord]) -> Outcome:
-    return Outcome(result.status, result.metrics, asdict(result.clocks), curve, error=result.why, cohort=result.cohort)
 
 
 def failure(error: Exception, curve: list[EvaluationRecord]) -> Outcome:
