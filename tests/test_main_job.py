@@ -10,9 +10,13 @@ import time
 import optuna
 import pandas as pd
 import pytest
+import torch
 
 from tests.support.commands import run, start
+from tuner.errors import UserError
 from tuner.store.run import Run
+from tuner.training import build
+from tuner.training.saved_model import load_model
 
 TINY = ["--task", "mnist1d", "--out", ".", "--set", "train.epochs=1", "train.evaluations=2", "retrain.epochs=2"]
 EXPLODING = [
@@ -117,14 +121,14 @@ def test_configuration_and_environment_are_written(main_job):
 
 def test_retrain_adds_the_missing_seeds_and_keeps_the_others(main_job):
     run_, before = main_job[0], main_job[0].seeds()
-    args = ["job", "--seeds", "3,5,7", "--json", "-q", "--analyze-curvature", "every=2"]
+    args = ["job", "--seeds", "3,5,7", "--json", "-q", "--analyze-curvature", "every=2", "--keep-weights"]
     code, out, err = run(run_.path.parent, "tuner.retrain", *args)
     assert code == 3, err
     after = run_.seeds()
     assert list(after["seed"]) == [3, 5, 7]
     pd.testing.assert_frame_equal(after[after["seed"] != 7], before)
     assert json.loads(out)["optimizers"][0]["n_seeds"] == 3
-    assert err == ""
+    assert err == "2 earlier retraining runs were made without --keep-weights, and stay so\n"
     assert run_.config().retrain.analyze_curvature == 2
     assert [command["added_seeds"] for command in run_.env()["resumed"]] == [[7]]
     curvature = pd.read_parquet(run_.path / "curvature.parquet")
@@ -132,6 +136,14 @@ def test_retrain_adds_the_missing_seeds_and_keeps_the_others(main_job):
     largest = curvature.query("quantity == 'eigenvalue' and index == 0")["value"]
     assert largest.between(0.1, 1000).all()
     assert not list(run_.logs.glob("*-curvature.log"))
+    task = build.make_task(run_.config())
+    task.setup(None, torch.device("cpu"))
+    assert [path.name for path in (run_.path / "weights").iterdir()] == ["adam-7.safetensors"]
+    found = task.evaluate(load_model(run_, "adam", 7), "test")
+    row = after.set_index("seed").loc[7]
+    assert found == pytest.approx({name: row[f"test_{name}"] for name in found}, rel=1e-5)
+    with pytest.raises(UserError, match="adam seed 3 was retrained without --keep-weights"):
+        load_model(run_, "adam", 3)
 
 
 @pytest.mark.slow

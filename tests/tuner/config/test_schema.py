@@ -58,6 +58,7 @@ def one_line(error: BaseException) -> str:
         ("search.seed", [-1, 2**32, None]),
         ("search.sampler", ["cmaes", None]),
         ("search.scheduler", ["pbt"]),
+        ("retrain.keep_weights", [1, "true", None]),
         ("train", [5, None]),
         ("train.epochs", [0, -1]),
         ("train.batch_size", [0]),

@@ -42,6 +42,8 @@ def prepared(*argv: str) -> tuple[dict[str, Any], Path]:
         (["--cohort", "1", "--scheduler", "asha"], "resources.cohort", 1),
         (["--scheduler", "asha"], "resources.cohort", "auto"),
         (["--address", "auto"], "resources.address", "auto"),
+        (["--keep-weights"], "retrain.keep_weights", True),
+        ([], "retrain.keep_weights", False),
         (["--sampler", "qmc"], "search.sampler", "qmc"),
         (["--scheduler", "asha"], "search.scheduler", "asha"),
         (["--dataset", "mnist1d"], "task.dataset", "mnist1d"),

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.support.plans import OPTIMIZERS, config, ended, finish, more, new_search, next_job
-from tuner import execute
-from tuner.console.terminal import Terminal, conclude
+from tuner import events, execute
+from tuner.config.changes import revise
+from tuner.config.schema import Config
+from tuner.console.terminal import Terminal, conclude, sentence_of
+from tuner.jobs import Job, Outcome
 from tuner.store.run import Run
+from tuner.trackers.tracker import Tracker
 
 
 def test_retraining_does_the_missing_cells_and_redoes_the_failed(run: Run) -> None:
@@ -77,3 +84,63 @@ def test_an_interrupted_retraining_is_taken_up_where_it_stopped(run: Run) -> Non
     next_job(plan)
     plan.close()
     assert list(map(str, finish(more(config(seeds=3), run)))) == ["two seed 1", "one seed 2", "two seed 2"]
+
+
+# Weights.
+
+
+def with_weights(seeds: int = 2) -> Config:
+    return revise(config(seeds=seeds), {"retrain.keep_weights": True})
+
+
+def test_weights_are_written_before_the_row_that_says_the_run_is_done(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    finish(new_search(config(seeds=1), run))
+    plan = more(with_weights(), run)
+    job = next_job(plan)
+    assert job
+    monkeypatch.setattr(Run, "write_seeds", killed)
+    with pytest.raises(KeyboardInterrupt):
+        plan.record([(job, replace(ended(job), weights=b"weights"))])
+    assert run.weights.read(job.optimizer, job.seed) == b"weights"
+    monkeypatch.undo()
+    assert job in finish(more(config(), run))  # it is done again, and keeps none: those of before are not its own
+    assert run.weights.read(job.optimizer, job.seed) is None
+
+
+def test_a_tracker_that_is_told_late_does_not_hold_weights(run: Run) -> None:
+    told: list[tuple[Job, Outcome]] = []
+    finish(new_search(config(seeds=1), run))
+    plan = more(with_weights(), run)
+    plan.tracker = cast(Tracker, SimpleNamespace(record=lambda *of: told.append(of)))
+    job = next_job(plan)
+    assert job
+    outcome = ended(job)
+    plan.record([(job, replace(outcome, weights=b"weights"))])
+    assert told == [(job, outcome)]
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        (4, ["4 earlier retraining runs were made without --keep-weights, and stay so"]),
+        (1, ["1 earlier retraining run was made without --keep-weights, and stays so"]),
+        (0, []),
+    ],
+)
+def test_how_many_runs_of_before_have_no_weights_is_said_where_weights_are_to_be_kept(
+    run: Run, without: int, said: list[str]
+) -> None:
+    finish(new_search(config(), run))
+    run.write_env({})
+    for row in run.seed_rows()[without:]:
+        run.weights.write(row["optimizer"], int(row["seed"]), b"weights")
+    told: list[events.Event] = []
+    execute.resume(config(), run, told.append, search=False)
+    assert told == []
+    execute.resume(with_weights(), run, told.append, search=False)
+    assert [(type(event), sentence_of(event)) for event in told] == [(events.WeightsRemark, text) for text in said]

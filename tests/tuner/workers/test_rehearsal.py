@@ -17,7 +17,7 @@ from tuner.config.layers import resolve
 from tuner.errors import UserError
 from tuner.training import build
 from tuner.training.engine import Engine
-from tuner.workers.rehearsal import check_data, evaluate_once, rehearse, rehearse_all
+from tuner.workers.rehearsal import check_data, check_weights, evaluate_once, rehearse, rehearse_all
 from tuner.workers.timing import measure
 
 WHO = "task noting"
@@ -90,6 +90,24 @@ def test_what_would_fail_every_trial_is_refused(change: dict[str, Any], said: st
     vars(task).update(change)
     with pytest.raises(UserError, match=said):
         evaluate_once(WHO, task, 0.1)
+
+
+class Telling(torch.nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (Telling, r"TypeError: _extra_state is no tensor but a dict"),
+        (functools.partial(torch.nn.Linear, dtype=torch.complex128), "KeyError: torch.complex128"),
+    ],
+)
+def test_a_network_whose_weights_cannot_be_kept_is_refused(layer: Callable[..., Any], why: str) -> None:
+    with pytest.raises(UserError, match=rf"^{WHO}: --keep-weights: its network's weights cannot be kept \({why}\)$"):
+        check_weights(WHO, Noting(network=lambda: layer(4, 2)))
+    check_weights(WHO, Noting())
 
 
 def test_a_slow_evaluation_is_one_of_fewer_rows_and_what_they_lack_is_no_refusal() -> None:
