@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import text
 from tuner.config.classes import find
-from tuner.config.registry import reach
-from tuner.config.schema import EngineOptions
+from tuner.config.carried import receive
+from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError, nearest
 from tuner.store.run import Run
@@ -29,21 +29,28 @@ class Best:
     """The winning configuration of one optimizer on one task.
 
     Attributes:
+        run, config: the run that found it, and what that was asked to do.
         hp: the hyperparameters, as files have them.
         value: of the task's metric.
         trial: its number.
-        engine: with which options it was trained.
-        configs: the folder of ``--configs``, where Python finds the class too.
     """
 
-    task: str
+    run: Run = field(repr=False)
+    config: Config = field(repr=False)
     optimizer: str
-    spec: OptimizerConfig
     hp: dict[str, Any]
     value: float
     trial: int
-    engine: EngineOptions
-    configs: str | None
+
+    @property
+    def task(self) -> str:
+        """Its name."""
+        return self.config.task.name
+
+    @property
+    def spec(self) -> OptimizerConfig:
+        """The optimizer's class, fixed arguments and search space."""
+        return self.config.optimizers[self.optimizer]
 
     def make(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         """The optimizer.
@@ -56,7 +63,7 @@ class Best:
         """
         from tuner.training.build import optimizer_maker
 
-        reach(self.configs)
+        receive(self.config, self.run.objects())
         return optimizer_maker(self.optimizer, self.spec)(list(params), self.hp)
 
     def code(self) -> str:
@@ -72,9 +79,9 @@ class Best:
         """How a training loop uses it; the class is imported for that."""
         from tuner.training.calls import Calls, calls
 
-        reach(self.configs)
         try:
-            return calls(find(self.spec.class_), self.make, self.engine.clip_grad_norm)
+            receive(self.config, self.run.objects())
+            return calls(find(self.spec.class_), self.make, self.config.train.clip_grad_norm)
         except Exception as error:  # of a class that is not here, or wants another network
             return Calls(f"as {self.spec.class_} wants it, which cannot be tried here ({text.fault(error)})")
 
@@ -83,8 +90,9 @@ class Best:
         if module == NOTEBOOK:
             return f"# {name}: defined in the notebook or script that searched"
         root = module.partition(".")[0]
-        own = [Path(self.configs, root + suffix) for suffix in ("", ".py")] if self.configs else []
-        return f"from {module} import {name}" + f"  # in {self.configs}" * any(path.exists() for path in own)
+        folders = self.config.module_folders
+        own = [folder for folder in folders for suffix in ("", ".py") if Path(folder, root + suffix).exists()]
+        return f"from {module} import {name}" + (f"  # in {own[0]}" if own else "")
 
     def _call(self, params: str) -> str:
         given = self.spec.arguments(self.hp)
@@ -95,7 +103,7 @@ class Best:
 
     def _around(self) -> list[str]:
         """What was done in training around it, where it is not the default."""
-        engine = self.engine
+        engine = self.config.train
         done = {
             f"warm-up over {engine.warmup_epochs} epochs": engine.warmup_epochs,
             f"cosine schedule to {engine.final_lr} of the learning rate": engine.schedule == "cosine",
@@ -123,7 +131,4 @@ def best_of(run: Run, optimizer: str) -> Best:
     if entry["hp"] is None:
         lost = f"{entry['n_diverged']} diverged, {entry.get('n_failed', 0)} failed"
         raise UserError(f"{run.path}: {optimizer} has no valid trial: of {entry['n_trials']}, {lost}")
-    return Best(
-        config.task.name, optimizer, config.optimizers[optimizer], entry["hp"], entry["value"], entry["trial"],
-        config.train, config.configs,
-    )  # fmt: skip
+    return Best(run, config, optimizer, entry["hp"], entry["value"], entry["trial"])

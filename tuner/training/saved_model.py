@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from tuner.config.carried import receive
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.machine.invocation import command_line
@@ -24,6 +25,7 @@ def load_model(run: Run, optimizer: str, seed: int) -> nn.Module:
     """
     config = run.config()
     content = _kept(run, config, optimizer, seed)
+    receive(config, run.objects())
     task = build.make_task(config)
     build.load_data(task, config, torch.device("cpu"))  # a network may be as large as its data says
     model = task.build(seed)
