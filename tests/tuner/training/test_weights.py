@@ -9,9 +9,10 @@ from safetensors.torch import load
 from torch import nn
 
 from tests.support.members import RTOL, Embedded, Small, alone, convolutional, normalised, of, perceptron
-from tuner.training import stack
+from tuner.training import checkpoint, stack
 from tuner.training.engine import Engine
-from tuner.training.records import Budget
+from tuner.training.loop import drained
+from tuner.training.records import Budget, Saving, Snapshot
 from tuner.training.single import train
 from tuner.training.stack import Member
 from tuner.training.weights import ABOUT, pack, unpack, weights_of
@@ -135,6 +136,22 @@ def test_of_schedule_free_they_are_its_average():
     names = [name for name, _ in task.build(3).named_parameters()]
     for name, average, trained in zip(names, averaged, params, strict=True):
         assert torch.equal(weights[name], average) and not torch.equal(weights[name], trained)
+
+
+def test_a_run_that_goes_on_from_a_snapshot_has_the_same():
+    task, members = Small(normalised), [Member({"lr": 1e-2}, 3), Member({"lr": 3e-2}, 4)]
+    expected = stack.train(task, ADAM, members, BUDGET)
+    states = []
+
+    def note(yielded):
+        if isinstance(yielded, Snapshot):
+            states.append(checkpoint.pack(yielded.state))
+
+    drained(stack.training(task, ADAM, members, BUDGET, saving=Saving(every_s=0.0)), note)
+    state = checkpoint.unpack(states[len(states) // 2])
+    again = drained(stack.training(task, ADAM, members, BUDGET, saving=Saving(state)), lambda yielded: None)
+    for result, other in zip(again, expected, strict=True):
+        assert_same(result.weights, other.weights)
 
 
 @pytest.mark.parametrize("engine", [Engine(), Engine(channels_last=True), Engine(schedule="cosine")], ids=str)
