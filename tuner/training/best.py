@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import text
-from tuner.config.classes import find
 from tuner.config.carried import receive
+from tuner.config.classes import find
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError, nearest
