@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +20,7 @@ class CallableModule(ModuleType):
         return inspect.signature(self._function())
 
     def _function(self) -> Any:
-        from tuner import api
-
+        api = import_module("tuner.api")  # which stands above the commands
         return getattr(api, self.__name__.rpartition(".")[2])
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +45,8 @@ def main(argv: list[str]) -> int:
     if args.json or args.markdown or args.latex:
         _print(results, "json" if args.json else "markdown" if args.markdown else "latex")
     else:
+        from tuner.reporting.files import folder
+
         own = len(runs) == 1 and args.baseline is None and args.metric is None
         write(results, folder(runs[0].path, args.out, own=own), quiet=args.quiet)
     return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in results.tasks) else NOTHING
@@ -72,23 +72,6 @@ def _print(results: Results, how: str) -> None:
         print(json.dumps(document(results), indent=2, allow_nan=False))
     else:
         print(as_tables.markdown(results) if how == "markdown" else as_tables.latex(results))
-
-
-def folder(run: Path, out: Path | None, *, own: bool) -> Path:
-    """Where the report goes: into the run if it is its ``own``, else beside it, into a folder that is made for it.
-
-    Raises:
-        UserError: nothing can be written there.
-    """
-    from tuner.store.folders import new_folder
-
-    path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
-    existing = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
-    if not existing.is_dir():
-        raise UserError(f"output folder {path}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"output folder {path}: {existing} cannot be written; choose another with --out")
-    return path if out or own else new_folder(path)
 
 
 def write(results: Results, path: Path, *, quiet: bool) -> None:

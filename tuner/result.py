@@ -130,8 +130,7 @@ class Result:
         Raises:
             UserError: nothing can be written there.
         """
-        from tuner.report import folder
-        from tuner.reporting.files import write_report
+        from tuner.reporting.files import folder, write_report
 
         own = len(self.runs) == 1 and self._baseline is None and self._metric is None
         path = folder(self.runs[0].path, None if out is None else Path(out), own=own)

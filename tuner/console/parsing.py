@@ -15,14 +15,15 @@ from tuner import text
 from tuner.config.modules import check_own_packages
 from tuner.errors import CHANGED_CODE, DONE, INTERRUPTED, NOTHING, PARTLY, USAGE, MachineError, UserError, nearest
 from tuner.machine import process_environment, streams
+from tuner.machine.invocation import program
 from tuner.machine.signals import interruption
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with errors of one line that name the nearest valid flag."""
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=f"python -m {prog}", description=description, allow_abbrev=False)
+    def __init__(self, module: str, description: str) -> None:
+        super().__init__(prog=program(module), description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

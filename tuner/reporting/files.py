@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tuner.comparison.results import Results
+from tuner.errors import UserError
 from tuner.reporting import drawings, manifest
 from tuner.reporting.page import page
 from tuner.store.files import write_whole
+from tuner.store.folders import new_folder
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,18 @@ def write_report(results: Results, folder: Path, advance: Callable[[int, int], A
     manifest.end(figures, files)
     write_whole(folder / "report.html", page(results, wanted, drawn).encode("utf-8", "replace"))
     return Report(folder / "report.html", len(files))
+
+
+def folder(run: Path, out: Path | None, *, own: bool) -> Path:
+    """Where the report goes: into the run if it is its ``own``, else beside it, into a folder that is made for it.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
+    existing = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
+    if not existing.is_dir():
+        raise UserError(f"output folder {path}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {path}: {existing} cannot be written; choose another with --out")
+    return path if out or own else new_folder(path)
