@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -24,16 +25,20 @@ COMMANDS = {
 def make_parser() -> Parser:
     """With the parsers of all commands, which the shell's completion looks into."""
     parser = overview()
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, what in COMMANDS.items():
-        own = import_module(f"tuner.{name}").make_parser()
-        commands.add_parser(name, help=what, parents=[own], add_help=False, prog=f"tuner {name}")
+    commands = parser.add_subparsers(dest="command", parser_class=argparse.ArgumentParser)
+    for name in COMMANDS:
+        of_command = import_module(f"tuner.{name}").make_parser()
+        commands.add_parser(name, parents=[of_command], add_help=False)
     return parser
 
 
 def overview() -> Parser:
-    listed = "\n".join(f"  {name:8} {what}" for name, what in COMMANDS.items())
-    parser = Parser("tuner", f"Tunes and benchmarks neural-network optimizers.\n\ncommands:\n{listed}")
+    """The command without the others."""
+    listed = "\n".join(f"  {name:8}  {what}" for name, what in COMMANDS.items())
+    parser = Parser("tuner", f"Tunes and benchmarks neural-network optimizers.\n\n{listed}\n\n"
+                    "`tuner COMMAND --help` says more of each.")  # fmt: skip
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "tuner COMMAND ..."
     parser.add_argument("--version", action="version", version=f"tuner {VERSION}")
     return parser
 

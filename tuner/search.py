@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tuner.callable import make_callable
 from tuner.config.program import NO_PROGRAM, Program
 from tuner.config.registry import available
+from tuner.console import completion
+from tuner.console.completion import complete
 from tuner.console.parsing import (
     RETRAINING_KEYS,
     Parser,
@@ -48,19 +50,21 @@ def make_parser() -> Parser:
         "tuner.search", "Search each optimizer's hyperparameters, retrain the best over seeds, write it all down."
     )
     add = parser.add_argument
-    add("--task", help=f"the training problem: {', '.join(available('tasks'))}")
-    add("--optimizers", nargs="+", metavar="NAME", help=", ".join(available("optimizers")))
+    complete(add("--task", help=f"the training problem: {', '.join(available('tasks'))}"), completion.tasks)
+    named = add("--optimizers", nargs="+", metavar="NAME", help=", ".join(available("optimizers")))
+    complete(named, completion.optimizers)
     add("--trials", type=int, metavar="N", help="trials per optimizer")
     add_retraining_flags(parser)
-    add("--preset", help="smoke, default or paper")
+    complete(add("--preset", help="smoke, default or paper"), completion.presets)
     add("--gpus-per-trial", type=float, metavar="G", help="a fraction shares a GPU; 0 trains on the CPU")
     add("--cpus-per-trial", type=float, metavar="C")
     add("--address", help="of a running Ray cluster, or auto; by default Ray starts on this machine")
-    add("--sampler", help="tpe, gp, random or qmc")
-    add("--scheduler", help="fifo or asha")
+    complete(add("--sampler", help="tpe, gp, random or qmc"), completion.choices("search", "sampler"))
+    complete(add("--scheduler", help="fifo or asha"), completion.choices("search", "scheduler"))
     add("--data-dir", metavar="DIR", help="the folder (or text file) where the task's data lies")
     add("--dataset", metavar="NAME", help="one of the task's data sets")
-    add("--tracker", help="tensorboard, mlflow or wandb: tell it what the run directory gets")
+    tracker = add("--tracker", help="tensorboard, mlflow or wandb: tell it what the run directory gets")
+    complete(tracker, completion.choices("", "tracker"))
     add(
         "--resume",
         metavar="RUN",
@@ -70,7 +74,8 @@ def make_parser() -> Parser:
     add("--out", metavar="DIR", help="where the run directory is made (default: runs)")
     add("--name", help="the run directory's name (default: <task>-<date>-<time>)")
     add("--configs", metavar="DIR", type=Path, help="your own folder with optimizers/, tasks/ and defaults.yaml")
-    add("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="say train.epochs=3")
+    setting = add("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="say train.epochs=3")
+    complete(setting, completion.settings)
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
     add_output_flags(parser)
     return parser

@@ -106,7 +106,7 @@ def _layers(task: str, optimizers: list[str], registry: Registry, command_line: 
     return [*_entries(task, optimizers, registry, preset), *command_line]
 
 
-def _entries(task: str, optimizers: list[str], registry: Registry, preset: str | None) -> list[Layer]:
+def _entries(task: str | None, optimizers: list[str], registry: Registry, preset: str | None) -> list[Layer]:
     """The layers below the command line's."""
     layers: list[Layer] = []
     presets = ["default"]
@@ -116,7 +116,7 @@ def _entries(task: str, optimizers: list[str], registry: Registry, preset: str |
             layers += [
                 (origin, {"optimizers": {name: content}}) for origin, content in read(lookup, "optimizers", name)
             ]
-        for origin, content in read(lookup, "tasks", task):
+        for origin, content in read(lookup, "tasks", task) if task is not None else ():
             of_file = content.pop("presets", None) or {}
             if not isinstance(of_file, dict) or not all(isinstance(p, dict) for p in of_file.values()):
                 raise UserError(f"{origin}: presets must be a mapping of names to settings")
@@ -127,6 +127,17 @@ def _entries(task: str, optimizers: list[str], registry: Registry, preset: str |
     if preset is not None:
         require(preset, f"preset of {task}", list(dict.fromkeys(presets)))
     return layers
+
+
+def declared(task: str | None, optimizers: Iterable[str], registry: Registry) -> dict[str, Any]:
+    """What files say of a task, or of none, and of optimizers: all that ``--set`` may change."""
+    return merge(_entries(task, list(optimizers), registry, None))
+
+
+def presets_of(task: str, registry: Registry) -> list[str]:
+    """The names of a task's presets."""
+    files = [layer for lookup in registry.levels for layer in read(lookup, "tasks", task)]
+    return list(dict.fromkeys(["default", *(name for _, content in files for name in mapping_at(content, "presets"))]))
 
 
 def read(lookup: Lookup, kind: Kind | None, name: str) -> list[Layer]:
@@ -236,9 +247,9 @@ def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], 
         if name not in optimizers:
             searched = ", ".join(optimizers)
             raise UserError(f"--set optimizers.{name}: has no effect, since {name} is not searched (but {searched})")
-    declared = merge(_entries(task, list(chosen), registry, None))
+    files = declared(task, chosen, registry)
     for name in chosen:
-        known = mapping_at(declared, "optimizers", name)
+        known = mapping_at(files, "optimizers", name)
         valid = [key for part in FREE_FORM for key in mapping_at(known, part)]
         for part in FREE_FORM:
             for key in mapping_at(chosen, name, part):
@@ -247,7 +258,7 @@ def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], 
         for key, dim in mapping_at(chosen, name, "space").items():
             if dim is not None and key in mapping_at(chosen, name, "args"):
                 raise UserError(f"optimizers.{name}: {key!r} is both fixed (args) and searched (space)")
-    valid = list(mapping_at(declared, "task", "args"))
+    valid = list(mapping_at(files, "task", "args"))
     for key in mapping_at(settings, "task", "args"):
         if key not in valid:
             raise UserError(f"task.args: unknown key {key!r}{nearest(key, valid)}")

@@ -1,0 +1,69 @@
+"""The shell completes names that the registry knows, and the keys of ``--set``: see argcomplete's documentation."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from tuner.config.registry import Registry
+
+Completer = Callable[..., Iterable[str]]
+
+
+def complete(action: argparse.Action, completer: Completer) -> None:
+    """Let the values of a flag be completed.
+
+    Args:
+        completer: called with the beginning of a word, as ``prefix``, and the flags before it, as ``parsed_args``.
+    """
+    action.completer = completer  # type: ignore[attr-defined]
+
+
+def tasks(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    return _registry(parsed_args).names("tasks")
+
+
+def optimizers(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    return _registry(parsed_args).names("optimizers")
+
+
+def presets(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Of the task that was named."""
+    from tuner.config.layers import presets_of
+
+    return [] if parsed_args.task is None else presets_of(parsed_args.task, _registry(parsed_args))
+
+
+def settings(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """``key=`` of all that can be set, with the hyperparameters of the optimizers that were named."""
+    from tuner.config.layers import declared
+
+    content = declared(parsed_args.task, parsed_args.optimizers or [], _registry(parsed_args))
+    return [f"{key}=" for key in _keys(content)]
+
+
+def choices(section: str, key: str) -> Completer:
+    """The values of a key of the configuration, which is one of a few."""
+
+    def values(**_: Any) -> tuple[str, ...]:
+        from tuner.config.schema import Config
+
+        model: Any = Config.model_fields[section].annotation if section else Config
+        annotation = model.model_fields[key].annotation
+        texts = get_args(annotation)
+        return tuple(value for part in texts for value in (get_args(part) or [part]) if isinstance(value, str))
+
+    return values
+
+
+def _registry(parsed_args: argparse.Namespace) -> Registry:
+    return Registry(getattr(parsed_args, "configs", None))
+
+
+def _keys(content: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _keys(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
