@@ -12,6 +12,7 @@ import argparse
 import math
 import tempfile
 from pathlib import Path
+from statistics import median
 
 from tuner.config.layers import resolve
 from tuner.config.registry import available
@@ -22,6 +23,7 @@ from tuner.planning.estimate import estimate
 from tuner.workers.preflight import Preflight
 
 CORES = 2
+TIMES = 3
 PRESETS = ("smoke", "default", "paper")
 WIKITEXT2 = {"train": 2_088_628, "valid": 217_646, "test": 245_569}
 """Tokens of each split of WikiText-2 (Merity et al., 2016), the ends of lines among them."""
@@ -50,15 +52,20 @@ def text(folder: Path) -> Path:
 
 
 def expected(task: str, preset: str, data_dir: Path | None) -> float:
-    """Minutes, to two digits."""
+    """Minutes, to two digits: the median of several preflights."""
     flags = {"task.name": task, "preset": preset, "task.data_dir": data_dir and str(data_dir.absolute())}
     config = settle(resolve(flags), Machine(cpus=CORES, gpus=0))
+    return two_digits(median(seconds(config) for _ in range(TIMES)) / 60)
+
+
+def seconds(config: Config) -> float:
     with Preflight(config) as process:
         checked = process.wait()
     assert checked is not None
-    sizes = CohortSizes(config, checked.timings.member_s, len(config.retrain.seeds))
-    of_run = estimate(config, checked.timings, sizes, trials=trials(config), seeds=len(config.retrain.seeds))
-    return two_digits((of_run.search_s + of_run.retrain_s) / 60)
+    seeds = len(config.retrain.seeds)
+    sizes = CohortSizes(config, checked.timings.member_s, seeds)
+    of_run = estimate(config, checked.timings, sizes, trials=trials(config), seeds=seeds)
+    return of_run.search_s + of_run.retrain_s
 
 
 def trials(config: Config) -> float:

@@ -118,6 +118,7 @@ def _entries(task: str | None, optimizers: list[str], registry: Registry, preset
             ]
         for origin, content in read(lookup, "tasks", task) if task is not None else ():
             of_file = content.pop("presets", None) or {}
+            content.pop("about", None)  # for a reader: see tuner.config.about
             if not isinstance(of_file, dict) or not all(isinstance(p, dict) for p in of_file.values()):
                 raise UserError(f"{origin}: presets must be a mapping of names to settings")
             presets += map(str, of_file)

@@ -34,6 +34,15 @@ def validated(content: Any, layers: list[Layer]) -> Config:
         raise UserError(_sentence(error.errors()[0], layers)) from None
 
 
+def validated_optimizer(name: str, content: Any, layers: list[Layer]) -> OptimizerConfig:
+    """One optimizer's part of a configuration."""
+    try:
+        return OptimizerConfig.model_validate(content)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        raise UserError(_sentence({**first, "loc": ("optimizers", name, *first["loc"])}, layers)) from None
+
+
 def _sentence(error: Any, layers: list[Layer]) -> str:
     """One line for one of pydantic's errors: where it is, what is wrong, what was expected."""
     keys = [str(key) for key in error["loc"]]
