@@ -30,6 +30,7 @@ class Hutchinson(Estimator):
 
     double_backward = True
     stacks = True
+    costs = "2 per sample"
 
     def __init__(self, samples: int = 1, probe: str = "rademacher") -> None:
         if samples < 1:
@@ -68,6 +69,7 @@ class HessianVector(Estimator):
 
     double_backward = True
     stacks = True
+    costs = "2"
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return list(hessian_vector_product(refresh.grads, refresh.params, refresh.directions(), retain_graph=False))
@@ -80,6 +82,7 @@ class Exact(Estimator):
     """The Hessian's exact diagonal, one Hessian-vector product per parameter entry: an oracle for small networks."""
 
     double_backward = True
+    costs = "2 per parameter entry"
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return [self._diagonal(p, g) for p, g in zip(refresh.params, refresh.grads, strict=True)]
@@ -105,6 +108,7 @@ class HessianBlocks(Estimator):
     """
 
     double_backward = True
+    costs = "2 per entry of the chosen parameters"
 
     def __init__(self) -> None:
         self.chosen: set[int] = set()
@@ -135,6 +139,7 @@ class Secant(Estimator):
     previous_gradients = True
     differentiates = False
     stacks = True
+    costs = "0"
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return [
@@ -151,6 +156,7 @@ class NoCurvature(Estimator):
 
     differentiates = False
     stacks = True
+    costs = "0"
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         return [torch.zeros_like(p) for p in refresh.params]

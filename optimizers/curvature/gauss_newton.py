@@ -41,6 +41,9 @@ class GNB(Estimator):
         samples: number of draws to average, at least 1.
     """
 
+    needs_outputs = True
+    costs = "2/3 per sample"
+
     def __init__(self, samples: int = 1) -> None:
         self.samples = _at_least_one(samples)
 
@@ -60,6 +63,8 @@ class GNB(Estimator):
 
 class _Layerwise(Estimator):
     """Propagates vectors back through the outputs and sums the squares of each sample's own gradients."""
+
+    needs_outputs = True
 
     def watch(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
         return Recorder(params)
@@ -111,6 +116,8 @@ class GGNMC(_Layerwise):
         draws: "signs" or "labels".
     """
 
+    costs = "2/3 per sample"
+
     def __init__(self, samples: int = 1, draws: str = "signs") -> None:
         if draws not in ("signs", "labels"):
             raise ValueError(f"draws must be 'signs' or 'labels', got {draws!r}")
@@ -136,6 +143,8 @@ class GGNExact(_Layerwise):
     Layers and the approximation that BatchNorm in training mode makes are ``GGNMC``'s. Another layer's parameter gets
     ``GNB``'s estimate from the columns under random signs per sample; a warning says so once.
     """
+
+    costs = "2/3 per class"
 
     def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
         for start in range(0, head.factors, at_once):

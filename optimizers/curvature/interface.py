@@ -67,6 +67,12 @@ class Estimator(ABC):
     differentiates: bool = True
     """Whether it goes back through the forward pass itself, which then must not be compiled or in half precision."""
 
+    needs_outputs: bool = False
+    """Whether the closure must return the network's outputs beside the loss."""
+
+    costs: str = ""
+    """What ``cost`` counts, in words: a number of gradients, per sample (of its own), class or parameter entry."""
+
     @abstractmethod
     def __call__(self, refresh: Refresh) -> Sequence[Tensor | None]:
         """The curvature: one tensor per parameter of the refresh, of its shape; ``None`` for one without refresh."""
