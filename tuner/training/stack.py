@@ -127,13 +127,18 @@ def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member],
         except Exception:  # it will be raised again where this member trains
             key = None
         else:
-            groups = getattr(optimizer, "param_groups", None) or [{"params": []}]
-            stackable = list(map(id, groups[0]["params"])) == list(map(id, params)) and (
-                "lr" in groups[0] or not engine.scheduled
-            )
-            key = stack_key(optimizer) if stackable else None
+            key = member_key(optimizer, params, engine)
         by_key.setdefault(("alone", number) if key is None else key, []).append(number)
     return list(by_key.values())
+
+
+def member_key(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter], engine: Engine) -> Hashable | None:
+    """What members of a stack of these parameters have in common; ``None`` for an optimizer that cannot be in one."""
+    groups = getattr(optimizer, "param_groups", None) or [{"params": []}]
+    stackable = list(map(id, groups[0]["params"])) == list(map(id, params)) and (
+        "lr" in groups[0] or not engine.scheduled
+    )
+    return stack_key(optimizer) if stackable else None
 
 
 class Stack(Lockstep):
