@@ -17,7 +17,7 @@ def docstring(path: str) -> str | None:
         spec = find_spec(module)
         source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
         tree = ast.parse(source)
-    except (ImportError, OSError, SyntaxError, ValueError):
+    except Exception:  # a package is imported to find a module in it, and may be a user's own
         return None
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:

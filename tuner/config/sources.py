@@ -122,7 +122,10 @@ class TaskFiles:
         content = merge(layers)
         searched = mapping_at(content, "search").get("optimizers")
         stubs = {str(name): STUB for name in searched} if isinstance(searched, list) else {}
-        return validated(content | {"optimizers": stubs}, layers)
+        try:
+            return validated(content | {"optimizers": stubs}, layers)
+        except UserError as error:
+            raise UserError(f"task {self.name}: {error}") from None
 
 
 def optimizer_layers(name: str, configs: Path | None) -> list[Layer]:

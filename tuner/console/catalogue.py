@@ -33,11 +33,12 @@ def document(what: str | None, configs: Path | None, preset: str | None) -> Fact
         UserError: an unknown name or preset, or a file that cannot be used.
     """
     reach(None if configs is None else str(configs.absolute()))
+    known = {"tasks": available("tasks", configs), "optimizers": available("optimizers", configs)}
     of_kind: dict[str, Callable[[], list[Facts]]]
     if what is None or what in KINDS:
         of_kind = {
             "tasks": lambda: tasks(configs, preset),
-            "optimizers": lambda: [optimizer_facts(name, configs) for name in available("optimizers", configs)],
+            "optimizers": lambda: [optimizer_facts(name, configs) for name in known["optimizers"]],
             "estimators": estimators,
             "suites": lambda: suites(configs),
         }
@@ -47,9 +48,9 @@ def document(what: str | None, configs: Path | None, preset: str | None) -> Fact
             "tasks": lambda: [whole_task(what, configs, preset)],
             "optimizers": lambda: [whole_optimizer(what, configs)],
         }
-        wanted = [kind for kind in of_kind if what in available(kind, configs)]  # type: ignore[arg-type]
+        wanted = [kind for kind, names in known.items() if what in names]
         if not wanted:
-            valid = [*KINDS, *available("tasks", configs), *available("optimizers", configs)]
+            valid = [*KINDS, *known["tasks"], *known["optimizers"]]
             raise UserError(f"unknown name {what!r}: no task and no optimizer{nearest(what, valid)}")
     if preset is not None and "tasks" not in wanted:
         raise UserError(f"--preset {preset}: has no effect on {what}; only tasks have presets")
@@ -122,15 +123,16 @@ def _rows(found: list[Value]) -> list[Facts]:
 def optimizer_facts(name: str, configs: Path | None) -> Facts:
     """What the files say, and what the class says of itself, where it can be imported; else ``error`` says why not."""
     spec = optimizer(name, optimizer_layers(name, configs))
-    package = spec.class_.partition(".")[0]
+    package, dot, _ = spec.class_.partition(".")
     facts: Facts = {
         "name": name,
         "class": spec.class_,
         "space": {key: dimension.model_dump() for key, dimension in spec.space.items()},
         "searched": {key: str(dimension) for key, dimension in spec.space.items()},
+        "defaults": spec.defaults,
         "package": package,
         "own": package in OWN_PACKAGES,
-        "installed": find_spec(package) is not None,
+        "installed": not (package and dot) or find_spec(package) is not None,  # no dotted path: ``error`` says so
         "remedy": None,
         **dict.fromkeys(("stacks", "curvature", "doc", "error")),
     }
@@ -145,7 +147,7 @@ def optimizer_facts(name: str, configs: Path | None) -> Facts:
 
 
 def whole_optimizer(name: str, configs: Path | None) -> Facts:
-    """With the published defaults, every value that holds whatever the task, and what tasks change of them."""
+    """With every value that holds whatever the task, and what tasks change of them."""
     layers = optimizer_layers(name, configs)
     changes = [
         {
@@ -157,11 +159,7 @@ def whole_optimizer(name: str, configs: Path | None) -> Facts:
         for task in available("tasks", configs)
         for value in TaskFiles(task, configs).changes(name)
     ]
-    return optimizer_facts(name, configs) | {
-        "defaults": optimizer(name, layers).defaults,
-        "values": _rows(optimizer_values(name, layers)),
-        "changes": changes,
-    }
+    return optimizer_facts(name, configs) | {"values": _rows(optimizer_values(name, layers)), "changes": changes}
 
 
 # Estimators and suites.

@@ -16,13 +16,17 @@ from tuner.text import hp_text
 Facts = dict[str, Any]
 PIPED_WIDTH = 10_000
 """Of a file or a pipe: no line is broken."""
+WIDE = 120
+"""Columns from which on headings are not broken."""
+LEAST_WIDTH = 16
+"""Of a column that gives way; in a terminal too narrow for it, the terminal breaks the lines."""
 DAY_MIN = 24 * 60
 NO_SUITES = "no suites: there are no YAML files in configs/suites"
 
 
 def show(document: Facts) -> None:
     """Print what the document has, a kind after the other."""
-    console = Console(highlight=False, emoji=False, soft_wrap=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     with console.capture() as captured:
@@ -143,13 +147,17 @@ def _table(
         gap: empty lines between rows.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, gap, 0), show_header=any(head))
+    least = 0
     for number, column in enumerate(head):
-        lines = [*column.split(), *(line for row in rows for line in row[number].splitlines())]
+        heading = column.split() if console.width < WIDE else [column]
+        lines = [*heading, *(line for row in rows for line in row[number].splitlines())]
         width = None if number in wrapped else max(map(cell_len, lines), default=0)
         table.add_column(Text(column), width=width, overflow="fold")
+        least += (LEAST_WIDTH if width is None else width) + 2
     for row in rows:
         table.add_row(*map(Text, row))
-    console.print(table)
+    table.width = least if least > console.width else None
+    console.print(table, crop=False)
 
 
 # One task or optimizer.
@@ -163,8 +171,9 @@ def _whole(console: Console, kind: str, entry: Facts) -> None:
     console.print()
     (_about_task if kind == "tasks" else _about_optimizer)(console, entry)
     console.print()
-    rows = [[value["key"], _value(value["value"]), value["origin"]] for value in entry["values"]]
-    _table(console, ["key", "value", "from"], rows, wrapped={0, 1, 2})
+    comma = ",\n" if console.width < WIDE else ", "  # before the preset
+    rows = [[v["key"], _value(v["value"]), v["origin"].replace(", ", comma)] for v in entry["values"]]
+    _table(console, ["key", "value", "from"], rows, wrapped={0, 1})
 
 
 def _about_task(console: Console, task: Facts) -> None:
@@ -204,4 +213,5 @@ def _value(value: Any) -> str:
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_value(part)}' for key, part in value.items())}}}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short

@@ -95,7 +95,10 @@ def test_what_a_task_changes_of_an_optimizer_is_told(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"tasks/mnist1d.yaml": {"presets": [1]}}, "{own}/tasks/mnist1d.yaml: presets must be a mapping"),
-        ({"tasks/mnist1d.yaml": {"train": {"epocs": 1}}}, "unknown key 'train.epocs' (from {own}/tasks/mnist1d.yaml)"),
+        (
+            {"tasks/mnist1d.yaml": {"train": {"epocs": 1}}},
+            "task mnist1d: unknown key 'train.epocs' (from {own}/tasks/mnist1d.yaml)",
+        ),
         ({"tasks/mnist1d.yaml": {"about": {"modle": 1}}}, "{own}/tasks/mnist1d.yaml: about: unknown key 'modle'"),
     ],
 )

@@ -14,7 +14,7 @@ import yaml
 from optimizers.curvature.registry import ESTIMATORS
 from tests.support.commands import python, run
 from tuner.config.registry import SHIPPED, available
-from tuner.console import catalogue
+from tuner.console import catalogue, listing
 from tuner.errors import UserError
 from tuner.list import main
 
@@ -128,6 +128,11 @@ def test_a_users_own_task_says_nothing_of_itself(own: Path, capsys: pytest.Captu
     assert quick["settings"] == {"search.trials": 2, "train.epochs": 3, "retrain.seeds": 4}
 
 
+def test_a_task_that_lacks_something_is_named(own: Path) -> None:
+    write(own, "tasks/mine.yaml", {"task": {"class": "my_module.Problem"}})
+    assert refusal("tasks", "--configs", own).startswith("task mine: task.metric is missing")
+
+
 def test_a_wrong_about_is_refused(own: Path) -> None:
     write(own, "tasks/mine.yaml", TASK | {"about": {"paramters": 1}})
     assert refusal("tasks", "--configs", own) == (
@@ -180,6 +185,34 @@ def test_a_class_that_cannot_be_made_is_said_under_the_table(own: Path, capsys: 
     assert re.search(r"^mine: my_module\.Rul: my_module has no 'Rul'; did you mean 'Rule'\?", out, re.M)
     assert re.search(r"^mine +my_module\.Rul +lr +my_module +-$", out, re.M)
     assert "cannot be made" in shown(capsys, "mine", "--configs", own)
+
+
+@pytest.mark.parametrize("path", ["foo", ".foo.Rule"])
+def test_a_class_that_is_no_path_is_said_to_be_none(path: str, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(own, "optimizers/mine.yaml", {"class": path, "space": SPACE})
+    out = shown(capsys, "mine", "--configs", own)
+    assert re.search(
+        rf"^cannot be made +{re.escape(repr(path))} is not a dotted path such as torch\.optim\.Adam$", out, re.M
+    )
+
+
+def test_numbers_are_shown_to_the_last_digit(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(own, "optimizers/adam.yaml", {"args": {"eps": 0.1234567890123, "betas": [0.5, 1e-20]}})
+    out = shown(capsys, "adam", "--configs", own)
+    assert re.search(r"^args\.eps +0\.1234567890123 ", out, re.M)
+    assert re.search(r"^args\.betas +\[0\.5, 1e-20\] ", out, re.M)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_narrow_terminal_hides_nothing(
+    columns: int, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is broken over lines has the same characters."""
+    wide = shown(capsys, "tasks", "--configs", own) + shown(capsys, "resnet18")
+    monkeypatch.setattr(listing, "PIPED_WIDTH", columns)
+    narrow = shown(capsys, "tasks", "--configs", own) + shown(capsys, "resnet18")
+    assert columns < 80 or max(map(len, narrow.splitlines())) <= columns
+    assert sorted("".join(narrow.split())) == sorted("".join(wide.split()))
 
 
 def test_an_optimizer_is_shown_whole(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
