@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tuner.config.registry import check_configs
-from tuner.console import catalogue, listing
+from tuner.config.modules import check_configs
+from tuner.console import catalogue, completion, listing
+from tuner.console.completion import complete
 from tuner.console.parsing import Parser, run_command
 from tuner.errors import DONE
 
@@ -14,7 +15,9 @@ from tuner.errors import DONE
 def make_parser() -> Parser:
     parser = Parser("tuner.list", "Which tasks, optimizers, estimators and suites there are, and what one of them is.")
     add = parser.add_argument
-    add("what", nargs="?", metavar="NAME", help=f"{', '.join(catalogue.KINDS)}; or a task or an optimizer, shown whole")
+    kinds = ", ".join(catalogue.KINDS)
+    what = add("what", nargs="?", metavar="NAME", help=f"{kinds}; or a task or an optimizer, shown whole")
+    complete(what, completion.names)
     add("--preset", help="of tasks: the only one shown in the table, or whose values are shown")
     add("--configs", metavar="DIR", type=Path, help="your own folder with optimizers/, tasks/ and defaults.yaml")
     add("--json", action="store_true", help="print one JSON document instead")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuner.console import completion
+from tuner.console.completion import complete
 from tuner.console.parsing import Parser, add_volume_flags, run_command
 from tuner.errors import DONE, NOTHING, UserError
 
@@ -24,9 +26,8 @@ def make_parser() -> Parser:
     shown = parser.add_mutually_exclusive_group()
     for name, what in (("json", "one JSON document"), ("markdown", "Markdown"), ("latex", "a LaTeX table per task")):
         shown.add_argument(f"--{name}", action="store_true", help=f"print {what}, and write nothing")
-    shown.add_argument(
-        "--code", metavar="NAME", help="print an optimizer's best configuration as lines of code to paste"
-    )
+    lines = "print an optimizer's best configuration as lines of code to paste"
+    complete(shown.add_argument("--code", metavar="NAME", help=lines), completion.of_run)
     add_volume_flags(parser, verbose="tracebacks")
     return parser
 

@@ -68,7 +68,7 @@ def resolve(
     if isinstance(optimizers, dict):  # a file may adjust optimizers that this run does not use
         for name in optimizers:
             require(str(name), "optimizer", known)
-        content["optimizers"] = {name: _searched(name, optimizers[name], layers) for name in names}
+        content["optimizers"] = {name: searched(name, optimizers[name], layers) for name in names}
     if "configs" in content:
         raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
     _check_effect(command_line[0][1], content)
@@ -216,7 +216,7 @@ def _container(node: Any) -> dict[str, Any]:
 # What is searched.
 
 
-def _searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
+def searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
     """The optimizer's part without the hyperparameters that a later layer than that of their interval takes out of the
     search: by a fixed value in ``args``, by ``null``, or by an empty ``space``."""
     space = mapping_at(optimizer, "space")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner.config.about import NOTHING_SAID, About, read_about
-from tuner.config.layers import _read, _searched, merge, require
+from tuner.config.layers import merge, read, require, searched
 from tuner.config.messages import Layer, mapping_at, validated, validated_optimizer
-from tuner.config.registry import SHIPPED, roots
+from tuner.config.registry import SHIPPED, Registry
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
@@ -36,9 +36,9 @@ def files(kind: Literal["tasks", "optimizers"], name: str, configs: Path | None)
     """What YAML files say of a task or an optimizer, the later with the last word: of each folder its defaults.yaml,
     then the file of that name. An optimizer's stands where a configuration has it."""
     found: list[Layer] = []
-    for root in roots(configs):
-        found += _read(root, "defaults")
-        for origin, content in _read(root / kind, name):
+    for lookup in Registry(configs).levels:
+        found += read(lookup, None, "defaults")
+        for origin, content in read(lookup, kind, name):
             found.append((origin, content if kind == "tasks" else {"optimizers": {name: content}}))
     return [(_short(origin), content) for origin, content in found]
 
@@ -120,8 +120,8 @@ class TaskFiles:
         """
         layers = self.layers(preset)
         content = merge(layers)
-        searched = mapping_at(content, "search").get("optimizers")
-        stubs = {str(name): STUB for name in searched} if isinstance(searched, list) else {}
+        names = mapping_at(content, "search").get("optimizers")
+        stubs = {str(name): STUB for name in names} if isinstance(names, list) else {}
         try:
             return validated(content | {"optimizers": stubs}, layers)
         except UserError as error:
@@ -149,7 +149,7 @@ def optimizer_values(name: str, layers: list[Layer]) -> list[Value]:
 
 
 def _resolved(name: str, layers: list[Layer]) -> Any:
-    return _searched(name, merge(layers)["optimizers"][name], layers)
+    return searched(name, merge(layers)["optimizers"][name], layers)
 
 
 def values(layers: list[Layer], content: dict[str, Any] | None = None) -> list[Value]:

@@ -11,14 +11,15 @@ from typing import Any
 
 from tuner import text
 from tuner.config.docstrings import docstring, first_paragraph
-from tuner.config.registry import OWN_PACKAGES, available, reach, roots, yaml_file
+from tuner.config.modules import OWN_PACKAGES, reach
+from tuner.config.registry import Registry, available
 from tuner.config.schema import Config
 from tuner.config.sources import TaskFiles, Value, leaves, optimizer, optimizer_layers, optimizer_values, values
 from tuner.errors import UserError, nearest
 
 Facts = dict[str, Any]
 KINDS = ("tasks", "optimizers", "estimators", "suites")
-REMEDIES = {"pytorch_optimizer": "pip install tuner[more]"}
+REMEDIES = {"pytorch_optimizer": "pip install pytorch_optimizer"}
 """By package, how it is installed."""
 
 
@@ -32,7 +33,7 @@ def document(what: str | None, configs: Path | None, preset: str | None) -> Fact
     Raises:
         UserError: an unknown name or preset, or a file that cannot be used.
     """
-    reach(None if configs is None else str(configs.absolute()))
+    reach([] if configs is None else [str(configs.absolute())])
     known = {"tasks": available("tasks", configs), "optimizers": available("optimizers", configs)}
     of_kind: dict[str, Callable[[], list[Facts]]]
     if what is None or what in KINDS:
@@ -175,6 +176,6 @@ def suites(configs: Path | None) -> list[Facts]:
     """Their names, and the file of each that has the last word."""
     found = []
     for name in available("suites", configs):
-        files = [path for root in roots(configs) if (path := yaml_file(root / "suites", name))]
+        files = [path for lookup in Registry(configs).levels if (path := lookup("suites", name))]
         found.append({"name": name, "file": str(files[-1])})
     return found

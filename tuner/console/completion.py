@@ -28,6 +28,18 @@ def optimizers(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return _registry(parsed_args).names("optimizers")
 
 
+def names(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """All that ``tuner list`` takes."""
+    return ["tasks", "optimizers", "estimators", "suites", *tasks(parsed_args), *optimizers(parsed_args)]
+
+
+def of_run(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """The optimizers of the run that was named."""
+    from tuner.store.run import Run
+
+    return list(Run.open(parsed_args.runs[0]).config().optimizers) if parsed_args.runs else []
+
+
 def presets(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Of the task that was named."""
     from tuner.config.layers import presets_of
