@@ -12,7 +12,7 @@ from tests.support.commands import Done, environment
 from tests.support.commands import run as command
 from tuner.config.classes import find
 from tuner.config.layers import from_yaml, resolve
-from tuner.config.registry import check_configs
+from tuner.config.modules import check_configs
 from tuner.errors import UserError
 from tuner.store.folders import new_folder
 from tuner.store.run import Run
