@@ -12,7 +12,7 @@ from tuner.errors import UserError
 
 MAY_CHANGE = (
     "search.trials", "retrain.seeds", "retrain.analyze_curvature", "retrain.keep_weights", "task.data_dir",
-    "resources", "faults", "tracker",
+    "python_path", "resources", "faults", "tracker",
 )  # fmt: skip
 """Keys in which a run that goes on may differ from its beginning."""
 

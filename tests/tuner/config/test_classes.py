@@ -293,7 +293,7 @@ def test_an_optional_package_that_is_missing_is_said_to_be_optional(monkeypatch:
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     text = refusal(find, "pytorch_optimizer.SOAP")
     assert text.startswith("pytorch_optimizer.SOAP: pytorch_optimizer cannot be imported (")
-    assert text.endswith("; pip install -r requirements-optional.txt")
+    assert text.endswith("; pip install pytorch_optimizer")
 
 
 # Every optimizer of the folder.

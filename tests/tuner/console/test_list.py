@@ -174,7 +174,7 @@ def test_an_optional_package_that_is_not_there_has_a_remedy(
 ) -> None:
     monkeypatch.setattr(catalogue, "find_spec", lambda package: None)
     assert re.search(
-        r"^needs +pytorch_optimizer, not installed: pip install tuner\[more\]\nstacks +not installed$",
+        r"^needs +pytorch_optimizer, not installed: pip install pytorch_optimizer\nstacks +not installed$",
         shown(capsys, "soap"), re.M,
     )  # fmt: skip
 

@@ -12,10 +12,11 @@ import pytest
 
 from tests.support.commands import python
 from tests.support.run_configs import run_config
+from tuner.config.modules import locate
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.machine import code as identity
-from tuner.machine.code import check_folder, differences, locate, mark
+from tuner.machine.code import check_folder, differences, mark
 from tuner.store.provenance import check_code
 from tuner.store.run import Run
 
@@ -110,8 +111,8 @@ def test_nothing_is_imported(mine: Path) -> None:
     for path in mine.rglob("*.py"):
         path.write_text("raise SystemExit('imported')\n")
     code = (
-        "import sys; from tuner.machine.code import locate; "
-        "print([locate(name, sys.argv[1]).origin is not None for name in sys.argv[2:]], "
+        "import sys; from tuner.config.modules import locate; "
+        "print([locate(name, sys.argv[1:2]).origin is not None for name in sys.argv[2:]], "
         "[name for name in ('torch', 'optimizers', 'pack', 'my_rule') if name in sys.modules])"
     )
     done = python(code, mine, "my_rule", "pack.inner.rules", "torch.optim", "optimizers.rules.sophia")
@@ -204,7 +205,7 @@ def test_a_module_that_another_hides_is_named(mine: Path) -> None:
 
 
 def test_a_module_is_located_as_it_would_be_imported(mine: Path) -> None:
-    assert locate("pack.inner.nothing", str(mine)) is locate("my_rule.more", str(mine)) is locate("my_rule") is None
+    assert locate("pack.inner.nothing", [str(mine)]) is locate("my_rule.more", [str(mine)]) is locate("my_rule") is None
     for name in ("optimizers.rules.sophia", "tuner", "yaml"):
         spec = locate(name)
         assert spec is not None and spec.origin == __import__(name, fromlist=["x"]).__file__
@@ -214,5 +215,5 @@ def test_a_class_in_folders_without_init_is_found_and_known(tmp_path: Path) -> N
     (tmp_path / "ns" / "sub").mkdir(parents=True)
     module = tmp_path / "ns" / "sub" / "m.py"
     module.write_text("class MySGD: ...\n")
-    found = locate("ns.sub.m", str(tmp_path))
+    found = locate("ns.sub.m", [str(tmp_path)])
     assert found is not None and found.origin == str(module)

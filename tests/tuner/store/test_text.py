@@ -195,6 +195,7 @@ def test_a_run_of_before_errors_were_cleaned_still_opens(tmp_path: Path, error: 
 
 def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tuner.console.end_of_run import present
+    from tuner.execute import Executed
 
     config = run_config({"one": {"class": "pkg.Opt", "space": {"kind": {"choices": ["[red]", ":smile:"]}}}})
     run = Run.create(tmp_path / "run", config)
@@ -202,6 +203,6 @@ def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest
     entry = {"hp": {"kind": "[red]"}, "value": 0.5, "trial": 0, "n_trials": 1, "n_diverged": 0, "at_boundary": []}
     for kind, shown in (("[red]", "kind=[red]"), (":smile:", "kind=:smile:"), ("\x1b[2J", "kind=")):
         run.write_best({"optimizers": {"one": entry | {"hp": {"kind": kind}}}})
-        present(run, config, as_json=False)
+        present(Executed(run, config, None), as_json=False)
         out = capsys.readouterr().out
         assert shown in out and "\x1b" not in out
