@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.support.commands import ROOT, environment, run
+from tests.support.commands import ROOT, environment, python, run
 from tuner.config.registry import available
 
 DOCS = ROOT / "docs"
@@ -99,3 +99,18 @@ def test_the_example_of_a_task_of_ones_own_runs(tmp_path):
     entries = run_example("add_a_task.md", tmp_path, "my_tasks.py", "tasks/diabetes.yaml")
     assert set(entries) == {"diag_hessian", "adam"}
     assert entries["adam"]["metrics"]["test_loss"]["mean"] < 0.75  # always naming the mean costs about 1
+
+
+def test_the_page_about_python_is_a_script_that_runs(tmp_path):
+    """Its classes are the script's own, so that they travel by value."""
+    text = (DOCS / "python.md").read_text(encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text("\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)), encoding="utf-8")
+    done = python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", folder=tmp_path)
+    assert done.code == 0, done.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert {"objects.pkl", "report.html", "weights"} <= {path.name for path in folder.iterdir()}
+    assert f"Result of runs/{folder.name}" in done.out and "SignedMomentum" in done.out
+    assert "{'trials': 12, 'retrain': 6, 'total': 18} rmsprop against adam, by test_acc" in done.out
+    assert "from torch.optim import Adam\noptimizer = Adam(model.parameters(), betas=(0.9, 0.999)" in done.out
+    assert done.out.rstrip().endswith("(2): Linear(in_features=100, out_features=10, bias=True)\n)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+WRITE_REPORTS = ("tuner.search", "tuner.retrain")
 EVERY_USERS = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 
 
@@ -26,10 +27,14 @@ def environment(*folders: Path | str, **more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(map(str, [*folders, ROOT]))} | more
 
 
-def start(folder: Path, module: str, *args: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """``python -m module args`` in a folder, under way in a session of its own."""
+def start(
+    folder: Path, module: str, *args: object, env: dict[str, str] | None = None, report: bool = False
+) -> subprocess.Popen[str]:
+    """``python -m module args`` in a folder, under way in a session of its own; without a report, whose figures take
+    seconds, unless it is asked for."""
+    without = ["--no-report"] if module in WRITE_REPORTS and not report else []
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, args)],
+        [sys.executable, "-m", module, *map(str, args), *without],
         cwd=folder, env=environment() if env is None else env, text=True, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
@@ -41,9 +46,9 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 240) -> Done:
     return Done(process.returncode, out, err)
 
 
-def run(folder: Path, module: str, *args: object, env: dict[str, str] | None = None) -> Done:
+def run(folder: Path, module: str, *args: object, env: dict[str, str] | None = None, report: bool = False) -> Done:
     """The same, until it has ended."""
-    return finish(start(folder, module, *args, env=env))
+    return finish(start(folder, module, *args, env=env, report=report))
 
 
 def python(code: str, *args: object, folder: Path = ROOT, env: dict[str, str] | None = None) -> Done:
