@@ -24,7 +24,6 @@ help:
 
 demo: .venv/.installed
 	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam --trials 12 --seeds 5
-	@echo; $(BIN)/python -m tuner.report "$$(ls -td runs/mnist1d-* | head -1)" | grep '^report:'
 
 optional: .venv/.installed
 	@if command -v uv >/dev/null; then uv pip install -q --python $(BIN)/python -r requirements-optional.txt; \

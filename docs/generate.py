@@ -60,7 +60,7 @@ Before Ray starts, a few steps of each optimizer are timed and the time of the w
 """
 LIBRARIES = {
     "torch.optim": "From PyTorch",
-    "pytorch_optimizer": "From pytorch_optimizer (`make optional`)",
+    "pytorch_optimizer": "From pytorch_optimizer (the extra `more`)",
 }
 
 

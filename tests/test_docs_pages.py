@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.support.made_runs import make_run
+from tuner.__main__ import overview
 from tuner.comparison.results import Results, compare
 from tuner.config.layers import resolve
 from tuner.reporting.as_json import document
@@ -101,14 +102,14 @@ def test_the_index_has_every_page() -> None:
 
 @cache
 def flags() -> set[str]:
-    parsers = [import_module(f"tuner.{name}").make_parser() for name in COMMANDS]
+    parsers = [overview(), *(import_module(f"tuner.{name}").make_parser() for name in COMMANDS)]
     return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
 
 
 def tuner_commands(page: Path) -> Iterator[list[str]]:
-    """The words of each `python -m tuner.NAME ...`, from NAME on, up to a pipe or a comment."""
+    """The words of each `python -m tuner.NAME ...` or `tuner NAME ...`, from NAME on, up to a pipe or a comment."""
     for line in code_lines(page):
-        for match in re.finditer(r"python -m tuner\.(\w+) ?([^|\"]*)", line):
+        for match in re.finditer(rf"(?:python -m tuner\.|(?<![\w./-])tuner )({'|'.join(COMMANDS)}) ?([^|\"]*)", line):
             if "..." not in match[0]:
                 yield [match[1], *shlex.split(match[2], comments=True)]
 
@@ -116,7 +117,6 @@ def tuner_commands(page: Path) -> Iterator[list[str]]:
 @each_page
 def test_commands_are_understood(page: Path) -> None:
     for command in tuner_commands(page):
-        assert command[0] in COMMANDS
         if len(command) > 1:
             import_module(f"tuner.{command[0]}").make_parser().parse(command[1:])
 
@@ -125,7 +125,7 @@ def test_commands_are_understood(page: Path) -> None:
 def test_flags_are_there(page: Path) -> None:
     """Those named in the text; lines of other programs are theirs."""
     for span in spans(page):
-        if re.match(r"--\w|tuner\.|python -m tuner\.", span):
+        if re.match(r"--\w|tuner[. ]|python -m tuner\.", span):
             assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", span)) <= flags() | FOREIGN, span
 
 
@@ -231,7 +231,7 @@ def is_module(dotted: str) -> bool:
 def test_modules_are_there(page: Path) -> None:
     for line in [*code_lines(page), *(code for language, code in blocks(page) if language == "python")]:
         for dotted in re.findall(r"(?<![\w./-])((?:tuner|tasks|benchmarks|optimizers)\.[A-Za-z_]\w*(?:\.\w+)?)", line):
-            is_setting = re.match(r"optimizers\.(?:NAME\b|[a-z_]+(?:\.|$))", dotted)
+            is_setting = re.match(r"tuner\.(?:NAME|optimizers|tasks)\b|optimizers\.(?:NAME\b|[a-z_]+(?:\.|$))", dotted)
             if not is_setting and dotted.rpartition(".")[2] not in SUFFIXES.split("|"):
                 assert is_module(dotted), dotted
 
