@@ -1,0 +1,1 @@
+"""An optimizer and a task of a package of its own."""
