@@ -1,13 +1,15 @@
 """`tuner COMMAND`: one command with all the others in it; `python -m tuner.COMMAND` is the same."""
 
+# PYTHON_ARGCOMPLETE_OK: a shell in which argcomplete is activated for all commands looks for this.
+
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from tuner.console import completion
 from tuner.console.parsing import Parser, run_command
 from tuner.errors import UserError, nearest
 from tuner.version import VERSION
@@ -61,10 +63,7 @@ def command(argv: list[str]) -> int:
 
 def main() -> None:
     """The installed command ``tuner``. Modules are found in the working directory, too, as ``python -m`` finds them."""
-    if "_ARGCOMPLETE" in os.environ:
-        import argcomplete
-
-        argcomplete.autocomplete(make_parser())
+    completion.answer(make_parser)
     sys.path.insert(0, "")
     run_command(command)
 

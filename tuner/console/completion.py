@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from tuner.config.registry import Registry
+from tuner.errors import UserError
 
 Completer = Callable[..., Iterable[str]]
+
+
+def answer(make_parser: Callable[[], argparse.ArgumentParser]) -> None:
+    """Where the shell asks how a line goes on, say so and end; in a line on the terminal, why that cannot be said."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete
+
+    try:
+        argcomplete.autocomplete(make_parser())
+    except (UserError, OSError) as error:
+        argcomplete.warn(f"error: {error}")
+        sys.exit(1)
 
 
 def complete(action: argparse.Action, completer: Completer) -> None:
