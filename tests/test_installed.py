@@ -162,7 +162,7 @@ def test_everything_there_is_is_listed_a_plugins_too(installed: Installed) -> No
 @pytest.fixture(scope="module")
 def searched(installed: Installed) -> Run:
     """With an optimizer whose class is in the working directory."""
-    optimizers = ["--optimizers", "adam", "sgd", "mine"]
+    optimizers = ["--optimizers", "adam", "mine"]
     installed.tuner("search", "--task", "mnist1d", *optimizers, "--configs", "mine", *TINY)
     (path,) = (installed.folder / "runs").glob("mnist1d-*")
     return Run(path)
@@ -171,7 +171,7 @@ def searched(installed: Installed) -> Run:
 def test_a_search_writes_runs_where_one_stands_with_a_report(searched: Run) -> None:
     seeds = searched.seeds()
     assert sorted(zip(seeds["optimizer"], seeds["seed"], strict=True)) == [
-        (name, seed) for name in ("adam", "mine", "sgd") for seed in range(3)
+        (name, seed) for name in ("adam", "mine") for seed in range(3)
     ]
     assert set(seeds["status"]) == {"complete"}
     page = (searched.path / "report.html").read_text()
@@ -204,13 +204,12 @@ SCRIPT = """
     class Own(torch.optim.SGD):
         pass
 
-    if __name__ == "__main__":
-        result = tuner.search(
-            "line_fit", [Own, "sign_descent"], trials=2, seeds=3, preset="smoke", quiet=True,
-            set={"train.epochs": 1, "retrain.epochs": 1},
-        )
-        print(result.path)
-        print(result.verdicts["optimizer"].tolist(), sorted(result.best))
+    result = tuner.search(
+        "line_fit", [Own, "sign_descent"], trials=2, seeds=3, preset="smoke", quiet=True, no_report=True,
+        set={"train.epochs": 1, "retrain.epochs": 1},
+    )
+    print(result.path)
+    print(result.verdicts["optimizer"].tolist(), sorted(result.best))
 """
 
 
@@ -220,7 +219,7 @@ def test_a_script_searches_with_its_own_class_and_with_a_plugins(installed: Inst
     assert rest == ["['sign_descent'] ['Own', 'sign_descent']"]
     run = Run(installed.folder / path)
     assert path.startswith("runs/line_fit-")
-    assert (run.path / "report.html").is_file()
+    assert not (run.path / "report.html").exists()
     assert set(run.seeds()["status"]) == {"complete"}
     code: dict[str, Any] = run.env()["code"]
     of_plugin = {"package": "tuner-plugin-example", "version": "3.1.4"}

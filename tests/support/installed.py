@@ -15,17 +15,22 @@ USERS = {name: os.environ[name] for name in EVERY_USERS if name in os.environ}
 
 
 def copy_sources(folder: Path) -> Path:
-    """The files that git tracks, or all that it would where this is a copy without git, in a new folder."""
-    if (ROOT / ".git").exists():
-        command = ["git", "ls-files", "-z"]
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-        for path in (Path(name) for name in listed if name and (ROOT / name).is_file()):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / path, folder / path)
-    else:
+    """The files that git tracks, or where it knows none what it would not ignore, in a new folder."""
+    for path in _tracked():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, folder / path)
+    if not folder.exists():
         ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*ignored))
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*ignored, ".git"))
     return folder
+
+
+def _tracked() -> list[Path]:
+    """None in a copy without git, or where git is not there or refuses a folder of another user's."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return []
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [Path(name) for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def build(project: Path, target: str, folder: Path) -> Path:
