@@ -159,12 +159,7 @@ def prepare(args: argparse.Namespace, run: Run | None, program: Program = NO_PRO
     from tuner.machine.resources import Machine, settle, this_machine
     from tuner.trackers.tracker import check
 
-    if run is None and args.task is None:
-        raise UserError("--task is missing: the training problem (or --resume RUN, to go on with an earlier run)")
-    if run is None and args.allow_changed_code:
-        raise UserError(f"{CHANGED_CODE}: only a run that goes on (--resume RUN) has code of before")
-    if run is not None and args.configs is not None:
-        raise UserError("--configs: a run that goes on has its own config.yaml; leave it out with --resume")
+    check_together(args, run, program)
     flags = given(args, FLAG_KEYS)
     if args.data_dir is not None:
         if not os.path.exists(args.data_dir):  # unlike Path's, false for a name that no file can have
@@ -187,6 +182,21 @@ def prepare(args: argparse.Namespace, run: Run | None, program: Program = NO_PRO
     if inside := program.inside:
         return settle(config, Machine(inside.cpus, inside.gpus), owner="the Ray that is initialised")
     return settle(config, this_machine())
+
+
+def check_together(args: argparse.Namespace, run: Run | None, program: Program) -> None:
+    """
+    Raises:
+        UserError: flags are missing, or do not go together.
+    """
+    if run is None and args.task is None:
+        raise UserError("--task is missing: the training problem (or --resume RUN, to go on with an earlier run)")
+    if run is None and args.allow_changed_code:
+        raise UserError(f"{CHANGED_CODE}: only a run that goes on (--resume RUN) has code of before")
+    if run is not None and args.configs is not None:
+        raise UserError("--configs: a run that goes on has its own config.yaml; leave it out with --resume")
+    if run is not None and (names := [name for of_kind in program.given.values() for name in of_kind]):
+        raise UserError(f"resume: a run that goes on has the classes and tasks of its beginning; leave out {names[0]}")
 
 
 def one_at_a_time(config: Config) -> Config:
