@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
         answer.write(json.dumps(answered) + "\n")
 
 
-def run_checks(config: Config, objects: bytes, *, here: bool) -> dict[str, Any]:
+def run_checks(config: Config, objects: bytes = b"", *, here: bool) -> dict[str, Any]:
     """The check: ``{"found": ...}``, or ``{"error": ...}``.
 
     Args:

@@ -22,14 +22,14 @@ class Worker(tune.Trainable):
     """Trains one cohort of jobs after the other; a trial's configuration is a ``Request``, each result a ``Report``."""
 
     def setup(
-        self, config: dict[str, Any], run_config: str = "", objects: bytes = b"", every_evaluation: bool = False
+        self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False, objects: bytes = b""
     ) -> None:
         """
         Args:
             config: the first request; its checkpoints are references into Ray's object store.
             run_config: the run's config.yaml.
-            objects: what it carries by value: see ``tuner.config.carried``.
             every_evaluation: report each evaluation of a single job, for a scheduler to decide on; else only the end.
+            objects: what the run carries by value: see ``tuner.config.carried``.
         """
         from tuner.config.layers import from_yaml
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tests.support.commands import python
 from tests.support.run_configs import run_config
 from tuner import report
+from tuner.config.carried import pack
 from tuner.config.layers import resolve
 from tuner.config.registry import available
 from tuner.errors import UserError
@@ -261,15 +262,13 @@ def test_a_bound_on_the_gradient_is_given_to_a_step_that_takes_it_itself(own: Pa
     assert not equal(with_bound, without)
 
 
-def test_a_class_of_a_notebook_has_no_import_and_is_tried_where_it_is(
-    own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_class_of_a_notebook_has_no_import_and_is_tried_with_what_the_run_carries(own: Path) -> None:
     found = best(own, {"class": "__main__.MySGD", "space": LR}, {"lr": 0.1})
     first, call, each = found.code().splitlines()
     assert first == "# MySGD: defined in the notebook or script that searched"
     assert call == "optimizer = MySGD(list(model.parameters()), lr=0.1)"
     assert each.startswith("# each step: as __main__.MySGD wants it, which cannot be tried here (UserError: ")
-    monkeypatch.setattr(sys.modules["__main__"], "MySGD", torch.optim.SGD, raising=False)
+    (found.run.path / "objects.pkl").write_bytes(pack({"__main__.MySGD": torch.optim.SGD}))
     assert found.code().splitlines()[1:] == [
         "optimizer = MySGD(model.parameters(), lr=0.1)",
         "# each step: optimizer.zero_grad(); loss.backward(); optimizer.step()",
