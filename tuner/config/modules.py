@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -12,7 +13,15 @@ from pathlib import Path
 from tuner.config.registry import ROOT
 from tuner.errors import UserError
 
-INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+INSTALLED = {
+    Path(folder).resolve()
+    for folder in (
+        *(sysconfig.get_path(name) for name in ("purelib", "platlib")),
+        *site.getsitepackages(),  # of the system's Python, too, where a virtual environment sees them
+        *([site.getusersitepackages()] if site.ENABLE_USER_SITE else []),
+    )
+}
+"""The folders that packages are installed into."""
 STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 OWN_PACKAGES = ("tuner", "optimizers", "tasks")
 

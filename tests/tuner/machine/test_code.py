@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
 import sys
+import sysconfig
+import venv
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import python
+from tests.support.commands import environment, python
 from tests.support.run_configs import run_config
 from tuner.config.modules import locate
 from tuner.config.schema import Config
@@ -105,6 +109,24 @@ def test_what_is_installed_is_its_version_and_ours_its_sources(monkeypatch: pyte
     assert before != found["tuner"]["sha256"]
     (tmp_path / "optimizers/rule.py").write_text(RULE.replace("1.0", "0.0"))
     assert identity_of("a.B")["tuner"]["sha256"] != before
+
+
+def test_what_is_installed_for_one_user_is_its_version(tmp_path: Path) -> None:
+    """In an environment that sees the system's packages and the user's own, as on shared machines."""
+    venv.create(tmp_path / "environment", system_site_packages=True)
+    interpreter, env = tmp_path / "environment/bin/python", environment(PYTHONUSERBASE=str(tmp_path / "user"))
+
+    def told(*words: str) -> str:
+        return subprocess.run([interpreter, *words], env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    user_site = Path(told("-m", "site", "--user-site"))
+    (user_site / "my_package-2.5.dist-info").mkdir(parents=True)
+    (user_site / "my_package-2.5.dist-info/METADATA").write_text("Name: my_package\nVersion: 2.5\n")
+    (user_site / "my_package.py").write_text(RULE)
+    needed = tmp_path / f"environment/lib/python3.{sys.version_info.minor}/site-packages/needed.pth"
+    needed.write_text(f"{sysconfig.get_path('purelib')}\n")
+    code = "from tests.tuner.machine.test_code import identity_of; print(identity_of('my_package.Rule'))"
+    assert ast.literal_eval(told("-c", code))["my_package.Rule"] == {"package": "my_package", "version": "2.5"}
 
 
 def test_nothing_is_imported(mine: Path) -> None:
