@@ -18,6 +18,7 @@ import pytest
 from tests.support.commands import ROOT, Done
 from tests.support.installed import Environment, build, copy_sources
 from tuner.config.registry import available
+from tuner.machine.code import differences, identity
 from tuner.store.run import Run
 from tuner.version import VERSION
 
@@ -163,8 +164,9 @@ def test_everything_there_is_is_listed_a_plugins_too(installed: Installed) -> No
 def searched(installed: Installed) -> Run:
     """With an optimizer whose class is in the working directory."""
     optimizers = ["--optimizers", "adam", "mine"]
-    installed.tuner("search", "--task", "mnist1d", *optimizers, "--configs", "mine", *TINY)
+    out = installed.tuner("search", "--task", "mnist1d", *optimizers, "--configs", "mine", *TINY)
     (path,) = (installed.folder / "runs").glob("mnist1d-*")
+    assert f"\nreport: runs/{path.name}/report.html\n" in out
     return Run(path)
 
 
@@ -178,7 +180,13 @@ def test_a_search_writes_runs_where_one_stands_with_a_report(searched: Run) -> N
     assert "<style>" in page and "<svg" in page
     assert not re.findall(r"<(?:link|script|img|iframe)[^>]* (?:src|href)=(?!.data:)", page)
     assert searched.env()["git"] == {"commit": None, "dirty": False}
-    assert searched.env()["code"]["tuner"]["version"] == VERSION
+
+
+def test_a_run_of_the_checkout_goes_on_with_it(searched: Run) -> None:
+    """The same sources are the same code, wherever they lie."""
+    of_run, of_checkout = searched.env()["code"], identity(searched.config())
+    assert of_run["tuner"]["sha256"] == of_checkout["tuner"]["sha256"]
+    assert differences({"tuner": of_run["tuner"]}, of_checkout) == []
 
 
 def test_report_and_status_read_it(installed: Installed, searched: Run) -> None:
