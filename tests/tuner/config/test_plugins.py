@@ -5,12 +5,14 @@ from __future__ import annotations
 import site
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.support.commands import ROOT
+from tuner.config.given import gather
 from tuner.config.layers import resolve
 from tuner.config.registry import SHIPPED, available, plugins
 from tuner.config.schema import Config
@@ -82,6 +84,16 @@ def test_nothing_of_it_is_imported(site_packages: Path) -> None:
     assert config.optimizers["mine"].class_ == "my_plugin.rules.Rule"
     identity(config)
     assert "my_plugin" not in sys.modules
+
+
+def test_a_program_that_gives_its_class_gets_its_files(site_packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(site_packages, "my_plugin", yaml__mine=RULE)
+    install(site_packages, "my-plugin", optimizers="my_plugin.yaml")
+    rules: Any = ModuleType("my_plugin.rules")
+    rules.Rule = type("Rule", (), {"__module__": "my_plugin.rules"})
+    monkeypatch.setitem(sys.modules, "my_plugin.rules", rules)
+    _, names, program = gather("mnist1d", [rules.Rule, "adam"], None)
+    assert (names, program.given["optimizers"], program.objects) == (["mine", "adam"], {}, b"")
 
 
 def test_the_packages_own_folder_can_have_the_files(site_packages: Path) -> None:
