@@ -217,7 +217,7 @@ SCRIPT = """
 
     result = tuner.search(
         "line_fit", [Own, "sign_descent"], trials=2, seeds=3, preset="smoke", quiet=True, no_report=True,
-        set={"train.epochs": 1, "retrain.epochs": 1},
+        max_concurrent=1, set={"train.epochs": 1, "retrain.epochs": 1},
     )
     print(result.path)
     print(result.verdicts["optimizer"].tolist(), sorted(result.best))
