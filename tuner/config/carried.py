@@ -7,11 +7,13 @@ A configuration names them as members of ``__main__``, the one module that no ot
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tuner import text
-from tuner.config.modules import reach
+from tuner.config.modules import locate, reach
 from tuner.config.schema import Config
 from tuner.errors import UserError
 
@@ -30,17 +32,45 @@ def pack(objects: Mapping[str, Any]) -> bytes:
     Raises:
         UserError: one of them cannot be pickled.
     """
+    if not objects:
+        return b""
     import cloudpickle
 
-    for path, given in objects.items():
-        try:
-            cloudpickle.dumps(given)
-        except Exception as error:  # of any kind: it is the object's own methods that are called
-            raise UserError(
-                f"{path.partition('.')[2]}: cannot be sent to other processes ({text.fault(error)}); define it in a "
-                "module of its own, or let it make what cannot be pickled when it is called"
-            ) from None
-    return cloudpickle.dumps(dict(objects)) if objects else b""
+    with _by_value(objects):
+        for path, given in objects.items():
+            try:
+                cloudpickle.dumps(given)
+            except Exception as error:  # of any kind: it is the object's own methods that are called
+                raise UserError(
+                    f"{path.partition('.')[2]}: cannot be sent to other processes ({text.fault(error)}); define it in "
+                    "a module of its own, or let it make what cannot be pickled when it is called"
+                ) from None
+        return cloudpickle.dumps(dict(objects))
+
+
+@contextmanager
+def _by_value(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Modules of these objects that no other process can import are carried with what they define."""
+    import cloudpickle
+
+    names = {getattr(given, "__module__", None) for given in objects.values()} - {MODULE}  # which is, anyway
+    names -= cloudpickle.list_registry_pickle_by_value()
+    modules = [sys.modules[name] for name in names if name in sys.modules and not is_importable(name)]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def is_importable(module: str) -> bool:
+    """Whether other processes would import this module, which is imported here, from the same place."""
+    if module == MODULE:
+        return False
+    spec, here = locate(module), getattr(sys.modules[module], "__spec__", None)
+    return spec is not None and here is not None and spec.origin == here.origin
 
 
 def receive(config: Config, objects: bytes) -> None:
@@ -50,6 +80,7 @@ def receive(config: Config, objects: bytes) -> None:
         UserError: what they need is not here.
     """
     reach(config.module_folders)
+    _received.clear()  # of another run
     if not objects:
         return
     try:

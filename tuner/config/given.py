@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuner.config.carried import MODULE, pack
+from tuner.config.carried import MODULE, is_importable, pack
 from tuner.config.checks import NAME
 from tuner.config.layers import read
-from tuner.config.modules import INSTALLED, STANDARD, locate
+from tuner.config.modules import INSTALLED, STANDARD
+from tuner.config.plain_values import plain_value
 from tuner.config.program import Program
 from tuner.config.registry import ROOT, Kind, Registry
 from tuner.errors import UserError
 
 LR_SPACE = {"low": 1e-5, "high": 1.0, "log": True}
 """Of a class that is given without a space."""
+TASK_ATTRIBUTES = ("metric", "mode", "batch_size", "dataset", "target")
 
 
 class Gathering:
@@ -58,9 +60,9 @@ class Gathering:
             name = self._name(content.pop("name", None), made, "optimizer")
             if callable(made):
                 content["class"] = self._path(made, name, "optimizers")
-                content.setdefault("space", None)
-                if content["space"] is None:
-                    content |= self._searched_lr(made, name)
+                if content.get("space") is None:
+                    content.pop("space", None)
+                    content = self._searched_lr(made, name, content.get("args")) | content
             return self._add("optimizers", name, content)
         if not callable(entry):
             raise UserError(f"an optimizer must be a name, a class, a function or a mapping, got {_shown(entry)}")
@@ -80,13 +82,16 @@ class Gathering:
             return entry
         if isinstance(entry, Mapping):
             content = dict(entry)
-            section = dict(content.get("task") or {})
+            section = content.get("task") or {}
+            if not isinstance(section, Mapping):
+                raise UserError(f"task: must be a mapping of keys to values, got {_shown(section)}")
             made = section.get("class")
             name = self._name(content.pop("name", None), made, "task")
             if callable(made):
-                section = self._described(name) | section | {"class": self._path(made, name, "tasks")}
+                section = self._described(name) | dict(section) | {"class": self._path(made, name, "tasks")}
             return self._add("tasks", name, content | {"task": section})
-        if hasattr(entry, "network") and not isinstance(entry, type):
+        base = sys.modules.get("tasks.base")
+        if base and isinstance(entry, base.Task):
             return self._task_object(entry)
         if not callable(entry):
             raise UserError(f"task: must be a name, a task, a class, a function or a mapping, got {_shown(entry)}")
@@ -99,6 +104,8 @@ class Gathering:
 
     def _task_object(self, task: Any) -> str:
         name = self._name(None, type(task), "task")
+        if lacking := [key for key in TASK_ATTRIBUTES if not hasattr(task, key)]:
+            raise UserError(f"task {name}: has no {lacking[0]}; its __init__ must call that of Task")
         path = f"{MODULE}.{name}"
         self.objects[path] = GivenTask(task, name)
         section = {"class": path, "metric": task.metric, "mode": task.mode, "target": task.target}
@@ -109,12 +116,12 @@ class Gathering:
         """The part of a task's section that a class does not say of itself."""
         return {"metric": "val_loss", "mode": "min", "dataset": name, "datasets": [name]}
 
-    def _searched_lr(self, made: Callable[..., Any], name: str) -> dict[str, Any]:
-        """The space of a class that came without one."""
+    def _searched_lr(self, made: Callable[..., Any], name: str, args: Any = None) -> dict[str, Any]:
+        """The space of a class that came without one, its arguments ``args`` fixed."""
         parameter = _parameters(made).get("lr")
-        if parameter is None:
+        if parameter is None or (isinstance(args, Mapping) and "lr" in args):
             raise UserError(
-                f"{name}: has no space and takes no lr: say what is searched, "
+                f"{name}: has no space, and no lr that could be searched: say what is, "
                 f"{{'class': {name}, 'space': {{'NAME': {{'low': 1e-4, 'high': 1.0, 'log': True}}}}}}"
             )
         self.remarks.append(
@@ -139,7 +146,7 @@ class Gathering:
         of_class = "class" in (content if kind == "optimizers" else content["task"])
         if of_class and name in self.registry.names(kind):
             raise UserError(f"{name}: there is {what} {name} already; give yours another name, {{'name': 'mine', ...}}")
-        self.given[kind][name] = content
+        self.given[kind][name] = plain_value(content, name)
         return name
 
     def _known(self, kind: Kind, made: Any, path_in: Callable[[dict[str, Any]], Any]) -> str | None:
@@ -150,13 +157,13 @@ class Gathering:
             module, _, last = str(path_in(layers[-1][1])).rpartition(".") if layers else ("", "", "")
             if getattr(sys.modules.get(module), last, None) is made:
                 names.append(name)
-        same = [name for name in names if name == made.__name__.lower()]
+        same = [name for name in names if name == getattr(made, "__name__", "").lower()]
         return next(iter(same or (names if len(names) == 1 else [])), None)
 
     def _path(self, made: Any, name: str, kind: Kind) -> str:
         """The dotted path of a class or function; of one that other processes cannot import, it is carried."""
         module, last = getattr(made, "__module__", None), getattr(made, "__qualname__", ".")
-        if module and module != MODULE and getattr(sys.modules.get(module), last, None) is made and locate(module):
+        if module and getattr(sys.modules.get(module), last, None) is made and is_importable(module):
             return f"{module}.{last}"
         path = f"{MODULE}.{name}"
         if path in self.objects:
@@ -175,6 +182,7 @@ class GivenTask:
     def __init__(self, task: Any, name: str) -> None:
         self.task = task
         self.__name__ = name
+        self.__module__ = type(task).__module__
 
     def __call__(
         self, *, metric: str, mode: str, batch_size: int, dataset: str | None = None, target: float | None = None
@@ -203,13 +211,18 @@ def _shown(value: Any) -> str:
     return repr(value)[:80]
 
 
-def gather(task: Any, optimizers: Iterable[Any] | None, configs: Path | None) -> tuple[Any, list[str] | None, Program]:
+def gather(task: Any, optimizers: Any, configs: Path | None) -> tuple[Any, list[str] | None, Program]:
     """The names of a task and of optimizers, and what a program gives with them.
+
+    Args:
+        optimizers: several, or one; ``None`` where none are named, as of a run that goes on.
 
     Raises:
         UserError: one of them is of no use.
     """
     gathering = Gathering(configs)
     name = None if task is None else gathering.task(task)
+    if isinstance(optimizers, str | Mapping) or not isinstance(optimizers, Iterable | None):
+        optimizers = [optimizers]
     names = None if optimizers is None else [gathering.optimizer(entry) for entry in optimizers]
     return name, names, gathering.program()

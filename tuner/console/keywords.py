@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tuner.config.plain_values import plain_value
 from tuner.errors import UserError, nearest
 
 NOT_KEYWORDS = ("help", "json", "quiet")
@@ -20,7 +21,7 @@ def keywords_to_flags(parser: argparse.ArgumentParser, keywords: Mapping[str, An
             ``seeds`` may be a number or a list, ``set`` a mapping of dotted keys to values, or a list of ``key=value``.
 
     Raises:
-        UserError: the command has no such flag.
+        UserError: the command has no such flag, or the flag no such value.
     """
     actions = {action.dest: action for action in parser._actions if action.option_strings}
     known = [name for name in actions if name not in NOT_KEYWORDS]
@@ -41,23 +42,30 @@ def _words(action: argparse.Action, value: Any) -> Iterator[str]:
         yield flag
     elif action.nargs == "+":
         yield flag
-        yield from _several(value)
+        yield from _several(action.dest, value)
     else:
         yield f"{flag}={_one(action.dest, value)}"
 
 
-def _several(value: Any) -> Iterator[str]:
+def _several(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield f"{key}={part if isinstance(part, str) else json.dumps(part)}"
+            plain = plain_value(part, f"{name}: {key}")
+            yield f"{key}={json.dumps(plain, ensure_ascii=False)}"  # a text in quotes, which stays one
     else:
-        yield from [value] if isinstance(value, str) else map(str, value)
+        parts = plain_value(value, name)
+        yield from map(str, parts if isinstance(parts, list) else [parts])
 
 
 def _one(name: str, value: Any) -> str:
-    if name == "analyze_curvature":
-        return f"every={value}"
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        return str(value)
-    listed = ",".join(map(str, value))
-    return listed if "," in listed else f"{listed},"  # a single seed, not a number of seeds
+    if name == "seeds" and isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        value = value if hasattr(value, "tolist") else list(value)
+    plain = plain_value(value, name)
+    if name == "analyze_curvature" and not isinstance(plain, str):
+        return f"every={plain}"
+    if name == "seeds" and isinstance(plain, list):
+        listed = ",".join(map(str, plain))
+        return listed if "," in listed else f"{listed},"  # a single seed, not a number of seeds
+    if isinstance(plain, list | dict):
+        raise UserError(f"{name}: must be one value, got {value!r}")
+    return str(plain)
