@@ -7,6 +7,7 @@ and answers with messages into a pipe that is nobody else's.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import queue
@@ -85,26 +86,41 @@ def carry_out(call: Call, tell: Listener) -> Answer:
         MachineError: the work ended before it was done; the message says how to go on.
         KeyboardInterrupt: it was interrupted; the message says how to go on.
     """
-    reading, writing = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.child", str(writing)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[writing],
-        env=_environment(),
-        start_new_session=True,  # an interruption of this one's processes reaches it through us alone
-    )
+    said = pickle.dumps(call)
+    reading, writing = _pipe()
+    process = _start(writing)
     os.close(writing)
     assert process.stdin is not None
-    with os.fdopen(reading, "rb") as pipe, process, process.stdin as stdin:
+    with os.fdopen(reading, "rb") as pipe, process, process.stdin as stdin:  # whose end interrupts the child
         with suppress(BrokenPipeError):  # of a process that ended at once
-            pickle.dump(call, stdin)
+            stdin.write(said)
             stdin.flush()
-        try:
-            return _Conversation(process, pipe, tell).answer()
-        except BaseException:
-            process.kill()
-            raise
+        return _Conversation(process, pipe, tell).answer()
+
+
+def _pipe() -> list[int]:
+    """Its ends, of which none is taken for a standard stream that this process has closed."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high
+
+
+def _start(writing: int) -> subprocess.Popen[bytes]:
+    """The child, whom no interruption reaches before it is ready for it."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tuner.child", str(writing)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[writing],
+            env=_environment(),
+            start_new_session=True,  # an interruption of this one's processes reaches it through us alone
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _Conversation:
@@ -114,77 +130,91 @@ class _Conversation:
         self.process = process
         self.tell = tell
         self.messages: queue.Queue[Any] = queue.Queue()
+        self.last: Any = None
+        self.began: events.TrainingBegan | None = None
         self.progress: Sequence[Progress] = ()
         self.error: BaseException | None = None
+        self.over = False
         threading.Thread(target=self._read, args=[pipe], name="messages of the child", daemon=True).start()
 
     def _read(self, pipe: BinaryIO) -> None:
         """In a thread, since an interruption in the middle of a message would lose it."""
-        with suppress(EOFError, OSError, ValueError, pickle.UnpicklingError):
+        try:
             while True:
                 self.messages.put(pickle.load(pipe))
-        self.messages.put(None)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # it has ended, in the middle of one perhaps
+            pass
+        finally:
+            self.messages.put(None)
 
     def answer(self) -> Answer:
-        last: Any = None
-        while True:
+        """What the child answers, once it has ended; it does so in order, whatever the listener raises."""
+        while not self.over:
             try:
-                message = self.messages.get()
-                if message is None:
-                    return self._concluded(last)
-                last = message
-                self._hear(message)
-            except KeyboardInterrupt as error:
+                self._next()
+            except BaseException as error:
                 self._interrupt(error)
-            except (UserError, MachineError):
-                raise
-            except Exception as error:  # of the listener
-                if message is None:
-                    raise
-                self._interrupt(error)
+        return self._concluded(self.last)
 
-    def _interrupt(self, error: BaseException) -> None:
-        """Ask the child to end in order; at once, where it was asked before."""
-        self.error = self.error or error
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGINT)
-
-    def _hear(self, message: Any) -> None:
+    def _next(self) -> None:
+        message = self.messages.get()
+        if message is None:
+            self.messages.put(None)  # for the next time, should this be interrupted
+            self.process.wait()
+            self.over = True
+            return
+        self.last = message
         if isinstance(message, list):
             self.progress = message
             message = events.Progressed()
         elif isinstance(message, events.TrainingBegan):
-            message = replace(message, progress=lambda: self.progress)
-        if isinstance(message, Event) and not isinstance(self.error, Exception):  # which the listener raised
+            message = self.began = replace(message, progress=lambda: self.progress)
+        if isinstance(message, Event) and (self.error is None or isinstance(self.error, KeyboardInterrupt)):
             self.tell(message)
+
+    def _interrupt(self, error: BaseException) -> None:
+        """Ask the child to end in order; at once, where a person asks again."""
+        if self.error is None or isinstance(error, KeyboardInterrupt):
+            with suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGINT)
+        self.error = self.error or error
 
     def _concluded(self, last: Any) -> Answer:
         """The answer, where the last message is one."""
-        code = self.process.wait()
         if isinstance(last, Failure):
             if last.error:
                 raise last.error(last.message)
             raise RuntimeError(f"{last.message}\n{last.traceback}")
-        ended = last.ended if isinstance(last, Answer) else last if isinstance(last, Ended) else None
         if self.error is not None and not isinstance(self.error, KeyboardInterrupt):
             raise self.error
+        ended = last.ended if isinstance(last, Answer) else last if isinstance(last, Ended) else None
         if ended and ended.state != "ended":
             raise _why(ended)
+        if self.error is not None or self.process.returncode == INTERRUPTED:
+            raise KeyboardInterrupt(_goes_on(self.began))
         if isinstance(last, Answer):
             return last
-        if self.error is not None or code == INTERRUPTED:
-            raise KeyboardInterrupt("interrupted before training began")
-        raise MachineError(f"the process of the command ended ({exit_cause(code)}); tuner.search(resume=RUN) goes on")
+        raise MachineError(
+            f"the process of the command ended ({exit_cause(self.process.returncode)}); {_goes_on(self.began)}"
+        )
 
 
 def _why(ended: Ended) -> BaseException:
     """Why the work ended before it was done, and how to go on."""
     finished = f"{ended.finished} of {ended.total} training runs finished"
-    resume = f"tuner.search(resume={str(ended.run)!r})"
     if ended.state == "interrupted":
-        return KeyboardInterrupt(f"{finished}; {ended.run} has them; to go on: {resume}")
+        return KeyboardInterrupt(f"{finished}; {ended.run} has them; to go on: {_resume(ended.run)}")
     reason = f"Ray was lost: {ended.reason}" if ended.state == "lost" else ended.reason
-    return MachineError(f"{reason}; {finished}; to go on: {resume}")
+    return MachineError(f"{reason}; {finished}; to go on: {_resume(ended.run)}")
+
+
+def _goes_on(began: events.TrainingBegan | None) -> str:
+    """How to go on, where it is not known how far the work has come."""
+    return f"to go on: {_resume(began.run)}" if began else "training had not begun"
+
+
+def _resume(run: Path) -> str:
+    return f"tuner.search(resume={str(run)!r})"
 
 
 def _environment() -> dict[str, str]:

@@ -19,7 +19,7 @@ from tuner.call import Answer, Call, Failure
 from tuner.errors import INTERRUPTED, MachineError, UserError
 from tuner.events import Event, Listener
 from tuner.machine import streams
-from tuner.machine.signals import interruption
+from tuner.machine.signals import NUMBERS, interruption
 from tuner.planning.progress import Progress
 
 PROGRESS_S = 0.2
@@ -29,7 +29,10 @@ PROGRESS_S = 0.2
 def main(pipe: int) -> int:
     """Do what standard input calls for, and answer into the pipe with this number; the exit code."""
     os.set_inheritable(pipe, False)
-    call: Call = pickle.load(sys.stdin.buffer)
+    try:
+        call: Call = pickle.load(sys.stdin.buffer)
+    except (EOFError, pickle.UnpicklingError):  # the caller was interrupted meanwhile
+        return INTERRUPTED
     threading.Thread(target=_end_with_caller, name="end with the caller", daemon=True).start()
     sys.argv[1:] = call.argv
     with os.fdopen(pipe, "wb") as answers:
@@ -113,6 +116,7 @@ def _end_with_caller() -> None:
 if __name__ == "__main__":
     streams.prepare()
     interruption.install()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)  # which the caller has blocked until now
     code = main(int(sys.argv[1]))
     interruption.leave(code)
     sys.exit(code)

@@ -71,10 +71,12 @@ class TrainingBegan(Event):
     Attributes:
         metric: the task's.
         progress: says how far each optimizer is, whenever it is asked.
+        run: the run directory.
     """
 
     metric: str
     progress: Callable[[], Sequence[Progress]]
+    run: Path
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Supervisor:
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        self.tell(TrainingBegan(self.config.task.metric, self.plan.progress))
+        self.tell(TrainingBegan(self.config.task.metric, self.plan.progress, self.plan.run.path))
         try:
             yield
         finally:

@@ -67,7 +67,7 @@ def test_the_rest_is_not(event: Event, lines: list[str], capsys: pytest.CaptureF
 @pytest.mark.parametrize("quiet", [False, True])
 def test_progress_is_shown_until_training_ends(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
     terminal, progress = Terminal(quiet=quiet), [ONE]
-    terminal(events.TrainingBegan("val_loss", lambda: progress))
+    terminal(events.TrainingBegan("val_loss", lambda: progress, Path("runs/a")))
     terminal(events.Progressed())
     progress[:] = [ALL]
     terminal(events.TrainingEnded())
