@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tuner.config.given import gather
 from tuner.config.program import Inside, Program
 from tuner.console.keywords import keywords_to_flags
 from tuner.console.notebook import Notebook, in_notebook
+from tuner.console.parsing import check_working_directory
 from tuner.console.terminal import Terminal
 from tuner.errors import UserError
 from tuner.events import Event, Listener
@@ -25,7 +28,7 @@ from tuner.training.best import Best, best_of
 
 def search(
     task: Any = None,
-    optimizers: Iterable[Any] | None = None,
+    optimizers: Any = None,
     *,
     trials: int | None = None,
     seeds: int | Iterable[int] | None = None,
@@ -40,8 +43,9 @@ def search(
     Args:
         task: a name; a ``tasks.base.Task``; a class or a function that makes one; or a mapping, what its YAML file
             would hold, with ``name`` beside it and a class or function in place of the dotted path.
-        optimizers: names; classes or functions (params, **hyperparameters) -> ``torch.optim.Optimizer``; or mappings,
-            what their YAML files would hold, with ``name`` beside ``class``, ``space``, ``args`` and ``defaults``.
+        optimizers: one or several: names; classes or functions (params, **hyperparameters) ->
+            ``torch.optim.Optimizer``; or mappings, what their YAML files would hold, with ``name`` beside ``class``,
+            ``space``, ``args`` and ``defaults``.
         trials: per optimizer.
         seeds: evaluation seeds, 0 to N-1 or a list.
         on_event: is told each ``tuner.events.Event`` in place of showing it.
@@ -61,8 +65,7 @@ def search(
 
     keywords = {"trials": trials, "seeds": seeds} | flags
     configs = keywords.get("configs")
-    if isinstance(optimizers, str | Mapping) or callable(optimizers):
-        optimizers = [optimizers]
+    check_working_directory()
     task_name, names, program = gather(task, optimizers, None if configs is None else Path(configs))
     argv = keywords_to_flags(make_parser(), {"task": task_name, "optimizers": names} | keywords)
     plan = bool(keywords.get("dry_run"))
@@ -124,8 +127,17 @@ def best(run: str | os.PathLike[str], optimizer: str) -> Best:
 def _call(asked: Call, on_event: Listener | None, quiet: bool, address: str | None) -> call.Answer:
     if address is None and (inside := _initialised_ray()):
         asked = replace(asked, program=replace(asked.program, inside=inside))
-    shown = Notebook if in_notebook() else Terminal
-    return call.carry_out(asked, on_event or shown(quiet=quiet))
+    if on_event is not None:
+        return call.carry_out(asked, on_event)
+    with closing((Notebook if in_notebook() else Terminal)(quiet=quiet)) as shown:
+        return call.carry_out(asked, partial(_show, shown))
+
+
+def _show(shown: Terminal, event: Event) -> None:
+    """The work goes on where nobody sees it any more."""
+    if sys.stderr is not None and not getattr(sys.stderr, "closed", False):
+        with suppress(OSError):
+            shown(event)
 
 
 def _initialised_ray() -> Inside | None:
@@ -141,5 +153,5 @@ def _initialised_ray() -> Inside | None:
     address = ray.get_runtime_context().gcs_address
     if len(nodes) != 1:
         raise UserError(f"Ray is initialised on {len(nodes)} nodes: say address={address!r} to search on all of them")
-    has = nodes[0]["Resources"]
-    return Inside(address, int(has.get("CPU", 0)), int(has.get("GPU", 0)))
+    free = ray.available_resources()
+    return Inside(address, int(free.get("CPU", 0)), int(free.get("GPU", 0)))

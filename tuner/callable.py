@@ -15,6 +15,9 @@ class CallableModule(ModuleType):
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         return self._function()(*args, **keywords)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
+
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self._function())

@@ -180,7 +180,7 @@ def prepare(args: argparse.Namespace, run: Run | None, program: Program = NO_PRO
     if config.resources.address is not None:
         return config
     if inside := program.inside:
-        return settle(config, Machine(inside.cpus, inside.gpus), owner="the Ray that is initialised")
+        return settle(config, Machine(inside.cpus, inside.gpus), owner="what is free in the Ray that is initialised")
     return settle(config, this_machine())
 
 

@@ -13,7 +13,7 @@ class Inside:
 
     Attributes:
         address: where its GCS listens.
-        cpus, gpus: how many it has.
+        cpus, gpus: how many are free in it.
     """
 
     address: str

@@ -46,7 +46,7 @@ class Terminal:
             case events.Progressed():
                 self.view.update()
             case events.TrainingEnded():
-                self.view.__exit__()
+                self.close()
             case events.Expected(sentences):
                 for sentence in sentences:
                     self.console.print(sentence, markup=False)
@@ -54,6 +54,12 @@ class Terminal:
                 self.console.print(sentence_of(event), markup=False)
             case _ if text := sentence_of(event):
                 print(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Show progress no more; the terminal is as it was."""
+        self._end_wait()
+        self.view.__exit__()
+        self.view = Silence()
 
     def make_view(self, progress: Callable[[], Sequence[Progress]], metric: str) -> View:
         """What shows how training is getting on."""
