@@ -30,6 +30,8 @@ from tuner.events import Ended, Event, Listener
 from tuner.machine.signals import exit_cause
 from tuner.planning.progress import Progress
 
+CHILD = "tuner.child"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -112,7 +114,7 @@ def _start(writing: int) -> subprocess.Popen[bytes]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "tuner.child", str(writing)],
+            [sys.executable, "-m", CHILD, str(writing)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[writing],

@@ -35,19 +35,23 @@ def main(pipe: int) -> int:
         return INTERRUPTED
     threading.Thread(target=_end_with_caller, name="end with the caller", daemon=True).start()
     sys.argv[1:] = call.argv
-    with os.fdopen(pipe, "wb") as answers:
-        send = Sender(answers)
-        try:
-            send(_answer(call, send.event))
-        except (UserError, MachineError) as error:
-            send(Failure(type(error), str(error)))
-        except OSError as error:
-            why = error.strerror or str(error) or type(error).__name__
-            send(Failure(MachineError, text.line(f"{error.filename}: {why}" if error.filename else why)))
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except Exception as error:
-            send(Failure(None, text.fault(error), text.tracebacks(error)))
+    with suppress(BrokenPipeError), os.fdopen(pipe, "wb") as answers:  # of a caller that has ended
+        return _reply(call, Sender(answers))
+    return INTERRUPTED
+
+
+def _reply(call: Call, send: Sender) -> int:
+    try:
+        send(_answer(call, send.event))
+    except (UserError, MachineError) as error:
+        send(Failure(type(error), str(error)))
+    except OSError as error:
+        why = error.strerror or str(error) or type(error).__name__
+        send(Failure(MachineError, text.line(f"{error.filename}: {why}" if error.filename else why)))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        send(Failure(None, text.fault(error), text.tracebacks(error)))
     return 0
 
 
@@ -56,6 +60,7 @@ def _answer(call: Call, tell: Listener) -> Answer:
     from tuner.console.parsing import check_utf8, check_working_directory
     from tuner.machine import process_environment
 
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)  # which the caller has blocked until now
     check_working_directory()
     check_own_packages()
     process_environment.prepare()
@@ -116,7 +121,6 @@ def _end_with_caller() -> None:
 if __name__ == "__main__":
     streams.prepare()
     interruption.install()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)  # which the caller has blocked until now
     code = main(int(sys.argv[1]))
     interruption.leave(code)
     sys.exit(code)
