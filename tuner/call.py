@@ -168,7 +168,7 @@ class _Conversation:
         self.last = message
         if isinstance(message, list):
             self.progress = message
-            message = events.Progressed()
+            message = events.Progressed() if self.began else None
         elif isinstance(message, events.TrainingBegan):
             message = self.began = replace(message, progress=lambda: self.progress)
         if isinstance(message, Event) and (self.error is None or isinstance(self.error, KeyboardInterrupt)):
