@@ -157,24 +157,19 @@ class Result:
         return pd.concat(tables, ignore_index=True)
 
     def __repr__(self) -> str:
-        sentences = self._sentences()
-        return "\n".join([f"Result of {', '.join(map(str, self.paths))}", *sentences])
-
-    def _sentences(self) -> list[str]:
         from tuner.reporting.verdicts import verdicts
 
         try:
-            return verdicts(self._results)
+            sentences = verdicts(self._results)
         except UserError as error:
-            return [str(error)]
+            sentences = [str(error)]
+        return "\n".join([f"Result of {', '.join(map(str, self.paths))}", *sentences])
 
     def _repr_html_(self) -> str:
         """For a notebook: the verdicts, and what they are about."""
-        import html
+        from tuner.reporting.as_cell import cell, paragraphs
 
-        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._sentences() if sentence)
         try:
-            shown = self.summary.dropna(axis="columns", how="all")
-        except UserError:
-            return said
-        return said + shown.to_html(index=False, border=0, notebook=True)
+            return cell(self._results)
+        except UserError as error:
+            return "".join(paragraphs([str(error)]))

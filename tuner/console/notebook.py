@@ -37,6 +37,9 @@ class Notebook(Terminal):
             file=sys.stdout, quiet=quiet, force_jupyter=False, highlight=False, soft_wrap=True, emoji=False
         )
 
+    def say(self, text: str) -> None:
+        print(text)  # on stderr a notebook would show it as an error
+
     def make_view(self, progress: Callable[[], Sequence[Progress]], metric: str) -> View:
         return Silence() if self.quiet else NotebookView(progress, metric)
 

@@ -53,13 +53,17 @@ class Terminal:
             case events.RayRemark() | events.RunsFailed():
                 self.console.print(sentence_of(event), markup=False)
             case _ if text := sentence_of(event):
-                print(text, file=sys.stderr)
+                self.say(text)
 
     def close(self) -> None:
         """Show progress no more; the terminal is as it was."""
         self._end_wait()
         self.view.__exit__()
         self.view = Silence()
+
+    def say(self, text: str) -> None:
+        """A line for who wants quiet, too."""
+        print(text, file=sys.stderr)
 
     def make_view(self, progress: Callable[[], Sequence[Progress]], metric: str) -> View:
         """What shows how training is getting on."""
