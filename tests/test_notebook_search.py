@@ -87,7 +87,7 @@ def test_progress_is_one_display_that_is_redrawn(executed: tuple[Path, list[list
     assert re.findall(r"(\w+)  (\w+)  (\d/\d)", shown.data["text/plain"]) == [
         ("search", "adam", "2/2"), ("search", "Mine", "2/2"), ("retrain", "adam", "3/3"), ("retrain", "Mine", "3/3"),
     ]  # fmt: skip
-    assert shown.data["text/html"].count("<tr>") == 4 and "<td>done</td>" in shown.data["text/html"]
+    assert shown.data["text/html"].count("<tr>") == 4 and ">done</td>" in shown.data["text/html"]
 
 
 def test_little_else_is_said_and_nothing_as_an_error(executed: tuple[Path, list[list[Any]]]) -> None:
@@ -101,7 +101,7 @@ def test_little_else_is_said_and_nothing_as_an_error(executed: tuple[Path, list[
 def test_the_result_is_sentences_then_a_table_of_few_columns(executed: tuple[Path, list[list[Any]]]) -> None:
     (shown,) = executed[1][2]
     html = shown.data["text/html"]
-    assert re.search(r"^<p>adam is the baseline, .*<p>Mine is .*</p><table>", html)
+    assert re.search(r"^<p>adam is the baseline, .*<p>Mine is .*</p><table><caption>mnist1d</caption><tr>", html)
     head, *rows = (re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in html.split("<tr>")[1:])
     assert head[:4] == ["optimizer", "test_loss", "difference to adam", "verdict"] and len(head) <= 10
     assert {row[0] for row in rows} == {"adam", "Mine"} and all(len(row) == len(head) for row in rows)

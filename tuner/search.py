@@ -195,8 +195,8 @@ def check_together(args: argparse.Namespace, run: Run | None, program: Program) 
         raise UserError(f"{CHANGED_CODE}: only a run that goes on (--resume RUN) has code of before")
     if run is not None and args.configs is not None:
         raise UserError("--configs: a run that goes on has its own config.yaml; leave it out with --resume")
-    if run is not None and (names := [name for of_kind in program.given.values() for name in of_kind]):
-        raise UserError(f"resume: a run that goes on has the classes and tasks of its beginning; leave out {names[0]}")
+    if run is not None and any(program.given.values()):
+        raise UserError("resume: a run that goes on has its own classes and contents; give names alone, or nothing")
 
 
 def one_at_a_time(config: Config) -> Config:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import tuner
-from tests.support.commands import Done, environment, python
+from tests.support.commands import ROOT, Done, environment, python
 from tuner import call, events, search
 from tuner.call import Answer, Call, carry_out
 from tuner.config.program import Program
@@ -58,14 +58,11 @@ exec(call.argv[0])
 """Does what the first flag says."""
 RESUME = r"to go on: tuner\.search\(resume='runs/a'\)"
 BAD = [
-    ({"task": "mnist1"}, ["--task", "mnist1"]),
     ({"task": "mnist1d", "optimizers": ["adma"]}, ["--task", "mnist1d", "--optimizers", "adma"]),
     ({}, []),
     ({"task": "mnist1d", "trials": "many"}, ["--task", "mnist1d", "--trials", "many"]),
-    ({"task": "mnist1d", "set": {"train.epoch": 3}}, ["--task", "mnist1d", "--set", "train.epoch=3"]),
     ({"task": "mnist1d", "out": "file", "name": "a"}, ["--task", "mnist1d", "--out", "file", "--name", "a"]),
     ({"resume": "nowhere"}, ["--resume", "nowhere"]),
-    ({"task": "mnist1d", "configs": "nowhere"}, ["--task", "mnist1d", "--configs", "nowhere"]),
 ]
 
 
@@ -262,6 +259,13 @@ def test_a_plan_is_that_of_the_command_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_goes_on_takes_no_other_classes() -> None:
+    mine = type("Mine", (), {"__module__": "__main__", "__init__": lambda self, params, lr=0.5: None})
+    for given in ({"optimizers": ["adam", mine]}, {"optimizers": {"name": "adam", "args": {"eps": 1e-3}}}):
+        with pytest.raises(UserError, match=r"^resume: a run that goes on has its own classes and contents; give"):
+            tuner.search(resume=ROOT / "tests/golden/mnist1d/run", dry_run=True, quiet=True, **given)
+
+
 def test_remarks_on_what_was_given_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mine = type("Mine", (), {"__module__": "__main__", "__init__": lambda self, params, lr=0.5: None})
@@ -299,7 +303,7 @@ def gone(process: psutil.Process, within_s: float) -> bool:
     return not alive
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.1, 1.5])
+@pytest.mark.parametrize("after_s", [0.1, 1.5])
 def test_an_interruption_as_soon_as_there_is_a_child_is_without_noise(tmp_path: Path, after_s: float) -> None:
     caller, child = started(tmp_path)
     time.sleep(after_s)
@@ -329,7 +333,7 @@ def closed(*numbers: int) -> Done:
     return python(code, "answer", folder=Path.cwd(), env=environment())
 
 
-@pytest.mark.parametrize("numbers", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("numbers", [(1,), (0, 1, 2)])
 def test_standard_streams_may_be_closed(numbers: tuple[int, ...], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     done = closed(*numbers)
@@ -337,7 +341,7 @@ def test_standard_streams_may_be_closed(numbers: tuple[int, ...], tmp_path: Path
     assert (tmp_path / "answer").read_text().startswith("UserError(\"unknown task 'mnist1'; did you mean 'mnist1d'?")
 
 
-@pytest.mark.parametrize("flags", [["-OO"], ["-I"], ["-S"], ["-W", "error"]])
+@pytest.mark.parametrize("flags", [["-OO"], ["-I", "-W", "error"]])
 def test_flags_of_the_interpreter_are_the_programs_own(flags: list[str], tmp_path: Path) -> None:
     asked = "tuner.search('mnist1d', 'adam', dry_run=True)['config']['task']['name']"
     code = f"import sys\nsys.path[:0] = {sys.path!r}\nimport tuner\nprint({asked})"

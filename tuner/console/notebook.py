@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -63,8 +62,9 @@ class NotebookView(Lines):
             self.handle.update(self)
 
     def _repr_html_(self) -> str:
-        rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in self.cells(p)) for p in self.progress())
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        from tuner.reporting.as_cell import table
+
+        return table(map(self.cells, self.progress()))
 
     def __repr__(self) -> str:
         return "\n".join("  ".join(filter(None, self.cells(p))) for p in self.progress())

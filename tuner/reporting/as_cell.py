@@ -28,11 +28,16 @@ def paragraphs(sentences: Iterable[str]) -> list[str]:
 def _table(task: TaskResults) -> str:
     head, rows = leaderboard(task)
     shown = [index for index, name in enumerate(head) if name not in REPORT_ALONE]
-    lines = [_row("th", [head[index] for index in shown])]
-    lines += [_row("td", [row[index].text for index in shown]) for row in rows]
-    return f"<table><caption>{escape(task.comparison.task)}</caption>{''.join(lines)}</table>"
+    cells = [[row[index].text for index in shown] for row in rows]
+    return table(cells, head=[head[index] for index in shown], caption=task.comparison.task)
+
+
+def table(rows: Iterable[Iterable[str]], head: Iterable[str] = (), caption: str = "") -> str:
+    """With text to the left, which a notebook would put to the right."""
+    lines = [_row("th", head), *(_row("td", row) for row in rows)]
+    return f"<table><caption>{escape(caption)}</caption>{''.join(lines)}</table>"
 
 
 def _row(tag: str, texts: Iterable[str]) -> str:
-    cells = (f'<{tag} style="text-align: left">{escape(text)}</{tag}>' for text in texts)
-    return f"<tr>{''.join(cells)}</tr>"
+    cells = "".join(f'<{tag} style="text-align: left">{escape(text)}</{tag}>' for text in texts)
+    return f"<tr>{cells}</tr>" if cells else ""

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import pickle
-import sys
 import threading
-import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +14,13 @@ import torch
 
 import optimizers
 from tasks.mnist1d import MNIST1D
-from tuner.config.given import gather, python_path
-from tuner.config.layers import resolve
+from tests.support.given import in_a_notebook, refusal, searched
+from tuner.config.given import gather
 from tuner.config.program import Program
-from tuner.config.registry import ROOT
-from tuner.config.schema import Config
 from tuner.errors import UserError
 
 SPACE = {"lr": {"low": 0.01, "high": 1.0, "log": True}}
 LR_ALONE = "{}: no space given, so lr alone is searched, from 1e-05 to 1 (log-uniform)"
-RULE = "import torch\n\n\nclass Rule(torch.optim.SGD):\n    pass\n"
 
 
 class Beside(torch.optim.SGD):
@@ -36,11 +29,6 @@ class Beside(torch.optim.SGD):
 
 def function(params: Any, lr: float = 0.25, momentum: float = 0.0) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=lr, momentum=momentum)
-
-
-def in_a_notebook(name: str = "Mine", base: type = torch.optim.SGD, **members: Any) -> type:
-    """A class as a cell defines it."""
-    return type(name, (base,), {"__module__": "__main__", **members})
 
 
 def with_lr(lr: Any) -> type:
@@ -55,19 +43,6 @@ def without_lr() -> type:
         torch.optim.SGD.__init__(self, params, lr=1 / width)
 
     return in_a_notebook("NoLr", __init__=init)
-
-
-def searched(*entries: Any, task: Any = "mnist1d") -> tuple[Config, Program]:
-    """The configuration that comes of it, as the child makes it."""
-    name, names, program = gather(task, entries, None)
-    return resolve({"task.name": name, "search.optimizers": names}, [], None, program.given), program
-
-
-def refusal(optimizers: Any = ("adam",), task: Any = "mnist1d") -> str:
-    with pytest.raises(UserError) as caught:
-        gather(task, optimizers, None)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Names.
@@ -276,133 +251,3 @@ def test_what_is_no_task(entry: Any) -> None:
 def test_what_cannot_be_pickled() -> None:
     said = refusal([in_a_notebook(lock=threading.Lock())])
     assert said.startswith("Mine: cannot be sent to other processes (TypeError: cannot pickle '_thread.lock' object); ")
-
-
-# Tasks.
-
-
-def test_a_task_object_brings_its_own_metric_and_batches() -> None:
-    mine = in_a_notebook("Digits", MNIST1D)
-    config, program = searched("adam", task=mine(metric="val_acc", mode="max", batch_size=7, target=0.5))
-    section = config.task
-    assert (section.name, section.class_, section.metric, section.mode) == (
-        "Digits",
-        "__main__.Digits",
-        "val_acc",
-        "max",
-    )
-    assert (section.target, section.dataset, config.train.batch_size) == (0.5, "Digits", 7)
-    make = pickle.loads(program.objects)["__main__.Digits"]
-    one, other = (make(metric="val_loss", mode="min", batch_size=size, dataset="Digits") for size in (3, 4))
-    assert (one.batch_size, other.batch_size, one.metric, one.target) == (3, 4, "val_loss", None)
-
-
-def test_a_task_class_is_ranked_by_its_loss() -> None:
-    config, program = searched("adam", task=in_a_notebook("Digits", MNIST1D))
-    assert (config.task.name, config.task.metric, config.task.mode) == ("Digits", "val_loss", "min")
-    assert program.remarks == ["Digits: nothing said of its metric, so val_loss ranks trials, the less the better"]
-
-
-def test_a_class_that_a_file_of_a_task_is_about() -> None:
-    assert gather(MNIST1D, None, None)[0] == "mnist1d"
-
-
-def test_a_mapping_of_a_task_has_presets() -> None:
-    entry = {
-        "name": "mine", "task": {"class": MNIST1D, "metric": "val_acc", "mode": "max"}, "train": {"epochs": 7},
-        "presets": {"smoke": {"train": {"epochs": 2}}},
-    }  # fmt: skip
-    name, _, program = gather(entry, None, None)
-    assert name == "mine" and program.remarks == []
-    whole = resolve({"task.name": "mine"}, [], None, program.given)
-    smoke = resolve({"task.name": "mine", "preset": "smoke"}, [], None, program.given)
-    assert (whole.train.epochs, smoke.train.epochs) == (7, 2)
-    assert (whole.task.class_, whole.task.metric, whole.task.dataset) == ("tasks.mnist1d.MNIST1D", "val_acc", "mine")
-
-
-@pytest.mark.parametrize(
-    ("entry", "said"),
-    [
-        ({"name": "mine", "task": 5}, "task: must be a mapping of keys to values, got 5"),
-        (
-            {"name": "mnist1d", "task": {"class": MNIST1D}},
-            "mnist1d: there is task mnist1d already; give yours another ",
-        ),
-        ({"task": {"class": "tasks.mnist1d.MNIST1D"}}, "task 'tasks.mnist1d.MNIST1D': give it a name, "),
-        (
-            {"name": "mine", "class": MNIST1D},
-            "mine.class: must be text, a number, true, false, null, a list or a mapping",
-        ),
-    ],
-)
-def test_mappings_of_tasks_of_no_use(entry: dict[str, Any], said: str) -> None:
-    assert refusal(task=entry).startswith(said)
-
-
-def test_a_task_whose_init_is_not_called() -> None:
-    forgetful = in_a_notebook("Digits", MNIST1D, __init__=lambda self: None)
-    assert refusal(task=forgetful()) == "task Digits: has no metric; its __init__ must call that of Task"
-
-
-# By reference or by value.
-
-
-@pytest.fixture
-def module_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    """A module beside the script."""
-    (tmp_path / "given_rule.py").write_text(RULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield importlib.import_module("given_rule")
-    del sys.modules["given_rule"]
-
-
-def test_a_class_that_can_be_imported_goes_by_its_path(module_beside: types.ModuleType, tmp_path: Path) -> None:
-    config, program = searched(module_beside.Rule)
-    assert config.optimizers["Rule"].class_ == "given_rule.Rule"
-    assert program.objects == b"" and str(tmp_path) in program.python_path
-
-
-def test_a_class_of_the_script_itself_goes_by_value() -> None:
-    config, program = searched(in_a_notebook())
-    assert config.optimizers["Mine"].class_ == "__main__.Mine"
-    assert issubclass(pickle.loads(program.objects)["__main__.Mine"], torch.optim.SGD)
-
-
-def test_a_class_whose_module_is_elsewhere_for_others_goes_by_value(
-    module_beside: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hiding = tmp_path / "hiding"
-    hiding.mkdir()
-    (hiding / "given_rule.py").write_text(RULE)
-    monkeypatch.syspath_prepend(hiding)
-    config, program = searched(module_beside.Rule)
-    assert config.optimizers["Rule"].class_ == "__main__.Rule" and program.objects
-
-
-def test_a_class_of_a_module_that_no_other_process_has_goes_by_value() -> None:
-    module = types.ModuleType("nowhere_else")
-    sys.modules["nowhere_else"] = module
-    try:
-        exec(RULE, module.__dict__)
-        config, program = searched(module.Rule)
-    finally:
-        del sys.modules["nowhere_else"]
-    assert config.optimizers["Rule"].class_ == "__main__.Rule"
-    assert pickle.loads(program.objects)["__main__.Rule"].__name__ == "Rule"  # though there is no such module any more
-
-
-def test_a_class_within_a_function_goes_by_value() -> None:
-    class Local(torch.optim.SGD):
-        pass
-
-    config, _ = searched(Local)
-    assert config.optimizers["Local"].class_ == "__main__.Local"
-
-
-def test_folders_of_modules_are_the_programs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", ["", str(tmp_path), str(tmp_path), str(ROOT), str(ROOT / "none"), *sys.path])
-    monkeypatch.chdir(tmp_path)
-    found = python_path()
-    assert found[0] == str(tmp_path) and found.count(str(tmp_path)) == 1
-    assert not {str(ROOT), str(ROOT / "none"), *(path for path in sys.path if "site-packages" in path)} & set(found)
-    assert searched("adam")[1].python_path == []
