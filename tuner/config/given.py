@@ -54,23 +54,21 @@ class Gathering:
         """
         if isinstance(entry, str):
             return entry
-        if isinstance(entry, Mapping):
-            content = dict(entry)
-            made = content.get("class")
-            name = self._name(content.pop("name", None), made, "optimizer")
-            if callable(made):
-                content["class"] = self._path(made, name, "optimizers")
-                if content.get("space") is None:
-                    content.pop("space", None)
-                    content = self._searched_lr(made, name, content.get("args")) | content
-            return self._add("optimizers", name, content)
-        if not callable(entry):
-            raise UserError(f"an optimizer must be a name, a class, a function or a mapping, got {_shown(entry)}")
-        if known := self._known("optimizers", entry, lambda content: content.get("class")):
-            return known
-        name = self._name(None, entry, "optimizer")
-        path = self._path(entry, name, "optimizers")
-        return self._add("optimizers", name, {"class": path, **self._searched_lr(entry, name)})
+        if not isinstance(entry, Mapping):
+            if not callable(entry):
+                raise UserError(f"an optimizer must be a name, a class, a function or a mapping, got {_shown(entry)}")
+            if known := self._known("optimizers", entry, lambda content: content.get("class")):
+                return known
+            entry = {"class": entry}
+        content = dict(entry)
+        made = content.get("class")
+        name = self._name(content.pop("name", None), made, "optimizer")
+        if callable(made):
+            content["class"] = self._path(made, name, "optimizers")
+            if content.get("space") is None:
+                content.pop("space", None)
+                content = self._searched_lr(made, name, content.get("args")) | content
+        return self._add("optimizers", name, content)
 
     def task(self, entry: Any) -> str:
         """The name under which a name, a task, a class, a function or the content of a YAML file is trained.
@@ -80,27 +78,24 @@ class Gathering:
         """
         if isinstance(entry, str):
             return entry
-        if isinstance(entry, Mapping):
-            content = dict(entry)
-            section = content.get("task") or {}
-            if not isinstance(section, Mapping):
-                raise UserError(f"task: must be a mapping of keys to values, got {_shown(section)}")
-            made = section.get("class")
-            name = self._name(content.pop("name", None), made, "task")
-            if callable(made):
-                section = self._described(name) | dict(section) | {"class": self._path(made, name, "tasks")}
-            return self._add("tasks", name, content | {"task": section})
         base = sys.modules.get("tasks.base")
         if base and isinstance(entry, base.Task):
             return self._task_object(entry)
-        if not callable(entry):
-            raise UserError(f"task: must be a name, a task, a class, a function or a mapping, got {_shown(entry)}")
-        if known := self._known("tasks", entry, lambda content: content.get("task", {}).get("class")):
-            return known
-        name = self._name(None, entry, "task")
-        section = self._described(name) | {"class": self._path(entry, name, "tasks")}
-        self.remarks.append(f"{name}: nothing said of its metric, so val_loss ranks trials, the less the better")
-        return self._add("tasks", name, {"task": section})
+        if not isinstance(entry, Mapping):
+            if not callable(entry):
+                raise UserError(f"task: must be a name, a task, a class, a function or a mapping, got {_shown(entry)}")
+            if known := self._known("tasks", entry, lambda content: content.get("task", {}).get("class")):
+                return known
+            entry = {"task": {"class": entry}}
+        content = dict(entry)
+        section = content.get("task") or {}
+        if not isinstance(section, Mapping):
+            raise UserError(f"task: must be a mapping of keys to values, got {_shown(section)}")
+        made = section.get("class")
+        name = self._name(content.pop("name", None), made, "task")
+        if callable(made):
+            section = self._described(section, name) | {"class": self._path(made, name, "tasks")}
+        return self._add("tasks", name, content | {"task": section})
 
     def _task_object(self, task: Any) -> str:
         name = self._name(None, type(task), "task")
@@ -112,9 +107,11 @@ class Gathering:
         section |= {"dataset": task.dataset or name, "datasets": [task.dataset or name]}
         return self._add("tasks", name, {"task": section, "train": {"batch_size": task.batch_size}})
 
-    def _described(self, name: str) -> dict[str, Any]:
-        """The part of a task's section that a class does not say of itself."""
-        return {"metric": "val_loss", "mode": "min", "dataset": name, "datasets": [name]}
+    def _described(self, section: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """A task's section with what its class does not say of itself."""
+        if "metric" not in section:
+            self.remarks.append(f"{name}: nothing said of its metric, so val_loss ranks trials, the less the better")
+        return {"metric": "val_loss", "mode": "min", "dataset": name, "datasets": [name], **section}
 
     def _searched_lr(self, made: Callable[..., Any], name: str, args: Any = None) -> dict[str, Any]:
         """The space of a class that came without one, its arguments ``args`` fixed."""
@@ -194,10 +191,13 @@ class GivenTask:
 
 def python_path() -> list[str]:
     """The folders where this program, and perhaps no other process, finds modules."""
-    known = [ROOT, *INSTALLED, STANDARD]
-    folders = [Path(os.path.abspath(folder)) for folder in sys.path]  # noqa: PTH100  (of "" too)
-    own = [f for f in folders if f.is_dir() and not any(f.resolve().is_relative_to(k) for k in known if k != ROOT)]
-    return [str(folder) for folder in dict.fromkeys(own) if folder.resolve() != ROOT]
+    known = [*INSTALLED, STANDARD]
+    folders = dict.fromkeys(Path(os.path.abspath(folder)) for folder in sys.path)  # noqa: PTH100  (of "" too)
+    return [
+        str(folder)
+        for folder in folders
+        if folder.is_dir() and folder.resolve() != ROOT and not any(folder.resolve().is_relative_to(k) for k in known)
+    ]
 
 
 def _parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
