@@ -24,6 +24,7 @@ from tuner.planning.estimate import Estimate, estimate, sentences, warning
 from tuner.store import provenance
 from tuner.store.run import Run
 from tuner.store.seed_rows import current_rows, missing_seeds
+from tuner.text import fault
 from tuner.workers.preflight import Preflight, PreflightResult
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def with_results(done: Executed, tell: Listener, *, report: bool) -> Executed:
             return replace(done, report=write_report(results, run.path).page)
     except OSError as error:
         tell(events.NotWritten(f"{error.filename or run.path}: cannot be written ({error.strerror})"))
+    except Exception as error:  # what was found is shown all the same
+        tell(events.NotWritten(f"report.html: cannot be drawn ({fault(error)})"))
     return done
 
 

@@ -77,8 +77,10 @@ def _next_commands(done: Executed, summary: dict[str, Any]) -> list[tuple[str, s
         commands.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
     if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
         commands.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
-    elif searched and not done.report:
-        commands.append((command_line("tuner.report", run.path), "the answer, with figures, as one page"))
+    elif searched:
+        anew = "the same with another --baseline or --metric, or with other runs"
+        what = anew if done.report else "the answer, with figures, as one page"
+        commands.append((command_line("tuner.report", run.path), what))
     if "study.db" in run.files():
         dashboard = shlex.join(["optuna-dashboard", run.study_url])
         commands.append((dashboard, "look into the search (pip install optuna-dashboard)"))

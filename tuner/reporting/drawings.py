@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from tuner.figures import searches as search_figures
 
 CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 PROCESSES = min(4, os.cpu_count() or 1)
+START = "fork" if sys.platform == "linux" else None
+"""How they begin. Other ways take seconds, and run a program anew that asks for a report outside its ``__main__``."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def report_drawings(results: Results) -> Drawings:
 def draw_all(drawings: Sequence[Drawing], folder: Path, on_drawn: Callable[[int], object]) -> dict[str, Drawn]:
     """Draw each and write its SVG and PNG files; ``on_drawn`` hears how many are done."""
     drawn: dict[str, Drawn] = {}
-    with ProcessPoolExecutor(PROCESSES) as processes:
+    with ProcessPoolExecutor(PROCESSES, get_context(START)) as processes:
         futures = {drawing.name: processes.submit(draw, drawing, folder) for drawing in drawings}
         for name, future in futures.items():
             drawn[name] = future.result()
