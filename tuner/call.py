@@ -183,12 +183,12 @@ class _Conversation:
 
     def _concluded(self, last: Any) -> Answer:
         """The answer, where the last message is one."""
+        if self.error is not None and not isinstance(self.error, KeyboardInterrupt):
+            raise self.error
         if isinstance(last, Failure):
             if last.error:
                 raise last.error(last.message)
             raise RuntimeError(f"{last.message}\n{last.traceback}")
-        if self.error is not None and not isinstance(self.error, KeyboardInterrupt):
-            raise self.error
         ended = last.ended if isinstance(last, Answer) else last if isinstance(last, Ended) else None
         if ended and ended.state != "ended":
             raise _why(ended)

@@ -19,6 +19,10 @@ class CallableModule(ModuleType):
         return import_module, (self.__name__,)
 
     @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return inspect.getdoc(self._function())
+
+    @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self._function())
 
