@@ -36,7 +36,9 @@ result = tuner.search(
 """
 INTERRUPTED = """
 PAUSE_S = 0.01
-tuner.search("mnist1d", Mine, trials=50, seeds=1, preset="smoke", set={"train.epochs": 1}, gpus_per_trial=0, name="half")
+tuner.search(
+    "mnist1d", Mine, trials=50, seeds=1, preset="smoke", set={"train.epochs": 1}, gpus_per_trial=0, name="half"
+)
 """
 
 

@@ -63,6 +63,18 @@ def test_a_class_of_a_module_that_no_other_process_has_goes_by_value() -> None:
     assert pickle.loads(program.objects)["__main__.Rule"].__name__ == "Rule"  # though there is no such module any more
 
 
+def test_a_task_of_a_module_that_no_other_process_has_goes_by_value() -> None:
+    module = types.ModuleType("nowhere_else")
+    sys.modules["nowhere_else"] = module
+    try:
+        exec("from tasks.mnist1d import MNIST1D\nclass Digits(MNIST1D):\n    rows = 3\n", module.__dict__)
+        _, program = searched("adam", task=module.Digits(metric="val_acc", mode="max", batch_size=7))
+    finally:
+        del sys.modules["nowhere_else"]
+    make = pickle.loads(program.objects)["__main__.Digits"]
+    assert make(metric="val_acc", mode="max", batch_size=7).rows == 3
+
+
 def test_a_class_within_a_function_goes_by_value() -> None:
     class Local(torch.optim.SGD):
         pass
