@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import tuner
-from tests.support.commands import ROOT, Done, environment, python
+from tests.support.commands import ROOT, environment, python
 from tuner import call, events, search
 from tuner.call import Answer, Call, carry_out
 from tuner.config.program import Program
@@ -322,21 +322,14 @@ def test_the_child_of_a_program_that_is_killed_ends(tmp_path: Path) -> None:
     assert err == b"" and gone(child, 30) and not (tmp_path / "runs").exists()
 
 
-def closed(*numbers: int) -> Done:
-    """A program whose standard streams are closed, and what it was answered."""
+@pytest.mark.parametrize("numbers", [(1,), (0, 1, 2)])
+def test_standard_streams_may_be_closed(numbers: tuple[int, ...], tmp_path: Path) -> None:
     code = (
-        "import os, sys\nimport tuner\n"
-        f"for number in {numbers}: os.close(number)\n"
+        f"import os, sys\nimport tuner\nfor number in {numbers}: os.close(number)\n"
         "try:\n    tuner.search('mnist1')\n"
         "except BaseException as error:\n    open(sys.argv[1], 'w').write(repr(error))\n"
     )
-    return python(code, "answer", folder=Path.cwd(), env=environment())
-
-
-@pytest.mark.parametrize("numbers", [(1,), (0, 1, 2)])
-def test_standard_streams_may_be_closed(numbers: tuple[int, ...], tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = closed(*numbers)
+    done = python(code, "answer", folder=tmp_path, env=environment())
     assert (done.out, done.err) == ("", "")
     assert (tmp_path / "answer").read_text().startswith("UserError(\"unknown task 'mnist1'; did you mean 'mnist1d'?")
 
