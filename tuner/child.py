@@ -46,8 +46,7 @@ def _reply(call: Call, send: Sender) -> int:
     except (UserError, MachineError) as error:
         send(Failure(type(error), str(error)))
     except OSError as error:
-        why = error.strerror or str(error) or type(error).__name__
-        send(Failure(MachineError, text.line(f"{error.filename}: {why}" if error.filename else why)))
+        send(Failure(MachineError, text.refusal(error)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tuner.errors import UserError
+from tuner.errors import MachineError, UserError
 from tuner.store.run import Run
+from tuner.text import refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,13 +129,17 @@ class Result:
             out: the folder; by default the run, or a new folder beside it where the comparison is another.
 
         Raises:
-            UserError: nothing can be written there.
+            UserError: that is no folder, or not one to write into.
+            MachineError: it cannot be written: a full disk, say.
         """
         from tuner.reporting.files import folder, write_report
 
         own = len(self.runs) == 1 and self._baseline is None and self._metric is None
         path = folder(self.runs[0].path, None if out is None else Path(out), own=own)
-        return write_report(self._results, path).page
+        try:
+            return write_report(self._results, path).page
+        except OSError as error:
+            raise MachineError(refusal(error)) from None
 
     def to_json(self) -> str:
         """The document that ``tuner.report --json`` prints."""

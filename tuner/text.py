@@ -36,6 +36,12 @@ def fault(error: BaseException) -> str:
     return line(f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
 
+def refusal(error: OSError) -> str:
+    """What the operating system refused, in one line: of which file, and why."""
+    why = error.strerror or str(error) or type(error).__name__
+    return line(f"{error.filename}: {why}" if error.filename else why)
+
+
 def tracebacks(error: BaseException) -> str:
     """How it came to an error."""
     try:

@@ -172,3 +172,11 @@ def test_runs_are_opened_and_winners_found(run: Run, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError):
             wrong()
+
+
+def test_a_report_that_cannot_be_written_says_so(run: Run) -> None:
+    figures = run.path / "figures"
+    figures.write_text("mine")
+    with pytest.raises(MachineError, match="figures: File exists"):
+        tuner.open(run.path).report()
+    assert figures.read_text() == "mine" and not (run.path / "report.html").exists()

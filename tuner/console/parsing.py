@@ -170,8 +170,7 @@ def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     except MachineError as error:
         return _complain(str(error), argv, NOTHING)
     except OSError as error:
-        why = error.strerror or str(error) or type(error).__name__
-        return _complain(text.line(f"{error.filename}: {why}" if error.filename else why), argv, NOTHING)
+        return _complain(text.refusal(error), argv, NOTHING)
     except KeyboardInterrupt:
         interruption.say()
         return INTERRUPTED
