@@ -158,15 +158,16 @@ class Gathering:
         return next(iter(same or (names if len(names) == 1 else [])), None)
 
     def _path(self, made: Any, name: str, kind: Kind) -> str:
-        """The dotted path of a class or function; of one that other processes cannot import, it is carried."""
+        """The dotted path of a class or function. One that other processes cannot import is carried, by its own name
+        unless it has none or another has it."""
         module, last = getattr(made, "__module__", None), getattr(made, "__qualname__", ".")
         if module and getattr(sys.modules.get(module), last, None) is made and is_importable(module):
             return f"{module}.{last}"
-        path = f"{MODULE}.{name}"
-        if path in self.objects:
-            raise UserError(f"two of what was given are called {name}; give one another name")
-        self.objects[path] = made
-        return path
+        own = str(getattr(made, "__name__", ""))
+        for called in (own if own.isidentifier() else name, name):
+            if self.objects.setdefault(f"{MODULE}.{called}", made) is made:
+                return f"{MODULE}.{called}"
+        raise UserError(f"two of what was given are called {name}; give one another name")
 
 
 class GivenTask:

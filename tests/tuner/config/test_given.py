@@ -224,7 +224,17 @@ def test_two_of_one_name() -> None:
 def test_one_class_twice_by_two_names() -> None:
     mine = in_a_notebook()
     config, _ = searched(*({"name": name, "class": mine, "space": SPACE} for name in ("one", "two")))
-    assert [spec.class_ for spec in config.optimizers.values()] == ["__main__.one", "__main__.two"]
+    assert [spec.class_ for spec in config.optimizers.values()] == ["__main__.Mine", "__main__.Mine"]
+
+
+def test_two_classes_of_one_name_by_two_names() -> None:
+    """As of a notebook's cell that was run again."""
+    first, again = in_a_notebook(), in_a_notebook()
+    config, program = searched(
+        {"name": "one", "class": first, "space": SPACE}, {"name": "two", "class": again, "space": SPACE}
+    )
+    assert [spec.class_ for spec in config.optimizers.values()] == ["__main__.Mine", "__main__.two"]
+    assert list(pickle.loads(program.objects)) == ["__main__.Mine", "__main__.two"]
 
 
 # Nonsense.
