@@ -100,7 +100,7 @@ def new_run(
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    code.check_folder(config)
+    code.check_folders(config)
     identity = code.identity(config, objects)
     checked = preflight(config, objects, tell, ray)
     run = Run.create(path, config, objects, another=config.name is None)

@@ -69,25 +69,35 @@ def mark(code: Code) -> str:
     return sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_folder(config: Config) -> None:
+def check_folders(config: Config) -> None:
     """
     Raises:
-        UserError: the folder of ``--configs`` is gone, and a class with it; or has modules that others hide.
+        UserError: folders of the run's modules are gone, and a class with them; or that of ``--configs`` has modules
+            that others hide.
     """
-    if config.configs is None:
-        return
-    folder = Path(config.configs)
+    gone = [folder for folder in config.module_folders if not Path(folder).is_dir()]
     for path in class_paths(config):
+        if is_carried(path):
+            continue
         top = path.partition(".")[0]
         spec = locate(path.rpartition(".")[0], config.module_folders)
-        if not folder.is_dir() and spec is None:
+        if gone and spec is None:
             raise UserError(
-                f"{path}: there is no module {top!r}, and the run's folder of --configs, {folder}, is not there any "
-                "more; put it back, or set PYTHONPATH to where the module is now"
+                f"{path}: there is no module {top!r}; of the folders where the run found its modules, not there any "
+                f"more: {', '.join(gone)}; put back the one that has it, or set PYTHONPATH to where it is now"
             )
-        module_file = next((p for p in (folder / f"{top}.py", folder / top / "__init__.py") if p.is_file()), None)
-        if module_file and spec and spec.origin and not Path(spec.origin).resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path}: {module_file} is hidden by {spec.origin}, which has its name; rename yours")
+        if config.configs is not None and spec and spec.origin:
+            _check_not_hidden(path, top, Path(spec.origin), Path(config.configs))
+
+
+def _check_not_hidden(path: str, top: str, origin: Path, folder: Path) -> None:
+    """
+    Raises:
+        UserError: a module of the folder of ``--configs`` is hidden by another.
+    """
+    own = next((p for p in (folder / f"{top}.py", folder / top / "__init__.py") if p.is_file()), None)
+    if own and not origin.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path}: {own} is hidden by {origin}, which has its name; rename yours")
 
 
 def _of_class(path: str, folders: list[str]) -> dict[str, Any]:

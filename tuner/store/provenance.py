@@ -8,7 +8,7 @@ from typing import Any
 from tuner.config.schema import Config
 from tuner.errors import CHANGED_CODE, UserError
 from tuner.machine import environment
-from tuner.machine.code import check_folder, differences, identity, mark
+from tuner.machine.code import check_folders, differences, identity, mark
 from tuner.machine.resources import this_machine
 from tuner.store.run import Run
 
@@ -23,7 +23,7 @@ def check_code(config: Config, run: Run, *, allowed: bool, remark: Callable[[str
         UserError: a class is not where it was; or the code is not what the run was begun with, and that is not
             ``allowed``.
     """
-    check_folder(config)
+    check_folders(config)
     run.code, env = identity(config, run.objects()), run.env() if run.has_env() else {}
     for path in [path for path, known in run.code.items() if not known]:
         remark(f"{path}: by which code it is made cannot be known, so not whether it changes")

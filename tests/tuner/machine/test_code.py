@@ -20,7 +20,7 @@ from tuner.config.modules import locate
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.machine import code as identity
-from tuner.machine.code import check_folder, differences, mark
+from tuner.machine.code import check_folders, differences, mark
 from tuner.store.provenance import check_code
 from tuner.store.run import Run
 
@@ -211,19 +211,25 @@ def test_a_run_that_does_not_know_its_code_says_so_or_nothing_and_goes_on(
 # Folders and names.
 
 
-def test_a_folder_that_is_gone_is_said_at_once(begun: Run, mine: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["configs", "python_path"])
+def test_a_folder_that_is_gone_is_said_at_once(
+    by: str, begun: Run, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = begun.config()
+    if by == "python_path":
+        asked = asked.model_copy(update={"configs": None, "python_path": [str(tmp_path), str(mine)]})
     mine.rename(tmp_path / "elsewhere")
-    with pytest.raises(
-        UserError, match=rf"my_rule.Rule: there is no module 'my_rule', and .* {mine}, is not there any"
-    ):
-        check(begun.config(), begun, allowed=True)
+    with pytest.raises(UserError, match=rf"my_rule.Rule: there is no module 'my_rule'; .* not there any more: {mine};"):
+        check(asked, begun, allowed=True)
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    check(asked, begun, allowed=False)
 
 
 def test_a_module_that_another_hides_is_named(mine: Path) -> None:
     (mine / "statistics.py").write_text(RULE)
     with pytest.raises(UserError, match=rf"statistics.Rule: {mine}/statistics.py is hidden by .*statistics.py"):
-        check_folder(config("statistics.Rule", folder=mine))
-    check_folder(config("my_rule.Rule", "pack.inner.rules.Rule", "torch.optim.Adam", "no.such", folder=mine))
+        check_folders(config("statistics.Rule", folder=mine))
+    check_folders(config("my_rule.Rule", "pack.inner.rules.Rule", "torch.optim.Adam", "no.such", folder=mine))
 
 
 def test_a_module_is_located_as_it_would_be_imported(mine: Path) -> None:
