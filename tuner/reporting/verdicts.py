@@ -29,15 +29,22 @@ def verdict(task: TaskResults, optimizer: str) -> str:
     contrast = task.contrast(optimizer)
     if optimizer == comparison.baseline:
         row = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
+        if not row["n"]:
+            return f"{optimizer} is the baseline, and {_lacking(comparison, optimizer)}."
         if task.typical == "mean":
             return f"{optimizer} is the baseline, with {number(row['mean'])} {comparison.metric}."
         lost = f"; it diverged on {row['seeds_diverged']} of {row['n']} seeds" if row["seeds_diverged"] else ""
         return f"{optimizer} is the baseline, with a median {comparison.metric} of {result(row['median'])}{lost}."
     if contrast is None:
-        runs = comparison.seeds[comparison.seeds["optimizer"] == optimizer]
-        return f"{optimizer} has no {comparison.metric}." if len(runs) else f"{optimizer} was not retrained."
+        return f"{optimizer} {_lacking(comparison, optimizer)}."
     numbers = _numbers(contrast, comparison.config.report.alpha)
     return f"{_claim(contrast)}{_exploratory(comparison)}{numbers}{_cost(task, optimizer)}."
+
+
+def _lacking(comparison: Comparison, optimizer: str) -> str:
+    """Of an optimizer without a value of the metric: why."""
+    retrained = (comparison.seeds["optimizer"] == optimizer).any()
+    return f"has no {comparison.metric}" if retrained else "was not retrained"
 
 
 def _claim(contrast: Contrast) -> str:
@@ -121,7 +128,8 @@ def _cost(task: TaskResults, optimizer: str) -> str:
         return f"; a step takes {ratio['mean']:.2f} times the gradient-equivalents{stacked}"
     level = percent(1 - comparison.config.report.alpha)
     if math.isnan(ratio["low"]):
-        return f"; a step takes {ratio['mean']:.2f} times as long ({len(table)} seeds, no interval)"
+        seeds = f"{len(table)} {'seed' if len(table) == 1 else 'seeds'}"
+        return f"; a step takes {ratio['mean']:.2f} times as long ({seeds}, no interval)"
     between = f"{level} interval {ratio['low']:.2f} to {ratio['high']:.2f}"
     if 1 / ABOUT <= ratio["low"] <= ratio["high"] <= ABOUT:
         return f"; a step takes about as long ({ratio['mean']:.2f} times, {between})"

@@ -106,6 +106,16 @@ def test_what_has_no_verdict_says_why(run: Run) -> None:
     assert verdicts.verdict(task, "sgdm").startswith(
         "sgdm and adam cannot be told apart on test_loss: one seed in common; at least 3 are needed: 0."
     )
+    assert verdicts.verdict(task, "sgdm").endswith(" times as long (1 seed, no interval).")
+
+
+def test_without_retraining_nothing_has_a_value(run: Run) -> None:
+    edit_seeds(run, lambda row: None)
+    assert verdicts.verdicts(compare([run])) == [
+        "diag_hessian was not retrained.",
+        "adam is the baseline, and was not retrained.",
+        "sgdm was not retrained.",
+    ]
 
 
 def test_an_equivalence_names_its_margin(run: Run) -> None:
