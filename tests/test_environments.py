@@ -52,6 +52,7 @@ def test_with_no_variable_but_path_and_home(tmp_path: Path) -> None:
     assert f"{sys.executable.removesuffix('3')} -m tuner.report {path}   #" in done.out
 
 
+@pytest.mark.slow
 def test_from_another_folder_into_one_of_an_odd_name(tmp_path: Path) -> None:
     """The line to copy is one that a shell understands."""
     odd = "an odd 'name' %d #1 äß/runs"
@@ -68,6 +69,7 @@ def test_with_variables_of_python_of_libraries_and_of_clusters(tmp_path: Path) -
     search(tmp_path, BARE | PYTHONS | LIBRARIES | CLUSTERS, "--out", tmp_path, *ON_CPU)
 
 
+@pytest.mark.slow
 def test_in_a_locale_of_ascii_without_a_home_and_with_a_long_folder_for_temporary_files(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("not a folder, so that nothing can be written there")
     long = tmp_path / ("x" * 90)

@@ -216,6 +216,7 @@ def family(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+@pytest.mark.slow
 def test_a_search_of_a_scripts_own_class_goes_on_after_an_interruption_and_after_a_kill(tmp_path: Path) -> None:
     resumed = "tuner.search(resume='slow', no_report=True)"
     script = program(tmp_path, NEW)
