@@ -45,6 +45,7 @@ class Executed:
         ended: how the work ended; ``None`` where there was nothing to do.
         results: what the retraining runs come to; ``None`` where there are none, or nothing could be written.
         report: the page that was written, if one was.
+        all_written: whether tables and report could be.
     """
 
     run: Run
@@ -52,6 +53,7 @@ class Executed:
     ended: Ended | None
     results: Results | None = None
     report: Path | None = None
+    all_written: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def with_results(done: Executed, tell: Listener, *, report: bool) -> Executed:
         tell(events.NotWritten(f"{error.filename or run.path}: cannot be written ({error.strerror})"))
     except Exception as error:  # what was found is shown all the same
         tell(events.NotWritten(f"report.html: cannot be drawn ({fault(error)})"))
-    return done
+    return replace(done, all_written=False)
 
 
 def remaining_work(config: Config, run: Run, search: bool) -> tuple[Work, list[int]]:

@@ -125,4 +125,4 @@ def conclude(done: Executed, terminal: Terminal, *, as_json: bool) -> int:
     if ended and ended.state == "interrupted":
         terminal(ended)
         return ended.exit_code
-    return EXIT_CODES[status]
+    return PARTLY if status == "done" and not done.all_written else EXIT_CODES[status]

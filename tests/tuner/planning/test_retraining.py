@@ -46,6 +46,16 @@ def test_with_nothing_missing_neither_data_is_loaded_nor_ray_started(
     assert all(name in said for name in OPTIMIZERS)
 
 
+def test_what_cannot_be_written_at_the_end_is_not_done(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(new_search(config(), run))
+    run.write_env({})
+    (run.path / "figures").write_text("mine")
+    terminal = Terminal(quiet=True)
+    assert conclude(execute.resume(config(), run, terminal, search=True, report=True), terminal, as_json=True) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out)["report"] is None and err == f"{run.path}/figures: cannot be written (File exists)\n"
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_rows_of_earlier_seeds_stay_to_the_byte(run: Run, times: int) -> None:
     finish(new_search(config(seeds=1), run))
