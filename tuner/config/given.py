@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -159,12 +160,13 @@ class Gathering:
 
     def _path(self, made: Any, name: str, kind: Kind) -> str:
         """The dotted path of a class or function. One that other processes cannot import is carried, by its own name
-        unless it has none or another has it."""
+        unless it has none or another has it: an identifier."""
         module, last = getattr(made, "__module__", None), getattr(made, "__qualname__", ".")
         if module and getattr(sys.modules.get(module), last, None) is made and is_importable(module):
             return f"{module}.{last}"
         own = str(getattr(made, "__name__", ""))
-        for called in (own if own.isidentifier() else name, name):
+        other = re.sub(r"\W|^(?=\d)", "_", name)
+        for called in (own if own.isidentifier() else other, other):
             if self.objects.setdefault(f"{MODULE}.{called}", made) is made:
                 return f"{MODULE}.{called}"
         raise UserError(f"two of what was given are called {name}; give one another name")

@@ -237,6 +237,15 @@ def test_two_classes_of_one_name_by_two_names() -> None:
     assert list(pickle.loads(program.objects)) == ["__main__.Mine", "__main__.two"]
 
 
+def test_what_has_no_name_of_its_own_goes_by_an_identifier() -> None:
+    """Or lines of code could not name it."""
+    names = ("sgd-0.9", "9th", "plain")
+    config, _ = searched(*({"name": name, "class": lambda params, lr: None, "space": SPACE} for name in names))
+    assert list(config.optimizers) == list(names)
+    paths = [spec.class_ for spec in config.optimizers.values()]
+    assert paths == ["__main__.sgd_0_9", "__main__._9th", "__main__.plain"]
+
+
 # Nonsense.
 
 
