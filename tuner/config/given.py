@@ -94,6 +94,9 @@ class Gathering:
             raise UserError(f"task: must be a mapping of keys to values, got {_shown(section)}")
         made = section.get("class")
         name = self._name(content.pop("name", None), made, "task")
+        if "class" in content:
+            own = "{'task': {'class': ...}}"
+            raise UserError(f"{name}: unknown key 'class'; that of a task is in its section, {own}")
         if callable(made):
             section = self._described(section, name) | {"class": self._path(made, name, "tasks")}
         return self._add("tasks", name, content | {"task": section})

@@ -63,7 +63,7 @@ def test_a_mapping_of_a_task_has_presets() -> None:
         ({"task": {"class": "tasks.mnist1d.MNIST1D"}}, "task 'tasks.mnist1d.MNIST1D': give it a name, "),
         (
             {"name": "mine", "class": MNIST1D},
-            "mine.class: must be text, a number, true, false, null, a list or a mapping",
+            "mine: unknown key 'class'; that of a task is in its section, {'task': {'class': ",
         ),
     ],
 )
