@@ -30,7 +30,9 @@ clean_environment()
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """A command that ends within this process leaves it with its own."""
+    """A command that ends within this process leaves it with its own. A shell's background job would ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in kept.items():
