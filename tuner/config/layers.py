@@ -117,12 +117,9 @@ def _entries(task: str | None, optimizers: list[str], registry: Registry, preset
                 (origin, {"optimizers": {name: content}}) for origin, content in read(lookup, "optimizers", name)
             ]
         for origin, content in read(lookup, "tasks", task) if task is not None else ():
-            of_file = content.pop("presets", None) or {}
-            content.pop("about", None)  # for a reader: see tuner.config.about
-            if not isinstance(of_file, dict) or not all(isinstance(p, dict) for p in of_file.values()):
-                raise UserError(f"{origin}: presets must be a mapping of names to settings")
+            of_file = presets_in(origin, content)
             presets += map(str, of_file)
-            layers.append((origin, content))
+            layers.append((origin, settings_in(content)))
             if preset in of_file:
                 layers.append((f"{origin}, preset {preset}", of_file[preset]))
     if preset is not None:
@@ -133,6 +130,23 @@ def _entries(task: str | None, optimizers: list[str], registry: Registry, preset
 def declared(task: str | None, optimizers: Iterable[str], registry: Registry) -> dict[str, Any]:
     """What files say of a task, or of none, and of optimizers: all that ``--set`` may change."""
     return merge(_entries(task, list(optimizers), registry, None))
+
+
+def presets_in(origin: str, content: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    """Those of a task's file.
+
+    Raises:
+        UserError: they are no mappings.
+    """
+    presets = content.get("presets") or {}
+    if not isinstance(presets, dict) or not all(isinstance(preset, dict) for preset in presets.values()):
+        raise UserError(f"{origin}: presets must be a mapping of names to settings")
+    return presets
+
+
+def settings_in(content: dict[str, Any]) -> dict[str, Any]:
+    """What a task's file sets by itself, without presets and what it says of itself to a reader."""
+    return {key: value for key, value in content.items() if key not in ("presets", "about")}
 
 
 def presets_of(task: str, registry: Registry) -> list[str]:

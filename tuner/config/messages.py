@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from tuner.config.schema import Config
 from tuner.config.space import Dimension, OptimizerConfig
 from tuner.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    pass
-
 
 FREE_FORM = ("args", "space")
 LONGEST_SHOWN = 200
@@ -47,7 +44,7 @@ def _sentence(error: Any, layers: list[Layer]) -> str:
     """One line for one of pydantic's errors: where it is, what is wrong, what was expected."""
     keys = [str(key) for key in error["loc"]]
     path = ".".join(keys)
-    origin = next((name for name, layer in reversed(layers) if _holds(layer, keys)), None)
+    origin = next((name for name, layer in reversed(layers) if holds(layer, keys)), None)
     where, got = f" (from {origin})" if origin else "", shown(error["input"])
     if error["type"] == "extra_forbidden":
         return f"unknown key {path!r}{where}{_owned(keys, layers) or nearest(keys[-1], _fields(keys[:-1]))}"
@@ -82,7 +79,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."
 
 
-def _holds(layer: Any, keys: list[str]) -> bool:
+def holds(layer: Any, keys: Sequence[str]) -> bool:
     for key in keys:
         if not isinstance(layer, dict):
             return isinstance(layer, list)

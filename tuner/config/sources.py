@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner.config.about import NOTHING_SAID, About, read_about
-from tuner.config.layers import merge, read, require, searched
-from tuner.config.messages import Layer, mapping_at, validated, validated_optimizer
+from tuner.config.layers import merge, presets_in, read, require, searched, settings_in
+from tuner.config.messages import Layer, holds, mapping_at, validated, validated_optimizer
 from tuner.config.registry import SHIPPED, Registry
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
@@ -63,11 +63,7 @@ class TaskFiles:
     def __init__(self, name: str, configs: Path | None) -> None:
         self.name = name
         self.files = files("tasks", name, configs)
-        for origin, content in self.files:
-            of_file = content.get("presets") or {}
-            if not isinstance(of_file, dict) or not all(isinstance(preset, dict) for preset in of_file.values()):
-                raise UserError(f"{origin}: presets must be a mapping of names to settings")
-        named = [preset for _, content in self.files for preset in mapping_at(content, "presets")]
+        named = [preset for origin, content in self.files for preset in presets_in(origin, content)]
         self.presets = list(dict.fromkeys(named or ["default"]))
         self.about = self._about()
 
@@ -84,7 +80,7 @@ class TaskFiles:
         Raises:
             UserError: the task has no such preset.
         """
-        plain = [(origin, {k: v for k, v in c.items() if k not in ("presets", "about")}) for origin, c in self.files]
+        plain = [(origin, settings_in(content)) for origin, content in self.files]
         chosen = preset or str(merge(plain).get("preset"))
         require(chosen, f"preset of {self.name}", list(dict.fromkeys(["default", *self.presets])))
         layers: list[Layer] = []
@@ -160,7 +156,7 @@ def values(layers: list[Layer], content: dict[str, Any] | None = None) -> list[V
     """
     merged = merge(layers) if content is None else content
     return [
-        Value(".".join(path), value, next(origin for origin, layer in reversed(layers) if _says(layer, path)))
+        Value(".".join(path), value, next(origin for origin, layer in reversed(layers) if holds(layer, path)))
         for path, value in leaves(merged)
     ]
 
@@ -172,11 +168,3 @@ def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         return
     for key, value in content.items():
         yield from leaves(value, (*path, str(key)))
-
-
-def _says(layer: Any, path: tuple[str, ...]) -> bool:
-    for key in path:
-        if not isinstance(layer, dict) or key not in layer:
-            return False
-        layer = layer[key]
-    return True

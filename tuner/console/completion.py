@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 from tuner.config.registry import Registry
@@ -46,7 +46,9 @@ def optimizers(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
 
 def names(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """All that ``tuner list`` takes."""
-    return ["tasks", "optimizers", "estimators", "suites", *tasks(parsed_args), *optimizers(parsed_args)]
+    from tuner.console.catalogue import KINDS
+
+    return [*KINDS, *tasks(parsed_args), *optimizers(parsed_args)]
 
 
 def of_run(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
@@ -66,9 +68,10 @@ def presets(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
 def settings(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """``key=`` of all that can be set, with the hyperparameters of the optimizers that were named."""
     from tuner.config.layers import declared
+    from tuner.config.sources import leaves
 
     content = declared(parsed_args.task, parsed_args.optimizers or [], _registry(parsed_args))
-    return [f"{key}=" for key in _keys(content)]
+    return [f"{'.'.join(path)}=" for path, _ in leaves(content)]
 
 
 def choices(section: str, key: str) -> Completer:
@@ -87,11 +90,3 @@ def choices(section: str, key: str) -> Completer:
 
 def _registry(parsed_args: argparse.Namespace) -> Registry:
     return Registry(getattr(parsed_args, "configs", None))
-
-
-def _keys(content: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _keys(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}"
