@@ -37,15 +37,25 @@ def pack(objects: Mapping[str, Any]) -> bytes:
     import cloudpickle
 
     with _by_value(objects):
-        for path, given in objects.items():
-            try:
-                cloudpickle.dumps(given)
-            except Exception as error:  # of any kind: it is the object's own methods that are called
-                raise UserError(
-                    f"{path.partition('.')[2]}: cannot be sent to other processes ({text.fault(error)}); define it in "
-                    "a module of its own, or let it make what cannot be pickled when it is called"
-                ) from None
-        return cloudpickle.dumps(dict(objects))
+        try:
+            return cloudpickle.dumps(dict(objects))
+        except Exception as error:  # of any kind: it is the objects' own methods that are called
+            path, fault = next(_faults(objects), (", ".join(objects), text.fault(error)))
+    raise UserError(
+        f"{path.partition('.')[2]}: cannot be sent to other processes ({fault}); define it in a module of its own, or "
+        "let it make what cannot be pickled when it is called"
+    )
+
+
+def _faults(objects: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Those that cannot be pickled, and why."""
+    import cloudpickle
+
+    for path, given in objects.items():
+        try:
+            cloudpickle.dumps(given)
+        except Exception as error:
+            yield path, text.fault(error)
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import text
-from tuner.config.carried import receive
+from tuner.config.carried import is_carried, receive
 from tuner.config.classes import find
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from tuner.training.calls import Calls
-
-NOTEBOOK = "__main__"
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,15 @@ class Best:
         Raises:
             UserError: its class does not exist, or does not take the arguments.
         """
+        return self._maker()(params)
+
+    def _maker(self) -> Callable[[Iterable[Any]], torch.optim.Optimizer]:
+        """What makes it, as often as one likes; the class is found for that."""
         from tuner.training.build import optimizer_maker
 
         receive(self.config, self.run.objects())
-        return optimizer_maker(self.optimizer, self.spec)(list(params), self.hp)
+        make = optimizer_maker(self.optimizer, self.spec)
+        return lambda params: make(list(params), self.hp)
 
     def code(self) -> str:
         """Lines that make it where they are pasted, of a ``model``; what they cannot do is said in comments."""
@@ -80,14 +83,14 @@ class Best:
         from tuner.training.calls import Calls, calls
 
         try:
-            receive(self.config, self.run.objects())
-            return calls(find(self.spec.class_), self.make, self.config.train.clip_grad_norm)
+            make = self._maker()
+            return calls(find(self.spec.class_), make, self.config.train.clip_grad_norm)
         except Exception as error:  # of a class that is not here, or wants another network
             return Calls(f"as {self.spec.class_} wants it, which cannot be tried here ({text.fault(error)})")
 
     def _import(self) -> str:
         module, _, name = self.spec.class_.rpartition(".")
-        if module == NOTEBOOK:
+        if is_carried(self.spec.class_):
             return f"# {name}: defined in the notebook or script that searched"
         root = module.partition(".")[0]
         folders = self.config.module_folders
