@@ -55,14 +55,10 @@ def _reply(call: Call, send: Sender) -> int:
 
 
 def _answer(call: Call, tell: Listener) -> Answer:
-    from tuner.config.modules import check_own_packages
-    from tuner.console.parsing import check_utf8, check_working_directory
-    from tuner.machine import process_environment
+    from tuner.console.parsing import check_utf8, prepare_process
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)  # which the caller has blocked until now
-    check_working_directory()
-    check_own_packages()
-    process_environment.prepare()
+    prepare_process()
     check_utf8(call.argv)
     module = import_module(f"tuner.{call.command}")
     args = module.make_parser().parse(call.argv)

@@ -123,6 +123,17 @@ def analysis_period(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected every=K, K a whole number of at least 1, got {text!r}")
 
 
+def prepare_process() -> None:
+    """Give this process what libraries expect.
+
+    Raises:
+        UserError: it has no working directory, or something hides our packages.
+    """
+    check_working_directory()
+    check_own_packages()
+    process_environment.prepare()
+
+
 def check_working_directory() -> None:
     """
     Raises:
@@ -161,9 +172,7 @@ def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None)
 
 def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
-        check_working_directory()
-        check_own_packages()
-        process_environment.prepare()
+        prepare_process()
         return main(argv)
     except UserError as error:
         return _complain(str(error), argv, USAGE)
