@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
     else:
         from tuner.reporting.files import folder
 
-        own = len(runs) == 1 and args.baseline is None and args.metric is None
-        write(results, folder(runs[0].path, args.out, own=own), quiet=args.quiet)
+        declared = args.baseline is None and args.metric is None
+        write(results, folder(runs, args.out, declared=declared), quiet=args.quiet)
     return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in results.tasks) else NOTHING
 
 

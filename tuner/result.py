@@ -134,8 +134,8 @@ class Result:
         """
         from tuner.reporting.files import folder, write_report
 
-        own = len(self.runs) == 1 and self._baseline is None and self._metric is None
-        path = folder(self.runs[0].path, None if out is None else Path(out), own=own)
+        declared = self._baseline is None and self._metric is None
+        path = folder(self.runs, None if out is None else Path(out), declared=declared)
         try:
             return write_report(self._results, path).page
         except OSError as error:

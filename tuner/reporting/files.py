@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from tuner.reporting import drawings, manifest
 from tuner.reporting.page import page
 from tuner.store.files import write_whole
 from tuner.store.folders import new_folder
+from tuner.store.run import Run
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ def write_report(results: Results, folder: Path, advance: Callable[[int, int], A
     return Report(folder / "report.html", len(files))
 
 
-def folder(run: Path, out: Path | None, *, own: bool) -> Path:
-    """Where the report goes: into the run if it is its ``own``, else beside it, into a folder that is made for it.
+def folder(runs: Sequence[Run], out: Path | None, *, declared: bool) -> Path:
+    """Where the report goes: into a single run if it is the one ``declared`` there, else beside the first, into a
+    folder that is made for it.
 
     Raises:
         UserError: nothing can be written there.
     """
+    run, own = runs[0].path, declared and len(runs) == 1
     path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
     existing = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
     if not existing.is_dir():
