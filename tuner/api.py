@@ -31,6 +31,7 @@ def search(
     optimizers: Any = None,
     *,
     trials: int | None = None,
+    studies: int | None = None,
     seeds: int | Iterable[int] | None = None,
     on_event: Callable[[Event], Any] | None = None,
     quiet: bool = False,
@@ -46,8 +47,9 @@ def search(
         optimizers: one or several: names; classes or functions (params, **hyperparameters) ->
             ``torch.optim.Optimizer``; or mappings, what their YAML files would hold, with ``name`` beside ``class``,
             ``space``, ``args`` and ``defaults``.
-        trials: per optimizer.
-        seeds: evaluation seeds, 0 to N-1 or a list.
+        trials: of each study.
+        studies: independent searches of each optimizer; three or more for verdicts on optimizers.
+        seeds: evaluation seeds of each study, 0 to N-1 or a list.
         on_event: is told each ``tuner.events.Event`` in place of showing it.
         quiet: show no progress.
         flags: any other flag of the command by its name: ``preset="smoke"``, ``gpus_per_trial=0.5``,
@@ -63,7 +65,7 @@ def search(
     """
     from tuner.search import make_parser
 
-    keywords = {"trials": trials, "seeds": seeds} | flags
+    keywords = {"trials": trials, "studies": studies, "seeds": seeds} | flags
     configs = keywords.get("configs")
     check_working_directory()
     task_name, names, program = gather(task, optimizers, None if configs is None else Path(configs))
@@ -76,23 +78,25 @@ def search(
 def retrain(
     run: str | os.PathLike[str],
     *,
+    studies: int | None = None,
     seeds: int | Iterable[int] | None = None,
     on_event: Callable[[Event], Any] | None = None,
     quiet: bool = False,
     **flags: Any,
 ) -> Result:
-    """Train a run's best hyperparameters over more evaluation seeds: the same as ``tuner retrain``.
+    """Train a run's best hyperparameters over more evaluation seeds, or of more studies: the same as ``tuner
+    retrain``.
 
     Args:
         run: its directory.
-        seeds, on_event, quiet, flags: as for ``search``.
+        studies, seeds, on_event, quiet, flags: as for ``search``.
 
     Raises:
         UserError, MachineError, KeyboardInterrupt: as for ``search``.
     """
     from tuner.retrain import make_parser
 
-    argv = [os.fspath(run), *keywords_to_flags(make_parser(), {"seeds": seeds} | flags)]
+    argv = [os.fspath(run), *keywords_to_flags(make_parser(), {"studies": studies, "seeds": seeds} | flags)]
     return Result([_call(Call("retrain", argv, Program()), on_event, quiet, None).run])
 
 

@@ -22,8 +22,10 @@ from tuner.machine.resources import settle, this_machine
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.estimate import Estimate, estimate, sentences, warning
 from tuner.store import provenance
+from tuner.store.columns import STUDY
 from tuner.store.run import Run
-from tuner.store.seed_rows import current_rows, missing_seeds
+from tuner.store.seed_rows import current_rows, missing_runs
+from tuner.store.winners import winners
 from tuner.text import fault
 from tuner.workers.preflight import Preflight, PreflightResult
 
@@ -109,8 +111,8 @@ def new_run(
     run.code = identity
     try:
         with run.locked():
-            trials = sum(map(config.trials, config.optimizers)) / len(config.optimizers)
-            work = Work(search=True, trials=trials, seeds=len(config.retrain.seeds))
+            trials = config.search.studies * sum(map(config.trials, config.optimizers)) / len(config.optimizers)
+            work = Work(search=True, trials=trials, seeds=config.retraining_runs)
             return with_results(run_plan(config, run, work, checked, tell, ray), tell, report=report)
     finally:
         run.discard_if_new()  # Ray did not start
@@ -175,17 +177,20 @@ def with_results(done: Executed, tell: Listener, *, report: bool) -> Executed:
 
 def remaining_work(config: Config, run: Run, search: bool) -> tuple[Work, list[int]]:
     """What a run lacks, and the seeds that are among it."""
-    rows, names = run.trial_rows(), config.optimizers
-    recorded = Counter(row["optimizer"] for row in rows)
-    trials = sum(max(0, config.trials(name) - recorded[name]) for name in names) if search else 0
+    names, trials = config.optimizers, 0
+    if search:
+        recorded = Counter((row["optimizer"], int(row[STUDY])) for row in run.trial_rows())
+        lacking = (config.trials(name) - recorded[name, study] for name in names for study in config.studies)
+        trials = sum(max(0, lack) for lack in lacking)
     best = run.best_optimizers()
+    of_study = winners(best)
     missing = [
-        (name, seed)
-        for name, seed in missing_seeds(config, current_rows(run.valid_seed_rows(), best))
-        if name not in best or best[name]["hp"] is not None
+        each
+        for each in missing_runs(config, current_rows(run.valid_seed_rows(), best))
+        if of_study.get((each.optimizer, each.study), {"hp": {}})["hp"] is not None
     ]
     work = Work(search, trials / len(names), len(missing) / len(names))
-    return work, list(dict.fromkeys(seed for _, seed in missing))
+    return work, list(dict.fromkeys(each.declared_seed for each in missing))
 
 
 def tell_lacking_weights(config: Config, run: Run, tell: Listener) -> None:

@@ -17,7 +17,8 @@ class Job:
     """One training run to do.
 
     Attributes:
-        trial: the Optuna number within the optimizer's study; in a retrain that of the best trial.
+        trial: the Optuna number within the study; in a retrain that of the best trial.
+        study: which of the optimizer's independent searches it belongs to, from 0.
     """
 
     phase: Phase
@@ -25,13 +26,20 @@ class Job:
     trial: int
     seed: int
     hp: dict[str, Any]
+    study: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
-        which = f"trial {self.trial}" if self.phase == "search" else f"seed {self.seed}"
-        return f"{self.optimizer} {which}"
+        if self.phase == "retrain":
+            return f"{self.optimizer} seed {self.seed}"
+        return f"{self.optimizer} {trial_text(self.study, self.trial)}"
+
+
+def trial_text(study: int, trial: int) -> str:
+    """Which of an optimizer's trials it is, for a person and for files; those of study 0 go without its number."""
+    return f"study {study} trial {trial}" if study else f"trial {trial}"
 
 
 @dataclass(frozen=True)

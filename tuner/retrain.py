@@ -1,4 +1,4 @@
-"""`python -m tuner.retrain RUN`: train a run's best hyperparameters over more evaluation seeds."""
+"""`python -m tuner.retrain RUN`: train a run's winners over more evaluation seeds, or those of more studies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> Parser:
-    parser = Parser("tuner.retrain", "Train a run's best hyperparameters over more evaluation seeds.")
+    parser = Parser(
+        "tuner.retrain", "Train a run's best hyperparameters over more evaluation seeds, or of more studies."
+    )
     add_run(parser)
     add_retraining_flags(parser)
     add_output_flags(parser)
@@ -51,20 +53,20 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
         UserError: bad input.
     """
     from tuner import execute
-    from tuner.config.changes import keep_seeds, revise
+    from tuner.config.changes import extended, keep_seeds, revise
     from tuner.store.run import Run
 
     run = Run.open(args.run)
-    config = run.config()
+    before = run.config()
     if all(entry["hp"] is None for entry in run.best()["optimizers"].values()):
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
-    changes = {"retrain.seeds": config.retrain.seeds} | given(args, RETRAINING_KEYS)
-    config = keep_seeds(revise(config, changes), run.retrained_seeds())
+    changes = {"retrain.seeds": before.retrain.seeds} | given(args, RETRAINING_KEYS)
+    config = keep_seeds(extended(before, revise(before, changes)), run.retrained_seeds())
     return execute.resume(
         config,
         run,
         tell,
-        search=False,
+        search=config.search.studies > before.search.studies,
         changed_code=args.allow_changed_code,
         report=not args.no_report,
         ray=execute.RaySetting(program.inside, args.verbose),

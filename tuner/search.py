@@ -53,7 +53,7 @@ def make_parser() -> Parser:
     complete(add("--task", help=f"the training problem: {', '.join(available('tasks'))}"), completion.tasks)
     named = add("--optimizers", nargs="+", metavar="NAME", help=", ".join(available("optimizers")))
     complete(named, completion.optimizers)
-    add("--trials", type=int, metavar="N", help="trials per optimizer")
+    add("--trials", type=int, metavar="N", help="trials of each study")
     add_retraining_flags(parser)
     complete(add("--preset", help="smoke, default or paper"), completion.presets)
     add("--gpus-per-trial", type=float, metavar="G", help="a fraction shares a GPU; 0 trains on the CPU")
@@ -69,7 +69,7 @@ def make_parser() -> Parser:
         "--resume",
         metavar="RUN",
         type=Path,
-        help="the directory of a run that goes on; more --trials or --seeds extend it",
+        help="the directory of a run that goes on; more --trials, --studies or --seeds extend it",
     )
     add("--out", metavar="DIR", help="where the run directory is made (default: runs)")
     add("--name", help="the run directory's name (default: <task>-<date>-<time>)")

@@ -11,8 +11,8 @@ from tuner.config.schema import Config
 from tuner.errors import UserError
 
 MAY_CHANGE = (
-    "search.trials", "retrain.seeds", "retrain.analyze_curvature", "retrain.keep_weights", "task.data_dir",
-    "python_path", "resources", "faults", "tracker",
+    "search.trials", "search.studies", "retrain.seeds", "retrain.analyze_curvature", "retrain.keep_weights",
+    "task.data_dir", "python_path", "resources", "faults", "tracker",
 )  # fmt: skip
 """Keys in which a run that goes on may differ from its beginning."""
 
@@ -33,7 +33,7 @@ def keep_seeds(config: Config, retrained: Iterable[int]) -> Config:
 
 
 def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = ()) -> Config:
-    """The configuration of a run that goes on: more trials or seeds, other resources.
+    """The configuration of a run that goes on: more trials, studies or seeds, other resources.
 
     Args:
         config: the run's.
@@ -49,11 +49,22 @@ def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = (
     different = list(_differences(run, asked.model_dump(by_alias=True)))
     if different:
         raise UserError(f"the run was made with another configuration: {'; '.join(different)}")
-    if asked.search.trials < config.search.trials:
-        raise UserError(
-            f"search.trials: {asked.search.trials} asked, but the run has {config.search.trials}; "
-            "a run can be extended, not cut"
-        )
+    return extended(config, asked)
+
+
+def extended(config: Config, asked: Config) -> Config:
+    """What is asked of a run.
+
+    Args:
+        config: the run's.
+
+    Raises:
+        UserError: it is less than the run has.
+    """
+    for key in ("trials", "studies"):
+        had, wanted = getattr(config.search, key), getattr(asked.search, key)
+        if wanted < had:
+            raise UserError(f"search.{key}: {wanted} asked, but the run has {had}; a run can be extended, not cut")
     return asked
 
 

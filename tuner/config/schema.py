@@ -21,6 +21,9 @@ from tuner.errors import nearest
 
 SMALLEST_SHARE = 1e-4  # Ray's granularity
 MOST_SEEDS = 10_000
+MOST_STUDIES = 1_000
+SEEDS_APART = MOST_SEEDS
+"""What each study adds to the evaluation seeds of the one before."""
 Positive = Annotated[int, Field(ge=1, lt=2**63, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
@@ -76,9 +79,18 @@ class TrainConfig(EngineOptions, TrainBudget):
 
 
 class SearchConfig(Section):
+    """
+    Attributes:
+        trials: of each study.
+        seed: the search seed of study 0; each study's is the next. Trials are trained with it, and the sampler draws
+            by it and the task's name.
+        studies: independent searches of each optimizer, of which each has its own winner.
+    """
+
     optimizers: Annotated[list[str], Field(min_length=1), AfterValidator(each_once)]
     trials: Positive
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+    studies: Annotated[int, Field(ge=1, le=MOST_STUDIES, strict=True)] = 1
     sampler: Literal["tpe", "gp", "random", "qmc"]
     scheduler: Literal["fifo", "asha"]
 
@@ -86,6 +98,7 @@ class SearchConfig(Section):
 class RetrainConfig(Section):
     """
     Attributes:
+        seeds: the evaluation seeds of study 0; those of study r are ``SEEDS_APART`` times r more.
         analyze_curvature: K, for the Hessian at evaluations 0, K, 2K, ... and the last of each run.
         keep_weights: whether the network of each complete run is kept, as it was evaluated last.
     """
@@ -233,11 +246,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if self.search.seed in self.retrain.seeds:
-            raise ValueError(
-                f"retrain.seeds: {self.search.seed} is the search seed; evaluation seeds must differ from it "
-                "(choose others, or --set search.seed=N)"
-            )
+        self._check_seeds()
         baseline = self.report.baseline
         if baseline is not None and baseline not in self.optimizers:
             raise ValueError(f"report.baseline: {baseline!r} is not searched{nearest(baseline, self.optimizers)}")
@@ -247,6 +256,28 @@ class Config(Section):
                 f"or --scheduler fifo, got {self.resources.cohort}"
             )
         return self
+
+    def _check_seeds(self) -> None:
+        """Refuse evaluation seeds that are a search seed, or those of two studies."""
+        seeds = set(self.retrain.seeds)
+        for search in map(self.search_seed, self.studies):
+            if any(search - SEEDS_APART * study in seeds for study in self.studies[: search // SEEDS_APART + 1]):
+                raise ValueError(
+                    f"retrain.seeds: {search} is the search seed{self._of_a_study(search)}; evaluation seeds must "
+                    "differ from it (choose others, or --set search.seed=N)"
+                )
+        by_remainder: dict[int, int] = {}
+        for seed in sorted(seeds) if len(self.studies) > 1 else ():
+            before = by_remainder.get(seed % SEEDS_APART)
+            if before is not None and seed - before < SEEDS_APART * len(self.studies):
+                raise ValueError(
+                    f"retrain.seeds: {before} and {seed} are the same for two of {len(self.studies)} studies, whose "
+                    f"evaluation seeds lie {SEEDS_APART:,} apart; choose seeds below {SEEDS_APART:,}"
+                )
+            by_remainder[seed % SEEDS_APART] = seed
+
+    def _of_a_study(self, search_seed: int) -> str:
+        return f" of study {search_seed - self.search.seed}" if len(self.studies) > 1 else ""
 
     @property
     def module_folders(self) -> list[str]:
@@ -263,8 +294,26 @@ class Config(Section):
         usual = (name for name in BASELINES if name in self.optimizers)
         return self.report.baseline or next(usual, self.search.optimizers[0])
 
+    @property
+    def studies(self) -> range:
+        """The numbers of each optimizer's studies."""
+        return range(self.search.studies)
+
+    def search_seed(self, study: int) -> int:
+        """That of a study, the same for all optimizers."""
+        return self.search.seed + study
+
+    def evaluation_seeds(self, study: int) -> list[int]:
+        """Those of a study, the same for all optimizers, and of no other study."""
+        return [seed + SEEDS_APART * study for seed in self.retrain.seeds]
+
+    @property
+    def retraining_runs(self) -> int:
+        """Of each optimizer."""
+        return self.search.studies * len(self.retrain.seeds)
+
     def trials(self, optimizer: str) -> int:
-        """Of its search; one where there is nothing to search."""
+        """Of each of its studies; one where there is nothing to search."""
         return self.search.trials if self.optimizers[optimizer].space else 1
 
     @property

@@ -95,6 +95,7 @@ def _budget(config: Config) -> Facts:
     return {
         "name": config.preset,
         "optimizers": config.search.optimizers,
+        "studies": config.search.studies,
         "trials": config.search.trials,
         "epochs": config.train.epochs,
         "batch_size": config.train.batch_size,

@@ -35,8 +35,8 @@ def show(config: Config, path: Path, *, as_json: bool) -> None:
     runs, resources = plan["runs"], plan["resources"]
     print("\n# runs")
     print(f"{runs['trials']} trials: {_trials(config)}, {config.train.epochs} epochs each")
-    print(f"{runs['retrain']} retraining runs: {len(config.optimizers)} optimizers x {len(config.retrain.seeds)} "
-          f"seeds, {config.retrain_epochs} epochs each")  # fmt: skip
+    print(f"{runs['retrain']} retraining runs: {len(config.optimizers)} optimizers x {_studies(config)}"
+          f"{len(config.retrain.seeds)} seeds, {config.retrain_epochs} epochs each")  # fmt: skip
     print(f"{runs['total']} training runs in all")
     print(f"\n# comparison\n{plan['comparison']['sentence']}")
     print(f"\n# time and data\n{plan['time']}\n{plan['data']}")
@@ -52,8 +52,8 @@ def show(config: Config, path: Path, *, as_json: bool) -> None:
 
 def describe(config: Config, path: Path) -> dict[str, Any]:
     """The same as a document."""
-    trials = sum(map(config.trials, config.optimizers))
-    retrain = len(config.optimizers) * len(config.retrain.seeds)
+    trials = config.search.studies * sum(map(config.trials, config.optimizers))
+    retrain = len(config.optimizers) * config.retraining_runs
     content = yaml.safe_load(config.to_yaml())
     return {
         "schema_version": 1,
@@ -71,8 +71,13 @@ def describe(config: Config, path: Path) -> dict[str, Any]:
 def _trials(config: Config) -> str:
     searched = sum(bool(spec.space) for spec in config.optimizers.values())
     others = len(config.optimizers) - searched
-    parts = [f"{searched} optimizers x {config.search.trials}"] if searched else []
-    return " + ".join([*parts, *([f"{others} x 1 without anything to search"] if others else [])])
+    parts = [f"{searched} optimizers x {_studies(config)}{config.search.trials}"] if searched else []
+    return " + ".join([*parts, *([f"{others} x {_studies(config)}1 without anything to search"] if others else [])])
+
+
+def _studies(config: Config) -> str:
+    """A factor, where there is more than one study."""
+    return f"{config.search.studies} studies x " if config.search.studies > 1 else ""
 
 
 def comparison(config: Config) -> dict[str, Any]:
@@ -84,6 +89,7 @@ def comparison(config: Config) -> dict[str, Any]:
         "baseline": config.baseline,
         "others": [name for name in config.optimizers if name != config.baseline],
         "metric": metric,
+        "studies": config.search.studies,
         "seeds": len(config.retrain.seeds),
         "test": declared.test,
         "alpha": declared.alpha,
@@ -107,9 +113,19 @@ def _sentence(plan: dict[str, Any], task: TaskConfig) -> str:
     if plan["margin"] is not None:
         share = f" of {plan['baseline']}'s value" if isinstance(plan["margin"], str) else ""
         margin = f"differences within {plan['margin']}{share} do not matter"
-    rules = f"{test}; {margin}" if plan["seeds"] >= FEWEST_PAIRS else f"below {FEWEST_PAIRS} seeds there is no test"
-    pairs = f"paired over {plan['seeds']} seeds"
-    return f"{', '.join(others)} against {plan['baseline']}, by {metric}{default}, {pairs}: {rules}"
+    unit = "studies" if plan["studies"] > 1 else "seeds"
+    enough = plan[unit] >= FEWEST_PAIRS
+    rules = f"{test}; {margin}" if enough else f"below {FEWEST_PAIRS} {unit} there is no test"
+    return f"{', '.join(others)} against {plan['baseline']}, by {metric}{default}, {_pairs(plan)}: {rules}"
+
+
+def _pairs(plan: dict[str, Any]) -> str:
+    """What is compared with what, and so what the answer is about."""
+    seeds = f"{plan['seeds']} {'seed' if plan['seeds'] == 1 else 'seeds'}"
+    if plan["studies"] > 1:
+        about = "optimizers" if plan["studies"] >= FEWEST_PAIRS else "nothing that can be tested"
+        return f"paired over {plan['studies']} studies of {seeds} each (about {about})"
+    return f"paired over {seeds} (about the configurations that one search each finds)"
 
 
 def time(path: Path) -> str:

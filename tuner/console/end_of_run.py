@@ -71,7 +71,7 @@ def _add_verdicts(summary: dict[str, Any], results: Results | None) -> list[str]
 def _next_commands(done: Executed, summary: dict[str, Any]) -> list[tuple[str, str]]:
     """With what each is for."""
     run, config = done.run, done.config
-    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"] is not None]
+    seeds, searched = config.retraining_runs, [entry for entry in summary["optimizers"] if entry["hp"] is not None]
     commands = []
     if summary["lacks_trials"]:
         commands.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
@@ -123,7 +123,7 @@ def _marked(rows: pd.DataFrame) -> int:
 
 
 def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
-    cells = len(config.optimizers) * len(config.retrain.seeds)
+    cells = len(config.optimizers) * config.retraining_runs
     valid_seeds = int((seeds["status"] == VALID).sum())
     if not (trials["state"] == VALID).any() or not valid_seeds:
         return "nothing"
@@ -135,7 +135,7 @@ def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
 def _lacks_trials(config: Config, trials: pd.DataFrame) -> bool:
     """Whether budgets were not equal."""
     counts = trials["optimizer"].value_counts()
-    return any(counts.get(name, 0) < config.trials(name) for name in config.optimizers)
+    return any(counts.get(name, 0) < config.search.studies * config.trials(name) for name in config.optimizers)
 
 
 def _count(states: pd.Series) -> dict[str, int]:

@@ -44,7 +44,7 @@ def show(document: Facts) -> None:
 # Tables.
 
 
-PRESET_COLUMNS = ("preset", "trials x epochs", "seeds x epochs", "on 2 cores")
+PRESET_COLUMNS = ("preset", "studies", "trials x epochs", "seeds x epochs", "on 2 cores")
 
 
 def tasks_table(console: Console, tasks: list[Facts]) -> None:
@@ -62,6 +62,7 @@ def _preset(preset: Facts) -> list[str]:
     minutes = preset["minutes"]
     return [
         preset["name"],
+        str(preset["studies"]),
         f"{preset['trials']} x {preset['epochs']}",
         f"{preset['seeds']} x {preset['retrain_epochs']}",
         "-" if minutes is None else minutes_text(minutes),

@@ -68,7 +68,7 @@ def add_volume_flags(parser: Parser, *, verbose: str) -> None:
 
 
 RETRAINING_KEYS = {
-    "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort",
+    "studies": "search.studies", "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort",
     "analyze_curvature": "retrain.analyze_curvature", "keep_weights": "retrain.keep_weights",
 }  # fmt: skip
 """Flags that a search and a retraining have in common -> the keys of the configuration that they set."""
@@ -86,7 +86,14 @@ def add_retraining_flags(parser: Parser) -> None:
     add(
         "--seeds",
         metavar="N|a,b,c",
-        help="evaluation seeds: 0 to N-1, or a list (a single seed: 'a,'); those of a run stay",
+        help="evaluation seeds of each study: 0 to N-1, or a list (a single seed: 'a,'); those of a run stay",
+    )
+    add(
+        "--studies",
+        type=int,
+        metavar="R",
+        help="independent searches of each optimizer, each with a winner of its own; a verdict on optimizers wants 3 "
+        "or more",
     )
     add("--max-concurrent", type=int, metavar="K", help="training runs at once; 1 makes a search repeatable")
     add("--cohort", type=cohort_size, metavar="auto|M", help="runs trained as one stacked model; 1: one at a time")

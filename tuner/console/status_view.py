@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from tuner.jobs import trial_text
 from tuner.machine.invocation import command_line
 from tuner.planning.heartbeat import AT_WORK
 from tuner.store.run import Run
@@ -55,7 +56,7 @@ def describe(run: Run) -> dict[str, Any]:
     phases: list[dict[str, Any]] = []
     for phase, rows, column in (("search", trials, "state"), ("retrain", seeds, "status")):
         for name in config.optimizers:
-            total = config.trials(name) if phase == "search" else len(config.retrain.seeds)
+            total = config.search.studies * config.trials(name) if phase == "search" else config.retraining_runs
             now = running.get((phase, name), {})
             ended = counts([row[column] for row in rows if row["optimizer"] == name])
             searched = phase == "retrain" and phases[list(config.optimizers).index(name)]["complete"]
@@ -69,7 +70,11 @@ def describe(run: Run) -> dict[str, Any]:
         "schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
         "state": last.state, "ago_s": last.ago_s, "host": last.status.get("host"), "pid": last.status.get("pid"),
         "left_s": time_left(phases), "phases": phases, "complete": all(p["complete"] for p in phases),
-        "best": {name: {key: entry[key] for key in ("value", "trial", "hp")} for name, entry in best.items()},
+        "studies": config.search.studies,
+        "best": {
+            name: {"study": entry.get("study", 0)} | {key: entry[key] for key in ("value", "trial", "hp")}
+            for name, entry in best.items()
+        },
         "failures": [*failures(trials, "state", "trial"), *failures(seeds, "status", "seed")],
     }  # fmt: skip
 
@@ -86,7 +91,12 @@ def time_left(phases: list[dict[str, Any]]) -> float | None:
 
 def failures(rows: Sequence[Row], state: str, number: str) -> list[dict[str, Any]]:
     return [
-        {"optimizer": row["optimizer"], number: int(row[number]), "error": row.get("error", "see logs/")}
+        {
+            "optimizer": row["optimizer"],
+            "study": int(row["study"]),
+            number: int(row[number]),
+            "error": row.get("error", "see logs/"),
+        }
         for row in rows
         if row[state] == "failed"
     ]
@@ -101,7 +111,7 @@ def lines(status: dict[str, Any]) -> list[str]:
         parts += [f"{p[kind]} {kind}" for kind in ("running", "diverged", "failed") if p[kind]]
         best = status["best"].get(p["optimizer"])
         if p["phase"] == "search" and best and best["hp"] is not None:
-            where = f"trial {best['trial']}: {hp_text(best['hp']) or 'nothing searched'}"
+            where = f"{trial_text(best['study'], best['trial'])}: {hp_text(best['hp']) or 'nothing searched'}"
             value = "-" if best["value"] is None else f"{best['value']:.4g}"
             parts.append(f"best {status['metric']} {value} ({where})")
         if p["phase"] == "retrain" and p["complete"] and not p["done"]:
@@ -110,7 +120,8 @@ def lines(status: dict[str, Any]) -> list[str]:
             parts.append(f"{duration(p['left_s'])} left")
         text.append("  ".join(parts))
     for failure in status["failures"][-FAILURES:]:
-        which = f"trial {failure['trial']}" if "trial" in failure else f"seed {failure['seed']}"
+        of_search = "trial" in failure
+        which = trial_text(failure["study"], failure["trial"]) if of_search else f"seed {failure['seed']}"
         text.append(f"failed: {failure['optimizer']} {which}: {failure['error']}")
     if status["state"] not in AT_WORK and not status["complete"]:
         text.append(f"to go on: {command_line('tuner.search', '--resume', status['run'])}")

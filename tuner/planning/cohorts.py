@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner.config.schema import Config
@@ -11,7 +11,7 @@ from tuner.config.schema import Config
 STARTUP = 5
 """The fewest trials that a study draws at random before it learns."""
 PENDING_DIVISOR = 4
-"""By default at most the budget over this is asked of a study before results come back."""
+"""By default at most a study's budget over this is asked of it before results come back."""
 SMALLEST_STACK = 8
 LADDER_FACTOR = 4
 """Sizes that are timed are the smallest stack, and each this many times the one before."""
@@ -31,34 +31,42 @@ class CohortSizes:
         seeds: retraining runs of an optimizer.
 
     Attributes:
-        search, retrain: optimizer -> how many jobs are handed out as one cohort.
+        search, retrain: optimizer -> how many jobs are handed out as one cohort, which is of all its studies.
     """
 
     def __init__(self, config: Config, measured: MemberSeconds, seeds: int) -> None:
         self.config = config
         self._measured = measured
-        largest = at_once(config) if config.resources.cohort == "auto" else config.search.trials
-        self.search = {name: self._size(name, min(largest, config.trials(name))) for name in config.optimizers}
+        self.search = {name: self._of_studies(name, config.search.studies) for name in config.optimizers}
         self.retrain = {name: self._size(name, seeds) for name in config.optimizers}
 
+    def _of_studies(self, optimizer: str, studies: int) -> int:
+        """Of the search, while so many studies have trials left."""
+        budget = studies * self.config.trials(optimizer)
+        auto = self.config.resources.cohort == "auto"
+        return self._size(optimizer, min(budget, at_once(self.config, studies)) if auto else budget)
+
     def startup(self, optimizer: str) -> int:
-        """Trials that the study of the optimizer draws at random: as many as are asked before the first result."""
-        at_first = min(self.search[optimizer] * workers(self.config), max(1, self.config.search.trials // 3))
+        """Trials that each study of the optimizer draws at random: as many as are asked before the first result."""
+        together = self.search[optimizer] * workers(self.config)
+        at_first = min(-(-together // self.config.search.studies), max(1, self.config.search.trials // 3))
         return max(STARTUP, at_first)
 
-    def to_ask(self, optimizer: str, asked: int, *, alone: bool = False) -> int:
-        """How many trials to ask for next, after so many.
+    def to_ask(self, optimizer: str, asked: Sequence[int], *, alone: bool = False) -> int:
+        """How many trials to ask for next.
 
         Args:
-            alone: whether only this study has trials left; its last ones are then shared out among all workers.
+            asked: of each of the optimizer's studies that have trials left, how many were asked for.
+            alone: whether only this optimizer has trials left; its last ones are then shared out among all workers.
         """
-        size = self.search[optimizer]
+        size = self._of_studies(optimizer, len(asked))
         if self.config.resources.cohort != "auto":
             return size
-        startup = -(-(self.startup(optimizer) - asked) // workers(self.config))
+        at_random = sum(max(0, self.startup(optimizer) - n) for n in asked)
+        startup = -(-at_random // workers(self.config))
         if startup > size:
             return self._size(optimizer, startup)  # none of them could learn from another
-        remaining = self.config.trials(optimizer) - asked
+        remaining = sum(self.config.trials(optimizer) - n for n in asked)
         if alone and remaining <= size:
             return min(size, max(SMALLEST_STACK, -(-remaining // self.config.resources.settled.max_concurrent)))
         return size
@@ -74,7 +82,9 @@ class CohortSizes:
 
     def _largest(self, optimizer: str) -> int:
         """Of the search: the first ones, of trials drawn at random, may be larger than those that learn."""
-        return min(self.config.trials(optimizer), max(self.search[optimizer], self.to_ask(optimizer, 0)))
+        studies = self.config.search.studies
+        at_first = self.to_ask(optimizer, [0] * studies)
+        return min(studies * self.config.trials(optimizer), max(self.search[optimizer], at_first))
 
     def to_dict(self) -> dict[str, Any]:
         """For env.json."""
@@ -98,22 +108,28 @@ def _counted(number: int, what: str) -> str:
 
 
 def workers(config: Config) -> int:
-    """How many can work on one optimizer's study at once."""
+    """How many can work on one optimizer's studies at once."""
     return math.ceil(config.resources.settled.max_concurrent / len(config.optimizers))
 
 
-def at_once(config: Config) -> int:
-    """The largest sensible cohort of a search: all workers on a study together hold a quarter of its budget."""
-    return max(1, config.search.trials // PENDING_DIVISOR // workers(config))
+def at_once(config: Config, studies: int) -> int:
+    """The largest sensible cohort of so many studies: all workers on them together hold a quarter of each's budget."""
+    return max(1, studies * (config.search.trials // PENDING_DIVISOR) // workers(config))
 
 
 def to_measure(config: Config, seeds: int) -> list[int]:
-    """The sizes worth timing, in increasing order, beside 1."""
+    """The sizes worth timing, in increasing order, beside 1.
+
+    Args:
+        seeds: retraining runs of an optimizer.
+    """
     asked = config.resources.cohort
     if asked != "auto":
-        return [min(asked, max(config.search.trials, seeds))] if asked > 1 else []
+        return [min(asked, max(config.search.studies * config.search.trials, seeds))] if asked > 1 else []
     if config.search.scheduler == "asha":
         return []
-    limits = {at_once(config), -(-max(STARTUP, at_once(config) * workers(config)) // workers(config)), seeds}
+    largest, studies = at_once(config, config.search.studies), config.search.studies
+    at_first = -(-max(STARTUP * studies, largest * workers(config)) // workers(config))
+    limits = {largest, at_first, seeds}
     ladder = {SMALLEST_STACK * LADDER_FACTOR**power for power in range(8)}
     return sorted(size for size in limits | ladder if 1 < size <= max(limits))

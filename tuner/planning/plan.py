@@ -16,7 +16,9 @@ from tuner.planning.cohorts import CohortSizes
 from tuner.planning.phases import Retrain, Search
 from tuner.planning.progress import Progress
 from tuner.planning.study_db import PATIENCE_S
+from tuner.store.columns import STUDY
 from tuner.store.run import Run
+from tuner.store.winners import winners
 from tuner.trackers.tracker import Tracker
 
 
@@ -53,8 +55,9 @@ class Plan:
         return (self.search.next_jobs() if self.search else []) or self.retrain.next_jobs()
 
     def abandoned_searches(self) -> list[str]:
-        """The optimizers whose search was given up."""
-        return [name for name, study in self.search.studies.items() if study.abandoned] if self.search else []
+        """The optimizers of which a search was given up."""
+        studies = self.search.studies.values() if self.search else ()
+        return list(dict.fromkeys(study.optimizer for study in studies if study.abandoned))
 
     def record(self, done: Done) -> None:
         """Write down what became of jobs: their curves first, so that a recorded run always has them."""
@@ -119,6 +122,7 @@ class Plan:
                 yield {
                     "task": self.config.task.name,
                     "optimizer": job.optimizer,
+                    STUDY: job.study,
                     "phase": job.phase,
                     "trial": job.trial,
                     "seed": job.seed,
@@ -137,6 +141,7 @@ class Plan:
                 yield {
                     "task": self.config.task.name,
                     "optimizer": job.optimizer,
+                    STUDY: job.study,
                     "seed": job.seed,
                     "step": evaluation.step,
                     "epoch": evaluation.epoch,
@@ -162,8 +167,8 @@ def search_plan(
     storage = lru_cache(lambda: optuna.storages.RDBStorage(run.study_url))
     search = Search(config, run, storage, sizes)
 
-    def best(optimizer: str) -> dict[str, Any] | None:
-        study = search.studies[optimizer]
+    def best(optimizer: str, number: int) -> dict[str, Any] | None:
+        study = search.studies[optimizer, number]
         return study.summary() if study.over else None
 
     return Plan(config, run, search, Retrain(config, run, best, sizes, run.valid_seed_rows()), unsaved, tracker)
@@ -173,8 +178,7 @@ def retrain_plan(
     config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = (), tracker: Tracker | None = None
 ) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
-    best = run.best()["optimizers"]
+    best = winners(run.best()["optimizers"])
     rows = run.valid_seed_rows()
-    nothing = {"hp": None}
-    retrain = Retrain(config, run, lambda name: best.get(name, nothing), sizes, rows)
+    retrain = Retrain(config, run, lambda *key: best.get(key, {"hp": None, "study": key[1]}), sizes, rows)
     return Plan(config, run, None, retrain, unsaved, tracker)

@@ -1,8 +1,9 @@
-"""Samplers draw the hyperparameters of a study's next trial, from the search seed and the trial's number alone."""
+"""Samplers draw the hyperparameters of a study's next trial, from task, search seed and the trial's number alone."""
 
 from __future__ import annotations
 
 import warnings
+import zlib
 
 import numpy as np
 import optuna
@@ -11,6 +12,11 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 
 LEARNING = ("tpe", "gp")
 """Samplers that learn from the trials that have ended."""
+
+
+def sampling_seed(task: str, search_seed: int) -> int:
+    """By which a study draws: tasks do not share their luck, optimizers of a task do."""
+    return int(np.random.SeedSequence([zlib.crc32(task.encode()), search_seed]).generate_state(1)[0])
 
 
 def draw_seed(seed: int, asked: int) -> int:

@@ -16,8 +16,8 @@ from tuner.config.boundary import at_boundary
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
-from tuner.jobs import Done, Job, Outcome, State
-from tuner.planning.samplers import LEARNING, draw_seed, make_sampler
+from tuner.jobs import Job, Outcome, State
+from tuner.planning.samplers import LEARNING, draw_seed, make_sampler, sampling_seed
 from tuner.planning.study_db import STATE, OpenStorage, StudyDatabase, orphans
 from tuner.store.optuna_space import distribution, hyperparameters, params
 from tuner.store.tables import HP, Row
@@ -32,7 +32,7 @@ ABANDONED_AFTER = 5
 
 
 class OptimizerStudy:
-    """The search of one optimizer's hyperparameters.
+    """One independent search of one optimizer's hyperparameters.
 
     Every trial that was asked for is told: a diverged one with the task's worst value, never NaN; a failed one as FAIL.
     The study is kept in memory, where to ask takes a millisecond and not twenty, and ``database`` writes it down. What
@@ -40,10 +40,11 @@ class OptimizerStudy:
     was cut off goes on as if it had not been.
 
     Args:
+        number: which of the optimizer's studies it is.
         startup: trials to draw at random before those that learn.
         writer: of one thread, for study.db.
         asked: hyperparameters of the trials that earlier commands began, by number.
-        rows: the optimizer's rows of trials.csv, as text, which earlier commands wrote.
+        rows: the study's rows of trials.csv, as text, which earlier commands wrote.
 
     Attributes:
         best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
@@ -54,6 +55,7 @@ class OptimizerStudy:
         self,
         config: Config,
         optimizer: str,
+        number: int,
         storage: OpenStorage,
         startup: int,
         writer: Executor,
@@ -62,6 +64,7 @@ class OptimizerStudy:
     ) -> None:
         self.config = config
         self.optimizer = optimizer
+        self.number = number
         self.spec: OptimizerConfig = config.optimizers[optimizer]
         self.total = config.trials(optimizer)
         self.asked = 0
@@ -71,9 +74,10 @@ class OptimizerStudy:
         self._running: dict[int, optuna.Trial] = {}
         self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
         self._startup = startup
-        self._random_sampler, self._n_random = RandomSampler(seed=config.search.seed), 0
+        self._sampling_seed = sampling_seed(config.task.name, config.search_seed(number))
+        self._random_sampler, self._n_random = RandomSampler(seed=self._sampling_seed), 0
         self._resumed: set[int] = set()
-        name = study_name(config.task.name, optimizer)
+        name = study_name(config.task.name, optimizer, number)
         self._study = optuna.create_study(
             study_name=name, direction="minimize" if config.task.mode == "min" else "maximize"
         )
@@ -153,11 +157,8 @@ class OptimizerStudy:
     def over(self) -> bool:
         return not self.asks and not self._running
 
-    def ask(self, most: int) -> list[Job]:
-        """The next trials of the search, at most so many, chosen without knowing each other's results."""
-        return [self._ask() for _ in range(min(most, self.total - self.asked))]
-
-    def _ask(self) -> Job:
+    def ask(self) -> Job:
+        """The next trial, chosen without knowing the results of those that run."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = self._sampler()
@@ -173,9 +174,9 @@ class OptimizerStudy:
         search, points = self.config.search, len(self.spec.enqueued()[: self.total])
         at_random = search.sampler == "random" or (search.sampler in LEARNING and self.asked < self._startup)
         if not at_random:
-            return make_sampler(search.sampler, search.seed, self.asked, self._startup)
+            return make_sampler(search.sampler, self._sampling_seed, self.asked, self._startup)
         if self.asked < points:
-            return RandomSampler(seed=draw_seed(search.seed, self.asked))
+            return RandomSampler(seed=draw_seed(self._sampling_seed, self.asked))
         for _ in range(self.asked - points - self._n_random):
             for name, searched in self._distributions.items():
                 self._random_sampler.sample_independent(self._study, ANY_TRIAL, name, searched)
@@ -183,14 +184,10 @@ class OptimizerStudy:
         return self._random_sampler
 
     def _job(self, number: int, hp: dict[str, Any]) -> Job:
-        return Job("search", self.optimizer, number, self.config.search.seed, hp)
+        return Job("search", self.optimizer, number, self.config.search_seed(self.number), hp, self.number)
 
-    def tell(self, done: Done) -> None:
-        """What became of trials that ``ask`` returned."""
-        for job, outcome in done:
-            self._tell(job, outcome)
-
-    def _tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """What became of a trial that ``ask`` returned."""
         trial = self._running.pop(job.trial)
         value = outcome.metrics.get(self.config.task.metric, math.nan)
         self._count(job, outcome.state, value)
@@ -209,9 +206,11 @@ class OptimizerStudy:
             self.best = (job, value)
 
     def summary(self) -> dict[str, Any]:
-        """The optimizer's entry in best.json; hp, value and trial are None where no trial was valid."""
+        """The study's entry in best.json; hp, value and trial are None where no trial was valid."""
         job, value = self.best if self.best else (None, None)
         return {
+            "study": self.number,
+            "seed": self.config.search_seed(self.number),
             "hp": job.hp if job else None,
             "value": value,
             "trial": job.trial if job else None,
@@ -225,6 +224,6 @@ class OptimizerStudy:
         return value < than if self.config.task.mode == "min" else value > than
 
 
-def study_name(task: str, optimizer: str) -> str:
+def study_name(task: str, optimizer: str, number: int) -> str:
     """The study's name in study.db."""
-    return f"{task}/{optimizer}"
+    return f"{task}/{optimizer}/study-{number}" if number else f"{task}/{optimizer}"

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
-TRIAL_COLUMNS = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error"]
-SEED_COLUMNS = ["task", "optimizer", "seed", "status"]
+STUDY = "study"
+"""The column that tables of runs made before there were studies lack."""
+TRIAL_COLUMNS = [
+    "task", "optimizer", STUDY, "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error",
+]  # fmt: skip
+SEED_COLUMNS = ["task", "optimizer", STUDY, "seed", "status"]
 CLOCK_COLUMNS = [
     "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
     "error",
 ]  # fmt: skip
 LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
 CURVE_TYPES = {
-    "task": "string", "optimizer": "string", "phase": "string", "trial": "Int64", "seed": "Int64", "step": "Int64",
-    "epoch": "float64", "seconds": "float64", "grad_equivalents": "float64", "split": "string", "metric": "string",
-    "value": "float64",
+    "task": "string", "optimizer": "string", STUDY: "Int64", "phase": "string", "trial": "Int64",
+    "seed": "Int64", "step": "Int64", "epoch": "float64", "seconds": "float64", "grad_equivalents": "float64",
+    "split": "string", "metric": "string", "value": "float64",
 }  # fmt: skip
-CURVE_KEY = ["task", "optimizer", "phase", "trial", "seed", "step", "split", "metric"]
+CURVE_KEY = ["task", "optimizer", STUDY, "phase", "trial", "seed", "step", "split", "metric"]
 CURVATURE_TYPES = {
-    "task": "string", "optimizer": "string", "seed": "Int64", "step": "Int64", "epoch": "float64",
+    "task": "string", "optimizer": "string", STUDY: "Int64", "seed": "Int64", "step": "Int64", "epoch": "float64",
     "quantity": "string", "index": "Int64", "value": "float64", "x": "float64",
 }  # fmt: skip
-CURVATURE_KEY = ["task", "optimizer", "seed", "step", "quantity", "index"]
+CURVATURE_KEY = ["task", "optimizer", STUDY, "seed", "step", "quantity", "index"]
 CLOCKS = ["epoch", "seconds", "grad_equivalents"]
 TRIAL_IDENTITY = ["task", "optimizer", "trial", "state", "seed"]
+SEED_IDENTITY = ["task", "optimizer", "seed", "status"]

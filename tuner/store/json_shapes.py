@@ -37,9 +37,10 @@ Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Hyperparameter = Annotated[Value, PlainValidator(_hyperparameter)]
 
 
-class BestEntry(Content):
-    """What best.json says of one optimizer."""
+class StudyEntry(Content):
+    """What best.json says of one study: of its winner, and how many trials there were."""
 
+    study: Count = 0
     hp: dict[Text, Hyperparameter] | None
     value: float | None
     trial: Count | None
@@ -47,6 +48,13 @@ class BestEntry(Content):
     n_diverged: Count
     n_failed: Count = 0
     at_boundary: list[Text]
+
+
+class BestEntry(StudyEntry):
+    """What it says of one optimizer: of the best of its winners, the trials of all, and each study; see
+    ``store.winners``."""
+
+    studies: list[StudyEntry] = []
 
 
 class Best(Content):

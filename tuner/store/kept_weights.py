@@ -31,9 +31,9 @@ class KeptWeights:
     def file(self, optimizer: str, seed: int) -> Path:
         return self._files.file(_name(optimizer, seed))
 
-    def forget(self, optimizer: str) -> None:
-        """Drop those of an optimizer."""
-        self._files.drop(name for name in self._files.names() if name.rpartition("-")[0] == optimizer)
+    def forget(self, optimizer: str, seeds: Iterable[int]) -> None:
+        """Drop those of some runs of an optimizer."""
+        self._files.drop(_name(optimizer, seed) for seed in seeds)
 
     def lacking(self, rows: Iterable[Mapping[str, str]]) -> int:
         """How many complete runs, of these rows of seeds.csv, have none."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.errors import UserError
-from tuner.store.files import write_whole
+from tuner.store.columns import STUDY
+from tuner.store.files import whole_lines, write_whole
 from tuner.store.tables import Row, append_lines, check_columns, read_csv
 
 if TYPE_CHECKING:
@@ -34,9 +35,14 @@ class LongTable:
         self.new = new
         self.types = dict(types)
         self.key = key
+        self._goes_on = False
         self.clocks = set(clocks)
 
     def append(self, rows: Iterable[Row]) -> None:
+        header = "" if self._goes_on else whole_lines(self.new).partition(b"\n")[0].decode(errors="replace")
+        if header and header.split(",") != list(self.types):
+            self.finish()  # of an older version, whose lines had other columns
+        self._goes_on = True
         append_lines(self.new, list(self.types), rows)
 
     def read(self) -> pd.DataFrame:
@@ -59,6 +65,8 @@ class LongTable:
         """With columns of their types; clocks that are not there are NaN."""
         import numpy as np
 
+        if STUDY in self.types and STUDY not in part:
+            part = part.assign(**{STUDY: 0})
         check_columns(path, part, [name for name in self.types if name not in self.clocks])
         part = part.reindex(columns=[*self.types, *(name for name in part if name not in self.types)])
         for name, kind in self.types.items():

@@ -63,7 +63,7 @@ def check_data(run: Run, data: Mapping[str, Any]) -> None:
 
 def note_environment(config: Config, run: Run, expected: Mapping[str, Any] | None, cohorts: Mapping[str, Any]) -> None:
     """Versions, hardware and what was expected, of this command: a run that goes on keeps those of its beginning, and
-    notes which seeds it did not ask for before there were results to look at.
+    notes which seeds, and how many studies, it did not ask for before there were results to look at.
 
     Args:
         expected: the estimate of its time.
@@ -73,10 +73,11 @@ def note_environment(config: Config, run: Run, expected: Mapping[str, Any] | Non
     if not run.has_env():
         run.write_env(now)
         return
-    env, asked = run.env(), run.config().retrain.seeds
+    env, asked = run.env(), run.config()
     last = [env, *env.get("resumed", [])][-1]
     if not isinstance(last, dict) or last.get("code") not in (None, run.code):
         run.checkpoints.clear()  # states of other code
     if run.valid_seed_rows():
-        now |= {"added_seeds": [seed for seed in config.retrain.seeds if seed not in asked]}
+        now |= {"added_seeds": [seed for seed in config.retrain.seeds if seed not in asked.retrain.seeds]}
+        now |= {"added_studies": config.search.studies - asked.search.studies}
     run.write_env(env | {"resumed": [*env.get("resumed", []), now]})

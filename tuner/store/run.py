@@ -31,6 +31,8 @@ from tuner.store.columns import (
     CURVE_TYPES,
     LOSS_COLUMNS,
     SEED_COLUMNS,
+    SEED_IDENTITY,
+    STUDY,
     TRIAL_COLUMNS,
     TRIAL_IDENTITY,
 )
@@ -39,6 +41,7 @@ from tuner.store.folders import check_creatable, check_files, numbered, renamed
 from tuner.store.json_shapes import Best, Content, Env, Status, first_error, is_finite, remove
 from tuner.store.kept_weights import KeptWeights
 from tuner.store.long_table import LongTable
+from tuner.store.seed_rows import Retraining
 from tuner.store.tables import HP, Row, append_lines, check_columns, csv_text, read_csv, shortened, text_rows
 from tuner.text import plain
 
@@ -200,14 +203,15 @@ class Run:
 
     def append_asked(self, jobs: Iterable[Job]) -> None:
         """Note which trials are about to begin, with which hyperparameters."""
-        lines = [json.dumps({"optimizer": job.optimizer, "trial": job.trial, "hp": job.hp}) for job in jobs]
-        append(self._asked, "".join(line + "\n" for line in lines))
+        noted = ({"optimizer": j.optimizer, STUDY: j.study, "trial": j.trial, "hp": j.hp} for j in jobs)
+        append(self._asked, "".join(json.dumps(line) + "\n" for line in noted))
 
-    def asked(self, optimizer: str) -> dict[int, dict[str, Any]]:
-        """Hyperparameters of the optimizer's trials that began, by number."""
-        lines = whole_lines(self._asked).decode().splitlines()
-        noted = (json.loads(line) for line in lines)
-        return {int(line["trial"]): line["hp"] for line in noted if line["optimizer"] == optimizer}
+    def asked(self) -> dict[tuple[str, int], dict[int, dict[str, Any]]]:
+        """Hyperparameters of the trials that began: optimizer and study -> by number."""
+        asked: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+        for line in map(json.loads, whole_lines(self._asked).decode().splitlines()):
+            asked.setdefault((line["optimizer"], line.get(STUDY, 0)), {})[int(line["trial"])] = line["hp"]
+        return asked
 
     def write_best(self, best: Mapping[str, Any]) -> None:
         self._write_json("best.json", best)
@@ -224,11 +228,13 @@ class Run:
     def _check_numbers(self, best: Mapping[str, Mapping[str, Any]]) -> None:
         """Of the hyperparameters that were searched in an interval."""
         for name, optimizer in self.config().optimizers.items() if best else ():
-            for key, value in (best.get(name, {}).get("hp") or {}).items():
-                searched = optimizer.space.get(key)
-                if searched and searched.choices is None and not is_finite(value):
-                    where = f"{self.path / 'best.json'}: optimizers.{name}.hp.{key}"
-                    raise UserError(f"{where}: must be a finite number, got {shortened(value)}")
+            entry = best.get(name, {})
+            for hp in [entry.get("hp"), *(study["hp"] for study in entry.get("studies", ()))]:
+                for key, value in (hp or {}).items():
+                    searched = optimizer.space.get(key)
+                    if searched and searched.choices is None and not is_finite(value):
+                        where = f"{self.path / 'best.json'}: optimizers.{name}.hp.{key}"
+                        raise UserError(f"{where}: must be a finite number, got {shortened(value)}")
 
     def best_optimizers(self) -> dict[str, dict[str, Any]]:
         """Its entries, by optimizer; none as long as no trial has ended."""
@@ -252,11 +258,11 @@ class Run:
 
     def seed_rows(self) -> list[dict[str, str]]:
         """The same as text, as it stands in the file, without empty cells."""
-        return text_rows(self._seeds, SEED_COLUMNS)
+        return text_rows(self._seeds, SEED_IDENTITY)
 
     def retrained_seeds(self) -> list[int]:
-        """The seeds of retrained runs, failed ones too."""
-        return [int(row["seed"]) for row in self.seed_rows()]
+        """The seeds of retrained runs, failed ones too, as ``retrain.seeds`` has them."""
+        return [Retraining.of(row).declared_seed for row in self.seed_rows()]
 
     def valid_seed_rows(self) -> list[dict[str, str]]:
         """Those of runs that need not be done again."""
@@ -279,13 +285,18 @@ class Run:
         self._curves.finish()
         self._curvature.finish()
 
-    def forget_retrained(self, optimizer: str) -> None:
-        """Drop curves and weights of an optimizer's retraining: another configuration has turned out to be the best."""
-        self.weights.forget(optimizer)
+    def forget_retrained(self, optimizer: str, study: int, seeds: Iterable[int]) -> None:
+        """Drop curves and weights of a study's retraining: another configuration has turned out to be the best.
+
+        Args:
+            seeds: those that were retrained.
+        """
+        self.weights.forget(optimizer, seeds)
         curves, curvature = self.curves(), self.curvature()
-        self._curves.write(curves[(curves["optimizer"] != optimizer) | (curves["phase"] != "retrain")])
+        here = (curves["optimizer"] == optimizer) & (curves[STUDY] == study)
+        self._curves.write(curves[~here | (curves["phase"] != "retrain")])
         if len(curvature):
-            self._curvature.write(curvature[curvature["optimizer"] != optimizer])
+            self._curvature.write(curvature[(curvature["optimizer"] != optimizer) | (curvature[STUDY] != study)])
 
     def curves(self) -> pd.DataFrame:
         """All evaluations of the run, also while it goes on."""

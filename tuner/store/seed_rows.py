@@ -1,21 +1,55 @@
-"""Rows of seeds.csv count while they are of the present winner; others are missing."""
+"""Rows of seeds.csv count while they are of the present winners; others are missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from tuner.config.schema import Config
+from tuner.config.schema import SEEDS_APART, Config
+from tuner.store.columns import STUDY
 from tuner.store.tables import Row, hp_columns
+from tuner.store.winners import winners
+
+
+class Retraining(NamedTuple):
+    """A retraining run that is to be done, or that there is."""
+
+    optimizer: str
+    study: int
+    seed: int
+
+    @classmethod
+    def of(cls, row: Row) -> Retraining:
+        """That of a row of seeds.csv."""
+        return cls(row["optimizer"], int(row[STUDY]), int(row["seed"]))
+
+    @property
+    def declared_seed(self) -> int:
+        """What ``retrain.seeds`` has for it: the seed of study 0."""
+        return self.seed - SEEDS_APART * self.study
 
 
 def current_rows(rows: Iterable[Row], best: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The rows of seeds.csv, as text, that were trained with the hyperparameters that best.json has now."""
-    hp = {name: hp_columns(entry["hp"] or {}) for name, entry in best.items()}
-    return [row for row in rows if all(row.get(k) == str(v) for k, v in hp.get(row["optimizer"], {}).items())]
+    """The rows of seeds.csv, as text, that were trained with the hyperparameters that best.json has now.
+
+    Args:
+        best: its entries, by optimizer.
+    """
+    hp = {key: hp_columns(entry["hp"] or {}) for key, entry in winners(best).items()}
+    return [
+        row
+        for row in rows
+        if all(row.get(k) == str(v) for k, v in hp.get((row["optimizer"], int(row[STUDY])), {}).items())
+    ]
 
 
-def missing_seeds(config: Config, rows: Iterable[Row]) -> list[tuple[str, int]]:
-    """Optimizer and seed of each retraining run that has no row in seeds.csv; optimizers take turns, seed by seed."""
-    done = {(row["optimizer"], int(row["seed"])) for row in rows}
-    return [(name, seed) for seed in config.retrain.seeds for name in config.optimizers if (name, seed) not in done]
+def missing_runs(config: Config, rows: Iterable[Row]) -> list[Retraining]:
+    """Each retraining run that has no row in seeds.csv; optimizers take turns, seed by seed."""
+    done = set(map(Retraining.of, rows))
+    wanted = (
+        Retraining(name, study, seed)
+        for study in config.studies
+        for seed in config.evaluation_seeds(study)
+        for name in config.optimizers
+    )
+    return [run for run in wanted if run not in done]

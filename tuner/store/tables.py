@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import UserError
+from tuner.store.columns import STUDY
 from tuner.store.files import append, whole_lines
 from tuner.text import line
 
@@ -39,7 +40,7 @@ def append_lines(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
 
 
 def text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table as text, without empty cells.
+    """The rows of a table as text, without empty cells; of study 0 where it knows no studies.
 
     Raises:
         UserError: it is damaged: lacks a column, or holds what is no number where there must be one.
@@ -52,12 +53,16 @@ def text_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
     if lines:
         check_columns(path, table.fieldnames or (), required)
+    if STUDY in (table.fieldnames or ()):
+        required = [*required, STUDY]
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UserError(f"{path}: line {number} has more or fewer cells than there are columns")
         for column, text in row.items():
             _check_cell(path, number, column, text, needed=column in required)
-    return [{key: line(text) if key in SAID else text for key, text in row.items() if text} for row in rows]
+    return [
+        {STUDY: "0"} | {key: line(text) if key in SAID else text for key, text in row.items() if text} for row in rows
+    ]
 
 
 def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool) -> None:
@@ -65,7 +70,7 @@ def _check_cell(path: Path, number: int, column: str, text: str, *, needed: bool
         raise UserError(f"{path}: line {number}: {column} is empty")
     if not text or not _is_numeric(column):
         return
-    whole = column in ("trial", "seed")
+    whole = column in (STUDY, "trial", "seed")
     if not _is_whole(text) if whole else not _is_number(text, finite=column == "cohort"):
         wanted = "a whole number of 64 bits" if whole else "a number"
         raise UserError(f"{path}: line {number}: {column} must be {wanted}, got {shortened(text)}")
@@ -120,6 +125,8 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     for column in set(SAID) & set(table):
         clean = {cell: line(cell) for cell in table[column].dropna().unique() if cell != line(cell)}
         table[column] = table[column].replace(clean)
+    if STUDY in columns and STUDY not in table:
+        table.insert(min(columns.index(STUDY), table.shape[1]), STUDY, 0)
     return table.assign(**{name: _as_written(table[name]) for name in searched})
 
 

@@ -30,7 +30,7 @@ class Ended:
 
     Attributes:
         label: for a directory; a job that is done again has the same.
-        settings: task, optimizer, phase, trial and seed, then the hyperparameters as ``hp.<name>``.
+        settings: task, optimizer, study, phase, trial and seed, then the hyperparameters as ``hp.<name>``.
         tags: state and error.
         points: evaluations, as ``<split>/<metric>``, what the optimizer says of itself as ``train/<name>``, and
             ``clock/<name>``; then, once more at the last step, how it ended: the metrics, those of a diverged run the
@@ -53,9 +53,12 @@ def describe(task: str, job: Job, outcome: Outcome, ended: float) -> Ended:
     began = ended - outcome.clocks.get("seconds", last.seconds)
     points = [Point(e.step, began + e.seconds, _finite(_named(e))) for e in outcome.evaluations]
     final = {f"final/{name}": value for name, value in (outcome.metrics | outcome.clocks).items()}
-    identity = {"task": task, "optimizer": job.optimizer, "phase": job.phase, "trial": job.trial, "seed": job.seed}
+    identity = {"task": task, "optimizer": job.optimizer, "study": job.study, "phase": job.phase, "trial": job.trial}
+    identity |= {"seed": job.seed}
+    of_study = f"study-{job.study}-" if job.study else ""
+    number = f"{of_study}{job.trial}" if job.phase == "search" else job.seed
     return Ended(
-        str(job), f"{job.phase}-{job.optimizer}-{job.trial if job.phase == 'search' else job.seed}",
+        str(job), f"{job.phase}-{job.optimizer}-{number}",
         outcome.state == "failed", began, ended,
         settings=identity | hp_columns(job.hp),
         tags={"state": outcome.state, "error": outcome.error[:1000]},

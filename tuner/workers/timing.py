@@ -46,7 +46,7 @@ def measure(config: Config, task: Task) -> Timings:
     steps_per_epoch = task.steps_per_epoch
     batch = min(task.batch_size, len(task.splits["train"][0]))
     step_s, member_s, untimed = {}, {}, {}
-    sizes = to_measure(config, len(config.retrain.seeds))
+    sizes = to_measure(config, config.retraining_runs)
     with engine.settings():
         scale, plain = _scaled(task, engine)
         for name, spec in config.optimizers.items():

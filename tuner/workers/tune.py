@@ -164,7 +164,7 @@ class SearchASHA(FIFOScheduler):
         super().__init__()
         self.never = FIFOScheduler()
         self.schedulers = {
-            name: AsyncHyperBandScheduler(
+            (name, study): AsyncHyperBandScheduler(
                 time_attr=EVALUATIONS,
                 metric="value",
                 mode=config.task.mode,
@@ -173,6 +173,7 @@ class SearchASHA(FIFOScheduler):
                 reduction_factor=self.REDUCTION_FACTOR,
             )
             for name in config.optimizers
+            for study in config.studies
         }
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -180,7 +181,7 @@ class SearchASHA(FIFOScheduler):
 
     def _of(self, trial: Any) -> TrialScheduler:
         job = Request.from_dict(trial.config).jobs[0]
-        return self.schedulers[job.optimizer] if job.phase == "search" else self.never
+        return self.schedulers[job.optimizer, job.study] if job.phase == "search" else self.never
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._of(trial).on_trial_add(tune_controller, trial)
