@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from tuner.analysis.paired import Array, differences, holm, wilcoxon
 
+Rows = NDArray[np.intp]
+
 LEFT_OUT = "left_out"
 """The key under which a table's ``attrs`` say what it does not cover."""
 FEWEST_FOR_FRIEDMAN = (3, 2)
 """Optimizers; tasks."""
+TOO_FEW_STUDIES = 2
+"""To be drawn from; one stands aside, and its seeds are drawn."""
 
 
 # Time to target.
@@ -190,19 +194,20 @@ def interquartile_means(
 ) -> pd.DataFrame:
     """The mean of the middle half of each optimizer's scores over tasks and seeds (Agarwal et al. 2021).
 
-    Of n scores the int(n / 4) highest and lowest are left out. Intervals are percentiles of a bootstrap that draws
-    seeds within each task, the same ones for every optimizer, so that the interval of a difference is one of paired
-    runs. It knows of chance in seeds only, not of what other tasks would have shown.
+    Of n scores the int(n / 4) highest and lowest are left out. Intervals are percentiles of a bootstrap that draws,
+    within each task, studies with all their seeds, or, of a single study, seeds; the same ones for every optimizer, so
+    that the interval of a difference is one of paired runs. It does not know what other tasks would have shown, and of
+    a single study not what another search would have found.
 
     Args:
-        values: ``normalised``'s; columns task, optimizer, seed, score. Only seeds that have a score of every optimizer
-            count, task by task; so a task that an optimizer was not run on counts for nobody.
+        values: ``normalised``'s; columns task, optimizer, study, seed, score. Only seeds that have a score of every
+            optimizer count, task by task; so a task that an optimizer was not run on counts for nobody.
 
     Returns:
         Columns optimizer, iqm, low, high, difference (to the baseline), difference_low, difference_high; a row per
         optimizer in order of appearance. ``attrs["seeds"]`` says how many seeds of each task counted,
         ``attrs["left_out"]`` how many runs of each optimizer did not. All is NaN where no seed counts; intervals are
-        where one seed alone stands for a task.
+        where one seed alone, or two studies, stand for a task.
 
     Raises:
         ValueError: the baseline is not among the optimizers; an optimizer has two runs of a seed.
@@ -210,13 +215,14 @@ def interquartile_means(
     names = list(dict.fromkeys(values["optimizer"]))
     if baseline not in names:
         raise ValueError(f"the baseline {baseline!r} is none of {names}")
-    table = values.pivot(index=["task", "seed"], columns="optimizer", values="score")[names]
+    table = values.pivot(index=["task", "study", "seed"], columns="optimizer", values="score")[names]
     common = table.dropna()
     counts = common.groupby(level="task").size()
     scores = common.to_numpy(float).T
     point = np.array([_iqm(row) for row in scores])
-    if len(counts) and counts.min() > 1:
-        draws = _draws(counts.to_list(), resamples, seed)
+    units, studies = _units(common.index), common.reset_index().groupby("task")["study"].nunique()
+    if units and min(map(len, units)) > 1 and (studies != TOO_FEW_STUDIES).all():
+        draws = _draws(units, resamples, seed)
         drawn = np.stack([_iqm(row[draws]) for row in scores])
     else:
         drawn = np.full((len(names), 1), np.nan)
@@ -241,9 +247,31 @@ def _iqm(scores: Array) -> Any:
     return stats.trim_mean(scores, 0.25, axis=-1) if scores.shape[-1] else np.nan
 
 
-def _draws(counts: list[int], resamples: int, seed: int) -> NDArray[np.intp]:
-    """(resamples, rows): for the rows of each task, which follow one another, as many of the same task's."""
+def _units(index: pd.MultiIndex) -> list[list[Rows]]:
+    """Of each task, the rows that belong together: those of a study, or, of a single study, each by itself.
+
+    Args:
+        index: task, study, seed; sorted.
+    """
+    by_task: dict[str, dict[int, list[int]]] = {}
+    for row, (task, study, _) in enumerate(index):
+        by_task.setdefault(task, {}).setdefault(study, []).append(row)
+    return [
+        [np.array(rows) for rows in studies.values()]
+        if len(studies) > 1
+        else [np.array([row]) for rows in studies.values() for row in rows]
+        for studies in by_task.values()
+    ]
+
+
+def _draws(tasks: Sequence[Sequence[Rows]], resamples: int, seed: int) -> Rows:
+    """(resamples, rows): in place of each unit of each task another of its units, whose rows are repeated, or cut, to
+    as many."""
     rng = np.random.default_rng(seed)
-    firsts = np.cumsum([0, *counts[:-1]])
-    parts = [first + rng.integers(n, size=(resamples, n)) for first, n in zip(firsts, counts, strict=True)]
+    parts = []
+    for units in tasks:
+        chosen = rng.integers(len(units), size=(resamples, len(units)))
+        for place, unit in enumerate(units):
+            filled = np.stack([np.resize(other, len(unit)) for other in units])
+            parts.append(filled[chosen[:, place]])
     return np.concatenate(parts, axis=1)

@@ -48,7 +48,7 @@ def scored(scores: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
     """Task -> optimizer -> scores by seed; NaN: no run."""
     rows = [(task, name, seed, score) for task, own in scores.items() for name, of in own.items()
             for seed, score in enumerate(of) if not math.isnan(score)]  # fmt: skip
-    return pd.DataFrame(rows, columns=["task", "optimizer", "seed", "score"])
+    return pd.DataFrame(rows, columns=["task", "optimizer", "seed", "score"]).assign(study=0)
 
 
 def middle(scores: list[float]) -> float:
@@ -79,6 +79,31 @@ def test_intervals_are_those_of_all_resamples_within_tasks() -> None:
         assert np.quantile(exact, 0.018) <= found[low] <= np.quantile(exact, 0.032)
         assert np.quantile(exact, 0.968) <= found[high] <= np.quantile(exact, 0.982)
     assert found["difference"] == pytest.approx(middle(a["t"] + a["u"]) - middle(b["t"] + b["u"]))
+
+
+def in_studies(scores: dict[str, list[list[float]]]) -> pd.DataFrame:
+    """Optimizer -> study by study -> scores by seed, of one task."""
+    rows = [("t", name, study, 10 * study + seed, score) for name, studies in scores.items()
+            for study, of in enumerate(studies) for seed, score in enumerate(of)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["task", "optimizer", "study", "seed", "score"])
+
+
+def test_intervals_over_studies_are_those_of_all_resamples_of_whole_studies() -> None:
+    a = [[0.05, 0.1], [0.5, 0.45], [0.9, 1.0]]
+    every = [middle([score for study in drawn for score in a[study]]) for drawn in product(range(3), repeat=3)]
+    found = interquartile_means(in_studies({"a": a}), "a", resamples=20_000).set_index("optimizer").loc["a"]
+    # The lowest of 27 resamples, and the highest, have a probability of 3.7 %, more than a tail's.
+    assert found[["low", "high"]].tolist() == pytest.approx([min(every), max(every)])
+    of_seeds = interquartile_means(in_studies({"a": a}).assign(study=0), "a").set_index("optimizer").loc["a"]
+    assert found["high"] - found["low"] > of_seeds["high"] - of_seeds["low"]  # seeds know nothing of the search
+
+
+def test_studies_of_unequal_size_are_drawn_and_two_have_no_interval() -> None:
+    uneven = in_studies({"a": [[0.1, 0.2], [0.3], [0.5, 0.6, 0.7]], "b": [[0.1, 0.2], [0.3], [0.5, 0.6, 0.7]]})
+    found = interquartile_means(uneven, "b").set_index("optimizer").loc["a"]
+    assert found["low"] < found["iqm"] < found["high"] and found["difference_high"] == 0
+    two = interquartile_means(in_studies({"a": [[0.1, 0.2], [0.3, 0.4]]}), "a")
+    assert two["iqm"].tolist() == pytest.approx([0.25]) and two[["low", "high"]].isna().all(axis=None)
 
 
 def test_optimizers_share_their_draws() -> None:
@@ -133,5 +158,5 @@ def test_the_baseline_is_one_of_them_and_a_seed_has_one_run() -> None:
 
 def test_runs_that_all_diverged_have_zero_without_spread() -> None:
     lost = [("t", name, seed, "diverged", 9.0) for name in "ab" for seed in range(3)]
-    found = interquartile_means(normalised(runs(lost)), "a")
+    found = interquartile_means(normalised(runs(lost).assign(study=0)), "a")
     assert (found.drop(columns="optimizer") == 0).all(axis=None)
