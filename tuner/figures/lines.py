@@ -102,6 +102,26 @@ def best_so_far(
 
 
 @styled
+def tuning(
+    table: pd.DataFrame, names: Sequence[str], metric_label: str, log: bool | None = None, legend: bool = False
+) -> Figure:
+    """What each optimizer comes to with the best of n trials, with its band.
+
+    Args:
+        table: columns optimizer, n, value, low, high; an infinite end of a band is at the axes' edge, NaN is none.
+    """
+    found = _by_optimizer(table, names)
+    lines = [Line(name, i, *(_column(rows, part) for part in ("n", "value", "low", "high"))) for i, name, rows in found]
+    log = wants_log(_joined(lines, "y")) if log is None else log
+    y = scale(np.concatenate([_joined(lines, part) for part in ("y", "low", "high")]), log)
+    lines = [_positive(line) for line in lines] if y.log else lines
+    bands = [[rows[end].to_numpy(float, na_value=np.nan).clip(y.low, y.high) for end in ("low", "high")]
+             for _, _, rows in found]  # fmt: skip
+    lines = [_thinned(replace(line, low=low, high=high)) for line, (low, high) in zip(lines, bands, strict=True)]
+    return _figure(lines, _clock(lines), y, "trials", f"best {metric_label}", legend)
+
+
+@styled
 def profile(profile: pd.DataFrame, names: Sequence[str], legend: bool = False) -> Figure:
     """Share of tasks that each optimizer solved within a multiple of the fastest one's time.
 

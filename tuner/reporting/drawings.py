@@ -21,6 +21,7 @@ from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import CLOCKS, Across, Results, TaskResults
 from tuner.figures import lines, pairs, ranks, svg
 from tuner.figures import searches as search_figures
+from tuner.reporting import tuning
 
 CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 PROCESSES = min(4, os.cpu_count() or 1)
@@ -187,12 +188,12 @@ def _search(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Dra
 
 def _progress(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:
     comparison = task.comparison
-    metric = comparison.config.task.metric
-    table = searches.best_so_far(comparison.trials, comparison.config.task.mode)
-    if not table.empty:
-        title = f"{comparison.task}: best {metric} so far, by trials"
-        yield Drawing(_file(index, "best-so-far"), title, title.partition(": ")[2], lines.best_so_far,
-                      (table, names, metric), hover=True)  # fmt: skip
+    metric, curves = comparison.config.task.metric, tuning.curves_of(comparison)
+    if not curves.table.empty:
+        draw = lines.best_so_far if curves.kind == "single" else lines.tuning
+        caption = tuning.caption(curves, comparison)
+        yield Drawing(_file(index, "tuning"), f"{comparison.task}: {caption}", caption, draw,
+                      (curves.table, names, metric), hover=True)  # fmt: skip
 
 
 def across_drawings(across: Across) -> list[Drawing]:

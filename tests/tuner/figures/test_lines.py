@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from tests.support.figure_tables import NAMES, ODD_NAMES, bands, marked, places, texts
 from tuner.figures import svg
 from tuner.figures.labels import text_width
-from tuner.figures.lines import best_so_far, curves, profile
+from tuner.figures.lines import best_so_far, curves, profile, tuning
 
 VALUES = [2.0, 1.0, 0.7, 0.6]
 
@@ -139,6 +139,34 @@ def test_the_best_so_far_goes_down_in_steps() -> None:
     np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
 
 
+def test_a_band_without_a_bound_reaches_the_edge() -> None:
+    table = pd.DataFrame({"optimizer": "sgd", "n": [1, 2, 3], "value": [np.inf, 2.0, 1.5],
+                          "low": [1.0, 0.5, -np.inf], "high": [np.inf, 3.0, 2.0]})  # fmt: skip
+    figure = tuning(table, NAMES, "val_loss")
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0.5 and high > 3
+    np.testing.assert_array_equal(curve(figure, 1).get_xydata(), [(1, np.nan), (2, 2), (3, 1.5)])
+    (band,) = [part for part in marked(figure, 1) if isinstance(part, PolyCollection)]
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+    assert corners == {(1, 1), (2, 0.5), (3, low), (1, high), (2, 3), (3, 2)}
+    assert {"trials", "best val_loss", "sgd"} <= set(texts(figure))
+
+
+def test_a_band_below_zero_reaches_the_edge_of_a_logarithmic_axis() -> None:
+    table = pd.DataFrame(
+        {"optimizer": "sgd", "n": [1, 2], "value": [100.0, 1.0], "low": [-20.0, 0.5], "high": [300.0, 2]}
+    )
+    figure = tuning(table, NAMES, "val_loss")
+    assert figure.axes[0].get_yscale() == "log"
+    (band,) = [part for part in marked(figure, 1) if isinstance(part, PolyCollection)]
+    assert (1, figure.axes[0].get_ylim()[0]) in {tuple(corner) for corner in band.get_paths()[0].vertices}
+
+
+def test_of_one_study_there_is_a_curve_without_a_band() -> None:
+    table = pd.DataFrame({"optimizer": "sgd", "n": [1, 2], "value": [2.0, 1.0], "low": np.nan, "high": np.nan})
+    assert not tuning(table, NAMES, "val_loss").axes[0].collections
+
+
 def test_a_profile_shows_shares() -> None:
     table = pd.DataFrame({"sgd": [0.0, 0.5, 1.0], "adam": [1.0, 1.0, 1.0]}, index=[1.0, 2.0, 4.0])
     figure = profile(table, NAMES)
@@ -159,6 +187,8 @@ def test_odd_values(values: Sequence[float], legend: bool) -> None:
         table = bands(values, ["adam", "sgd"])
     for log in (None, True):
         svg.inline(curves(table, "steps", "m", NAMES, log=log, legend=legend), "curves")
+        by_trials = table.rename(columns={"x": "n", "median": "value"})
+        svg.inline(tuning(by_trials, NAMES, "m", log=log, legend=legend), "tuning")
 
 
 @pytest.mark.parametrize("count", [1, 12, 25])

@@ -53,7 +53,7 @@ def test_a_run_becomes_a_page_with_figures_and_tables(run: Run, capsys: pytest.C
         path.rpartition(".")[0] for path in figures if path.endswith(".png")
     }
     assert {"1-curves-steps.svg", "1-curves-seconds.svg", "1-curves-grad_equivalents.svg", "1-differences.svg",
-            "1-pairs-sgdm.svg", "1-search-adam.svg", "1-best-so-far.svg"} < set(figures)  # fmt: skip
+            "1-pairs-sgdm.svg", "1-search-adam.svg", "1-tuning.svg"} < set(figures)  # fmt: skip
     for path in (run.path / "figures").glob("*.svg"):
         ElementTree.parse(path)
     assert {row["optimizer"] for row in rows_of(run.path / "summary.csv")} == set(EFFECTS)
