@@ -6,6 +6,7 @@ which they differ as tensors of one number per member.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
@@ -77,11 +78,18 @@ class StackedOptimizer:
         return self._curved.update_period if self._curved else 1
 
     @torch.no_grad()
-    def step(self, problem: Problem, lr_factor: float = 1.0, max_grad_norm: float | None = None) -> Tensor:
-        """One step of every member; the losses before it, (members,), detached."""
+    def step(
+        self, problem: Problem, lr_factor: float | Tensor = 1.0, max_grad_norm: float | Tensor | None = None
+    ) -> Tensor:
+        """One step of every member; the losses before it, (members,), detached.
+
+        Args:
+            lr_factor: of all members, or of each, (members,).
+            max_grad_norm: of all members, or of each, (members,), infinite for none.
+        """
         optimizer = self._curved
         self._now = self._numbers
-        if "lr" in self._numbers and lr_factor != 1.0:
+        if "lr" in self._numbers and (isinstance(lr_factor, Tensor) or lr_factor != 1.0):
             self._now = self._numbers | {"lr": self._numbers["lr"] * lr_factor}
         refresh = self.steps % self.update_period == 0
         if optimizer is None or not refresh:
@@ -155,7 +163,7 @@ class StackedOptimizer:
             self._streams.stream_of = self._streams.stream_of[rows]
 
     def _refresh(
-        self, optimizer: CurvatureOptimizer, problem: Problem, max_grad_norm: float | None
+        self, optimizer: CurvatureOptimizer, problem: Problem, max_grad_norm: float | Tensor | None
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
         """Losses, gradients as they are and as the rule is to see them, curvatures."""
         estimator = optimizer.estimator
@@ -197,15 +205,19 @@ class StackedOptimizer:
         return losses, rest[: len(self.params)], rest[len(self.params) :]
 
     def _refresh_each(
-        self, problem: Problem, max_grad_norm: float | None
+        self, problem: Problem, max_grad_norm: float | Tensor | None
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
         """An estimator that knows nothing of stacks: each member for itself."""
         differentiated = []
+        if isinstance(max_grad_norm, Tensor):
+            bounds = [bound if math.isfinite(bound) else None for bound in max_grad_norm.tolist()]
+        else:
+            bounds = [max_grad_norm] * len(self.members)
         for row in range(len(self.members)):
             member = self.member_optimizer(row)
             assert isinstance(member, CurvatureOptimizer)
             member._steps, member.grad_equivalents = self.steps, self.grad_equivalents
-            differentiated.append(member.differentiate(problem.closure(row), max_grad_norm=max_grad_norm))
+            differentiated.append(member.differentiate(problem.closure(row), max_grad_norm=bounds[row]))
         self.grad_equivalents = member.grad_equivalents
         losses, grads, curvatures = zip(*differentiated, strict=True)
         return (
@@ -310,12 +322,14 @@ def _streams(seeds: Sequence[int], device: torch.device) -> Streams:
     return Streams(generators, torch.tensor([different.index(seed) for seed in seeds], device=device))
 
 
-def _clipped(grads: list[Tensor | None], max_grad_norm: float | None) -> list[Tensor | None]:
-    """Each member's gradient scaled down to that norm over all parameters."""
+def _clipped(grads: list[Tensor | None], max_grad_norm: float | Tensor | None) -> list[Tensor | None]:
+    """Each member's gradient scaled down to that norm over all parameters, or to its own."""
     if max_grad_norm is None or not any(grad is not None for grad in grads):
         return grads
     norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads if g is not None]
     scale = (max_grad_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + CLIP_EPS)).clamp(max=1.0)
+    if isinstance(max_grad_norm, Tensor):  # an infinite norm over an infinite bound is no number
+        scale = torch.where(max_grad_norm.isinf(), torch.ones_like(scale), scale)
     return [None if g is None else g * scale.view(-1, *[1] * (g.ndim - 1)) for g in grads]
 
 

@@ -17,15 +17,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tuner.config.bounded_yaml import bounded
-from tuner.config.messages import FREE_FORM, Layer, mapping_at, shown, validated
+from tuner.config.messages import FREE_FORM, Layer, check_space, mapping_at, shown, validated
 from tuner.config.modules import check_configs
 from tuner.config.registry import Given, Kind, Lookup, Registry
 from tuner.config.schema import Config
-from tuner.config.space import OptimizerConfig
+from tuner.config.searched import searched, with_training
+from tuner.config.space import OptimizerConfig, is_of_training
 from tuner.errors import UserError, nearest
 
 EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?[eE]([+-]?\d{1,3})")
 """Numbers that YAML 1.1 takes for text where they lack the point or the exponent's sign."""
+
+OF_TRAINING = re.compile(r"\.space\.train\.(\w+)")
+"""A hyperparameter with a dot in its name."""
 
 # The YAML loader and OmegaConf raise these, and more kinds than they document, for odd scalars, keys and nesting.
 LOADER_ERRORS = (
@@ -68,7 +72,13 @@ def resolve(
     if isinstance(optimizers, dict):  # a file may adjust optimizers that this run does not use
         for name in optimizers:
             require(str(name), "optimizer", known)
-        content["optimizers"] = {name: searched(name, optimizers[name], layers) for name in names}
+        shared, train = mapping_at(content, "search", "space"), mapping_at(content, "train")
+        if shared:
+            content["search"]["space"] = {key: dim for key, dim in shared.items() if dim is not None}
+            check_space(content["search"]["space"], layers)
+        content["optimizers"] = {
+            name: with_training(searched(name, optimizers[name], layers, shared), train) for name in names
+        }
     if "configs" in content:
         raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
     _check_effect(command_line[0][1], content)
@@ -76,6 +86,11 @@ def resolve(
     config = validated(content | {"configs": configs and str(configs.absolute())}, layers)
     for name, optimizer in config.optimizers.items():
         _check_defaults(name, optimizer)
+        for contained in optimizer.contains:
+            if contained not in known:
+                raise UserError(
+                    f"optimizers.{name}.contains: unknown optimizer {contained!r}{nearest(contained, known)}"
+                )
     return config
 
 
@@ -189,6 +204,7 @@ def settings_layer(settings: Iterable[str], optimizers: Iterable[str]) -> dict[s
         for name in dotted:  # the longest that fits has the last word
             if f"{key}.".startswith(f"optimizers.{name}."):
                 at = f"optimizers[{name}]{key.removeprefix(f'optimizers.{name}')}"
+        at = OF_TRAINING.sub(r".space[train.\1]", at)
         try:
             layer.merge_with_dotlist([f"{at}={bounded(value)}"])
         except LOADER_ERRORS as error:
@@ -227,29 +243,6 @@ def _container(node: Any) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-# What is searched.
-
-
-def searched(name: str, optimizer: Any, layers: list[Layer]) -> Any:
-    """The optimizer's part without the hyperparameters that a later layer than that of their interval takes out of the
-    search: by a fixed value in ``args``, by ``null``, or by an empty ``space``."""
-    space = mapping_at(optimizer, "space")
-    of_optimizer = [mapping_at(layer, "optimizers", name) for _, layer in layers]
-
-    def last(part: str, key: str) -> int:
-        return max((index for index, layer in enumerate(of_optimizer) if key in mapping_at(layer, part)), default=-1)
-
-    emptied = max((index for index, layer in enumerate(of_optimizer) if layer.get("space") == {}), default=-1)
-    gone = [key for key, dim in space.items() if dim is None or max(emptied, last("args", key)) > last("space", key)]
-    if not gone:
-        return optimizer
-    points = optimizer.get("defaults", [])
-    if isinstance(points, list) and all(isinstance(point, dict) for point in points):
-        points = [{key: value for key, value in point.items() if key not in gone} for point in points]
-        points = [point for index, point in enumerate(points) if point and point not in points[:index]]
-    return optimizer | {"space": {key: dim for key, dim in space.items() if key not in gone}, "defaults": points}
-
-
 # What is refused.
 
 
@@ -268,7 +261,7 @@ def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], 
         valid = [key for part in FREE_FORM for key in mapping_at(known, part)]
         for part in FREE_FORM:
             for key in mapping_at(chosen, name, part):
-                if known and key not in valid:
+                if known and key not in valid and not is_of_training(key):  # of which the schema says what there is
                     raise UserError(f"optimizers.{name}.{part}: unknown hyperparameter {key!r}{nearest(key, valid)}")
         for key, dim in mapping_at(chosen, name, "space").items():
             if dim is not None and key in mapping_at(chosen, name, "args"):

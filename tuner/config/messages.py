@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tuner.config.schema import Config
-from tuner.config.space import Dimension, OptimizerConfig
+from tuner.config.space import Dimension, OptimizerConfig, Space
 from tuner.errors import UserError, nearest
 
 FREE_FORM = ("args", "space")
@@ -29,6 +29,19 @@ def validated(content: Any, layers: list[Layer]) -> Config:
         return Config.model_validate(content)
     except ValidationError as error:
         raise UserError(_sentence(error.errors()[0], layers)) from None
+
+
+def check_space(space: Any, layers: list[Layer]) -> None:
+    """Refuse a ``search.space`` that is none, before it is part of each optimizer's own.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    try:
+        TypeAdapter(Space).validate_python(space)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        raise UserError(_sentence({**first, "loc": ("search", "space", *first["loc"])}, layers)) from None
 
 
 def validated_optimizer(name: str, content: Any, layers: list[Layer]) -> OptimizerConfig:

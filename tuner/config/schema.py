@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from tuner.config.checks import NAME, Section, each_once, metric_of, plain, share_or_size
-from tuner.config.space import OptimizerConfig
+from tuner.config.engine_options import EngineOptions
+from tuner.config.space import OptimizerConfig, Space
 from tuner.errors import nearest
 
 SMALLEST_SHARE = 1e-4  # Ray's granularity
@@ -47,33 +48,6 @@ class TrainBudget(Section):
     evaluations: Positive
 
 
-class EngineOptions(Section):
-    """How a model is run and its gradient treated, the same for every optimizer: see ``training.engine``. Defaults are
-    for the config.yaml of a run that was made before there were these.
-
-    Attributes:
-        schedule: of the learning rate after the warm-up.
-        final_lr: where a cosine ends, as a fraction of the learning rate.
-        warmup_epochs: epochs, or a fraction of one, of linear increase from 0.
-        clip_grad_norm: bound on the norm of the gradient over all parameters.
-        precision: "fp32"; "tf32", matrix products and convolutions on a GPU in TF32; "bf16", autocast to bfloat16 but
-            for steps that estimate curvature from the forward pass.
-        channels_last: memory format of the weights of convolutions and of images.
-        compile: ``torch.compile`` the model for training steps; those that estimate curvature, and evaluations, run
-            its uncompiled twin, which has the same parameters.
-        deterministic: deterministic algorithms only; an operation without one ends the run with an error.
-    """
-
-    schedule: Literal["constant", "cosine"] = "constant"
-    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    channels_last: bool = False
-    compile: bool = False
-    deterministic: bool = False
-
-
 class TrainConfig(EngineOptions, TrainBudget):
     """How long a training run is, and how its model is run."""
 
@@ -85,6 +59,7 @@ class SearchConfig(Section):
         seed: the search seed of study 0; each study's is the next. Trials are trained with it, and the sampler draws
             by it and the task's name.
         studies: independent searches of each optimizer, of which each has its own winner.
+        space: what was searched of every optimizer beside its own space, of which it is a part by now: see ``layers``.
     """
 
     optimizers: Annotated[list[str], Field(min_length=1), AfterValidator(each_once)]
@@ -93,6 +68,7 @@ class SearchConfig(Section):
     studies: Annotated[int, Field(ge=1, le=MOST_STUDIES, strict=True)] = 1
     sampler: Literal["tpe", "gp", "random", "qmc"]
     scheduler: Literal["fifo", "asha"]
+    space: Space = {}
 
 
 class RetrainConfig(Section):
@@ -320,6 +296,12 @@ class Config(Section):
     def hyperparameters(self) -> list[str]:
         """The searched hyperparameters of all optimizers, each once."""
         return list(dict.fromkeys(name for spec in self.optimizers.values() for name in spec.space))
+
+    @property
+    def tunes_training_alike(self) -> bool:
+        """Whether every optimizer searches the same of training: all nothing, or all the same intervals and choices."""
+        first, *others = (spec.of_training for spec in self.optimizers.values())
+        return all(other == first for other in others)
 
     def to_yaml(self) -> str:
         """The text of ``config.yaml``."""

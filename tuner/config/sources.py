@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner.config.about import NOTHING_SAID, About, read_about
-from tuner.config.layers import merge, presets_in, read, require, searched, settings_in
+from tuner.config.layers import merge, presets_in, read, require, settings_in
 from tuner.config.messages import Layer, holds, mapping_at, validated, validated_optimizer
 from tuner.config.registry import SHIPPED, Registry
 from tuner.config.schema import Config
+from tuner.config.searched import searched
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     Field,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 
-from tuner.config.checks import LONGEST_TEXT, Section, is_scalar, plain
+from tuner.config.checks import LONGEST_TEXT, Section, each_once, is_scalar, plain
+from tuner.config.engine_options import SEARCHABLE, TRAINING, EngineOptions
 from tuner.errors import nearest
 
 LARGEST = 1e100
@@ -40,13 +42,6 @@ def _choices(choices: list[Any]) -> list[Value]:
     if not choices or min(len(values), len(set(map(str, choices)))) < len(choices):
         raise ValueError(f"choices must be different values, at least one, got {choices}")
     return choices
-
-
-def _columns(space: dict[str, Any]) -> dict[str, Any]:
-    for name in space:
-        if not is_scalar(name):
-            raise ValueError(f"a name must be 1 to {LONGEST_TEXT} printable characters, got {name!r}")
-    return space
 
 
 class Dimension(Section):
@@ -146,6 +141,36 @@ class Dimension(Section):
         return f"{self.low:g} to {self.high:g} ({kind})"
 
 
+def _searchable(space: dict[str, Dimension]) -> dict[str, Dimension]:
+    """Refuse names that are no column, and what of training cannot be searched, or not in these values."""
+    for name, dim in space.items():
+        if not is_scalar(name):
+            raise ValueError(f"a name must be 1 to {LONGEST_TEXT} printable characters, got {name!r}")
+        if not is_of_training(name):
+            continue
+        option = name.removeprefix(TRAINING)
+        if option not in SEARCHABLE:
+            valid = [f"{TRAINING}{known}" for known in SEARCHABLE]
+            raise ValueError(f"{name} cannot be searched, of training only some can{nearest(name, valid)}")
+        for value in [dim.low, dim.high] if dim.choices is None else dim.choices:
+            try:
+                EngineOptions.model_validate({option: value})
+            except ValidationError as error:
+                message, own = error.errors()[0]["msg"], "Value error, "
+                got = "" if message.startswith(own) else f", got {value!r}"
+                message = message.removeprefix(own)
+                raise ValueError(f"{name}: {message[0].lower()}{message[1:]}{got}") from None
+    return space
+
+
+def is_of_training(name: str) -> bool:
+    """Whether a hyperparameter belongs to training and not to the optimizer's constructor."""
+    return name.startswith(TRAINING)
+
+
+Space = Annotated[dict[str, Dimension], AfterValidator(_searchable)]
+
+
 def _number(choice: Any) -> float:
     """NaN, which equals nothing, for what is no number."""
     try:
@@ -155,12 +180,18 @@ def _number(choice: Any) -> float:
 
 
 class OptimizerConfig(Section):
-    """One optimizer: its class by dotted path, fixed arguments, search space and published defaults."""
+    """One optimizer: its class by dotted path, fixed arguments, search space and published defaults.
+
+    Attributes:
+        space: those of its hyperparameters that are called ``train.NAME`` are options of training.
+        contains: names of optimizers whose every run this one comes to at some point of its space.
+    """
 
     class_: str = Field(alias="class")
     args: Annotated[dict[str, Any], AfterValidator(plain)] = {}
-    space: Annotated[dict[str, Dimension], AfterValidator(_columns)]
+    space: Space
     defaults: Annotated[list[dict[str, Any]], AfterValidator(plain)] = []
+    contains: Annotated[list[str], AfterValidator(each_once)] = []
 
     @model_validator(mode="after")
     def _known_hyperparameters(self) -> OptimizerConfig:
@@ -170,13 +201,25 @@ class OptimizerConfig(Section):
                     raise ValueError(f"defaults: unknown hyperparameter {name!r}{nearest(name, self.space)}")
         return self
 
+    @model_validator(mode="after")
+    def _arguments_of_its_own(self) -> OptimizerConfig:
+        for name in filter(is_of_training, self.args):
+            raise ValueError(f"args: {name} is of training, the same for all: set {name}, or search it (space)")
+        return self
+
+    @property
+    def of_training(self) -> dict[str, Dimension]:
+        """The part of the space that belongs to training."""
+        return {name: dim for name, dim in self.space.items() if is_of_training(name)}
+
     def fixed(self) -> dict[str, Any]:
         """The arguments that are not searched, with YAML's lists as tuples."""
         return {k: tuple(v) if isinstance(v, list) else v for k, v in self.args.items() if k not in self.space}
 
     def arguments(self, hp: Mapping[str, Any]) -> dict[str, Any]:
-        """All that an optimizer with these hyperparameters is given."""
-        return self.fixed() | {k: self.space[k].argument(v) if k in self.space else v for k, v in hp.items()}
+        """All that an optimizer with these hyperparameters is given; not what belongs to training."""
+        own = {name: value for name, value in hp.items() if not is_of_training(name)}
+        return self.fixed() | {k: self.space[k].argument(v) if k in self.space else v for k, v in own.items()}
 
     def enqueued(self) -> list[dict[str, Any]]:
         """The published defaults that lie in the space; in runs that were made before others were refused, not all."""

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     import torch
 
     from tuner.training.calls import Calls
+    from tuner.training.engine import Engine
+
+SCHEDULES = {
+    "cosine": "cosine schedule",
+    "linear": "linear schedule",
+    "wsd": "schedule constant but for the last fifth of the run, then linear,",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Best:
 
         try:
             make = self._maker()
-            return calls(find(self.spec.class_), make, self.config.train.clip_grad_norm)
+            return calls(find(self.spec.class_), make, self.engine.clip_grad_norm)
         except Exception as error:  # of a class that is not here, or wants another network
             return Calls(f"as {self.spec.class_} wants it, which cannot be tried here ({text.fault(error)})")
 
@@ -104,12 +111,19 @@ class Best:
         arguments = ", ".join([params, *named, *([f"**{odd!r}"] if odd else [])])
         return f"optimizer = {self.spec.class_.rpartition('.')[2]}({arguments})"
 
+    @property
+    def engine(self) -> Engine:
+        """How it was trained: what the search set of training included."""
+        from tuner.training.build import make_engine
+
+        return make_engine(self.config).of(self.hp)
+
     def _around(self) -> list[str]:
-        """What was done in training around it, where it is not the default."""
-        engine = self.config.train
+        """What was done in training around it, where it is not the default: by the loop, not by the optimizer."""
+        engine, warm_up = self.engine, self.engine.warmup_epochs
         done = {
-            f"warm-up over {engine.warmup_epochs} epochs": engine.warmup_epochs,
-            f"cosine schedule to {engine.final_lr} of the learning rate": engine.schedule == "cosine",
+            f"warm-up over {warm_up} {'of the run' if isinstance(warm_up, str) else 'epochs'}": warm_up,
+            f"{SCHEDULES.get(engine.schedule)} to {engine.final_lr} of the learning rate": engine.schedule in SCHEDULES,
             f"gradient norm at most {engine.clip_grad_norm}": engine.clip_grad_norm,
             f"precision {engine.precision}": engine.precision != "fp32",
             "channels_last": engine.channels_last,

@@ -11,8 +11,9 @@ from torch import nn
 
 from tasks.base import Task
 from tuner.config.classes import check_arguments, find, nearest_argument
+from tuner.config.engine_options import EngineOptions
 from tuner.config.modules import reach
-from tuner.config.schema import Config, EngineOptions
+from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.training.engine import Engine
@@ -87,7 +88,8 @@ def optimizer_maker(name: str, spec: OptimizerConfig) -> MakeOptimizer:
         UserError: its class does not exist, or does not take the fixed arguments and hyperparameters.
     """
     cls = find(spec.class_)
-    check_arguments(f"optimizer {name}", cls, 1, {**spec.fixed(), **dict.fromkeys(spec.space)})
+    own = [key for key in spec.space if key not in spec.of_training]
+    check_arguments(f"optimizer {name}", cls, 1, {**spec.fixed(), **dict.fromkeys(own)})
 
     def make(params: Iterable[nn.Parameter], hp: dict[str, Any]) -> torch.optim.Optimizer:
         return cls(params, **spec.arguments(hp))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from tuner.config.schema import EngineOptions
+from tuner.config.engine_options import TRAINING, EngineOptions
+from tuner.config.space import is_of_training
 from tuner.errors import UserError
+
+DECAY_SHARE = 0.2
+"""Of a run with the schedule wsd, for its decay: from a fifth on, more is of little use (Haegele et al., section 3)."""
 
 
 class Engine(EngineOptions):
@@ -23,18 +27,33 @@ class Engine(EngineOptions):
         """Whether the learning rate changes."""
         return self.schedule != "constant" or bool(self.warmup_epochs)
 
+    def of(self, hp: Mapping[str, Any]) -> Engine:
+        """The engine of a training run with these hyperparameters, some of which may be of training."""
+        tuned = {name.removeprefix(TRAINING): value for name, value in hp.items() if is_of_training(name)}
+        return Engine(**(self.model_dump() | tuned)) if tuned else self
+
+    def warmup_steps(self, steps: int, steps_per_epoch: int) -> float:
+        """Of a run of ``steps`` steps."""
+        if isinstance(self.warmup_epochs, str):
+            return steps * float(self.warmup_epochs.removesuffix("%")) / 100
+        return self.warmup_epochs * steps_per_epoch
+
     def lr_factor(self, step: int, steps: int, warmup_steps: float) -> float:
         """What the learning rate of step ``step`` (from 0) of ``steps`` is multiplied with.
 
         The cosine is Loshchilov and Hutter's, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017,
-        equation 5, without restarts.
+        equation 5, without restarts. Warm-up, stable, decay (wsd) is that of Haegele et al., "Scaling laws and
+        compute-optimal training beyond fixed training durations", NeurIPS 2024, equation 1: constant until the last
+        ``DECAY_SHARE`` of the run, then linear.
         """
         if step < warmup_steps:
             return min(1.0, (step + 1) / warmup_steps)
         if self.schedule == "constant":
             return 1.0
-        progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
-        return self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        start = max(warmup_steps, (1 - DECAY_SHARE) * steps) if self.schedule == "wsd" else warmup_steps
+        progress = min(1.0, max(0.0, step - start) / max(1.0, steps - start))
+        left = (1 + math.cos(math.pi * progress)) / 2 if self.schedule == "cosine" else 1 - progress
+        return self.final_lr + (1 - self.final_lr) * left
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int
@@ -48,7 +67,7 @@ class Engine(EngineOptions):
             return None
         if not isinstance(optimizer, torch.optim.Optimizer) or any("lr" not in g for g in optimizer.param_groups):
             raise UserError(f"train.schedule: {type(optimizer).__name__} has no lr; use constant, without warm-up")
-        warmup_steps = self.warmup_epochs * steps_per_epoch
+        warmup_steps = self.warmup_steps(steps, steps_per_epoch)
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps, warmup_steps))
 
     @contextmanager

@@ -34,7 +34,8 @@ def train(
 ) -> Result:
     """Train once and say how it went; ``on_eval`` is told of every evaluation as it happens.
 
-    A non-finite loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
+    Hyperparameters of training (``train.schedule``, say) have the last word over the engine's options. A non-finite
+    loss, or one beyond the task's bound, ends the run with status "diverged". Same seed, same machine,
     nothing beside it on the CPU: the same numbers to the bit.
     """
     run = training(task, make_optimizer, hp, seed, budget, engine)
@@ -77,6 +78,7 @@ class Trainer(Lockstep):
         super().__init__(task, 1, curvature_scale)
         torch.manual_seed(seed)  # dropout; weights and batches have generators of their own
         self.seed = seed
+        engine = engine.of(hp)
         self.runner = Runner(engine, task.build(seed).train())
         params = list(self.runner.exact.parameters())
         self.optimizer = make_optimizer(params, hp)

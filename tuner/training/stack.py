@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -31,7 +32,7 @@ RECHECKED_EVALUATIONS = {1, 2, 5, 10, 20, 50, 100}
 
 @dataclass(frozen=True)
 class Member:
-    """One training run of a cohort."""
+    """One training run of a cohort; what of training is among its hyperparameters is its own too."""
 
     hp: Hyperparameters
     seed: int
@@ -127,7 +128,7 @@ def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member],
         except Exception:  # it will be raised again where this member trains
             key = None
         else:
-            key = member_key(optimizer, params, engine)
+            key = member_key(optimizer, params, engine.of(member.hp))
         by_key.setdefault(("alone", number) if key is None else key, []).append(number)
     return list(by_key.values())
 
@@ -154,8 +155,8 @@ class Stack(Lockstep):
         curvature_scale: float = 1.0,
     ) -> None:
         super().__init__(task, len(members), curvature_scale)
-        self.engine = engine
         self.total_steps = epochs * task.steps_per_epoch
+        self.engines = [engine.of(member.hp) for member in members]
         self.seeds = [member.seed for member in members]
         self.stacked = list(range(len(members)))
         self.model = StackedModel(task, engine, self.seeds)
@@ -164,7 +165,9 @@ class Stack(Lockstep):
             torch.default_generator.manual_seed(member.seed)  # of the probes; torch.manual_seed takes a millisecond
             optimizers.append(make_optimizer(self.model.own_params, member.hp))
         torch.manual_seed(members[0].seed)  # dropout
-        self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=engine.scheduled)
+        scheduled = any(own.scheduled for own in self.engines)
+        self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=scheduled)
+        self._settle_training()
         self._evaluations = 0
         self._first_metrics: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
 
@@ -182,15 +185,33 @@ class Stack(Lockstep):
             yield StackBatch(tuple(map(torch.stack, zip(*batches, strict=True))), shared=False)
 
     def step(self, batch: StackBatch) -> Tensor:
-        factor = 1.0
-        if self.engine.scheduled:
-            warm_up = self.engine.warmup_epochs * self.task.steps_per_epoch
-            factor = self.engine.lr_factor(self.optimizer.steps, self.total_steps, warm_up)
-        losses = self.optimizer.step(AtBatch(self.model, batch), factor, self.engine.clip_grad_norm)
+        losses = self.optimizer.step(AtBatch(self.model, batch), self._lr_factor(), self._max_grad_norm)
         self.nominal_grad_equivalents = self.optimizer.grad_equivalents
         if len(self.active) < len(self.stacked):
             losses = losses[[self.stacked.index(member) for member in self.active]]
         return losses
+
+    def _settle_training(self) -> None:
+        """Find out which schedules and bounds there are in the stack; what all share is not kept for each."""
+        engines = [self.engines[member] for member in self.stacked]
+        bounds = [engine.clip_grad_norm for engine in engines]
+        each = [math.inf if bound is None else bound for bound in bounds]
+        dtype = self.model.params[0].dtype
+        self._max_grad_norm = bounds[0] if len(set(bounds)) == 1 else self._of_each(each, dtype)
+        schedules = {(engine.schedule, engine.warmup_epochs, engine.final_lr) for engine in engines}
+        self._scheduled = engines[:1] if len(schedules) == 1 else engines
+
+    def _lr_factor(self) -> float | Tensor:
+        """Of the step to come: of all members, or of each."""
+        step, steps, per_epoch = self.optimizer.steps, self.total_steps, self.task.steps_per_epoch
+        factors = [own.lr_factor(step, steps, own.warmup_steps(steps, per_epoch)) for own in self._scheduled]
+        if len(factors) == 1:
+            return factors[0]
+        return self._of_each(factors, torch.promote_types(self.model.params[0].dtype, torch.float32))
+
+    def _of_each(self, numbers: list[float], dtype: torch.dtype) -> Tensor:
+        """(members,)"""
+        return torch.tensor(numbers, dtype=dtype, device=self.task.device)
 
     def own_state(self) -> dict[str, Any]:
         model = [tensor.detach() for tensor in (*self.model.params, *self.model.buffers)]
@@ -247,6 +268,7 @@ class Stack(Lockstep):
         self.model.keep(rows)
         self.optimizer.keep(rows, self.model.params)
         self.stacked = list(members)
+        self._settle_training()
 
 
 def _with_versions(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, int]]]:

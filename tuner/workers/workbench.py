@@ -179,8 +179,9 @@ class Workbench:
         from tuner.training.flops import curvature_scale
 
         spec = self.config.optimizers[job.optimizer]
-        continuous = {name for name, dim in spec.space.items() if dim.choices is None and not dim.integer}
-        discrete = {name: value for name, value in job.hp.items() if name not in continuous}
+        own = {name: dim for name, dim in spec.space.items() if name not in spec.of_training}
+        continuous = {name for name, dim in own.items() if dim.choices is None and not dim.integer}
+        discrete = {name: job.hp[name] for name in own if name in job.hp and name not in continuous}
         key = f"{job.optimizer} {discrete}"
         if key not in self.scales:
             scale, uncounted = curvature_scale(self.task, make, spec.first_point() | discrete)

@@ -248,6 +248,21 @@ def test_what_the_lines_do_not_do_is_said_where_it_is_not_the_default(own: Path)
     )
 
 
+def test_what_the_search_set_of_training_is_no_argument_of_the_optimizer_and_said(own: Path) -> None:
+    tuned = {"train.schedule": {"choices": ["constant", "wsd"]}, "train.clip_grad_norm": {"low": 0.1, "high": 9.0}}
+    spec = {"class": "optimizers.AdaHessian", "space": LR | tuned | {"train.warmup_epochs": {"choices": ["5%", "9%"]}}}
+    hp = {"lr": 0.1, "train.schedule": "wsd", "train.clip_grad_norm": 1e-3, "train.warmup_epochs": "5%"}
+    found = best(own, spec, hp, schedule="cosine", final_lr=0.0)
+    _, call, each, said = found.code().splitlines()
+    assert call == "optimizer = AdaHessian(model.parameters(), lr=0.1)"
+    assert each.startswith("# each step: loss = optimizer.step(closure, max_grad_norm=0.001)")
+    assert said == (
+        "# trained with: warm-up over 5% of the run, schedule constant but for the last fifth of the run, then linear, "
+        "to 0.0 of the learning rate, gradient norm at most 0.001"
+    )
+    assert found.make(make_network().parameters()).param_groups[0]["lr"] == 0.1
+
+
 def test_a_bound_on_the_gradient_is_given_to_a_step_that_takes_it_itself(own: Path) -> None:
     bound = 1e-3
 

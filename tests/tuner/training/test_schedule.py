@@ -61,6 +61,41 @@ def test_a_cosine_is_that_of_pytorch(final: float) -> None:
     np.testing.assert_allclose(rates(Engine(schedule="cosine", final_lr=final))[:, 0], expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+def test_a_linear_schedule_is_that_of_pytorch(final: float) -> None:
+    expected = torchs(lambda o: LinearLR(o, 1.0, final, total_iters=20), 20)
+    np.testing.assert_allclose(rates(Engine(schedule="linear", final_lr=final))[:, 0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_warm_up_stable_decay_is_three_lines() -> None:
+    found = rates(Engine(schedule="wsd", final_lr=0.2, warmup_epochs=1))[:, 0]
+    np.testing.assert_allclose(found, np.interp(range(20), [-1, 4, 16, 20], [0, 0.1, 0.1, 0.02]), rtol=1e-9)
+
+
+def test_a_warm_up_beyond_where_the_decay_begins_puts_it_off() -> None:
+    found = rates(Engine(schedule="wsd", final_lr=0.0, warmup_epochs=3.6))[:, 0]
+    np.testing.assert_allclose(found, np.interp(range(20), [-1, 17, 18, 20], [0, 0.1, 0.1, 0.0]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "wsd"])
+def test_a_warm_up_may_be_a_share_of_the_run(schedule: Any) -> None:
+    expected = rates(Engine(schedule=schedule, warmup_epochs=1))
+    np.testing.assert_allclose(rates(Engine(schedule=schedule, warmup_epochs="25%")), expected, rtol=1e-12)
+
+
+def test_a_final_rate_has_no_effect_on_a_constant_one() -> None:
+    assert (rates(Engine(final_lr=0.5)) == 0.1).all()
+
+
+def test_hyperparameters_of_training_have_the_last_word() -> None:
+    hp = {"train.schedule": "wsd", "train.final_lr": 0.2, "train.warmup_epochs": "25%", "train.clip_grad_norm": 2.0}
+    engine = Engine(schedule="cosine", precision="bf16").of({"lr": 0.1, **hp})
+    expected = {"schedule": "wsd", "final_lr": 0.2, "warmup_epochs": "25%", "clip_grad_norm": 2.0, "precision": "bf16"}
+    assert engine == Engine(**expected)
+    found = rates(Engine(), lambda params, hp: sgd(params, {"lr": hp["lr"]}), **{"lr": 0.1, **hp})
+    np.testing.assert_allclose(found, rates(engine), rtol=1e-12)
+
+
 def test_a_warm_up_of_whole_steps_is_that_of_pytorch() -> None:
     expected = torchs(lambda o: LinearLR(o, start_factor=1 / 10, total_iters=9), 20)
     np.testing.assert_allclose(rates(Engine(warmup_epochs=2))[:, 0], expected, rtol=1e-9)
