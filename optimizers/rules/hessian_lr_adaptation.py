@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from optimizers.apply import State
 from optimizers.arithmetic import check
 from optimizers.base import CurvatureOptimizer
+from optimizers.rules.one_minus_betas import find_base
 
 
 class HessianLRAdaptation(torch.optim.Optimizer):
@@ -122,11 +122,5 @@ def adapt_learning_rate(
     Raises:
         ValueError: there is no such class.
     """
-    module, _, name = base_optimizer.rpartition(".")
-    try:
-        base_class = getattr(import_module(module), name)
-    except (ValueError, ImportError, AttributeError):
-        raise ValueError(
-            f"base_optimizer {base_optimizer!r}: no such class; expected a dotted path such as torch.optim.Adam"
-        ) from None
+    base_class = find_base(base_optimizer)
     return HessianLRAdaptation(base_class(params, **base), beta, eps)

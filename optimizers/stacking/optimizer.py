@@ -13,15 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from optimizers.apply import State
+from optimizers.apply import Rule, State
 from optimizers.arithmetic import CLIP_EPS
 from optimizers.base import CURVATURE_KEY, PROBE_SALT, Closure, CurvatureOptimizer
 from optimizers.curvature.estimators import Hutchinson
 from optimizers.curvature.interface import Refresh, twice_differentiable
 from optimizers.curvature.probes import Draw, Streams
 from optimizers.stacking import replay
-from optimizers.stacking.first_order import PURE
-from optimizers.stacking.rule import Layout, hyperparameters, merge, stack_numbers, stacks, traced
+from optimizers.stacking.rule import Layout, first_order_rule, hyperparameters, merge, stack_numbers, stacks, traced
 
 Finish = Callable[[Tensor, list[Tensor], list[Tensor]], list[Tensor | None]]
 """What is wanted of losses, (members,) with their graph, of the stacked parameters and of further tensors."""
@@ -64,7 +63,10 @@ class StackedOptimizer:
         self._cost = 0.0
         self._now: dict[str, Tensor] = {}
         first = members[0]
-        self.rule = first.update if isinstance(first, CurvatureOptimizer) else PURE[type(first)]
+        rule = first.update if isinstance(first, CurvatureOptimizer) else first_order_rule(first)
+        if rule is None:
+            raise ValueError(f"{type(first).__name__} has no pure rule")
+        self.rule: Rule = rule
         self._curved = first if isinstance(first, CurvatureOptimizer) else None
         self._constants, self._numbers = stack_numbers(
             [hyperparameters(member) for member in members], params[0], ("lr",) if scheduled else ()

@@ -13,6 +13,7 @@ from torch import Tensor
 from optimizers.apply import Hyperparameters, Rule
 from optimizers.base import CurvatureOptimizer
 from optimizers.curvature.interface import Estimator
+from optimizers.first_order import FirstOrderOptimizer
 from optimizers.stacking import replay
 from optimizers.stacking.first_order import PURE
 
@@ -32,7 +33,7 @@ def stack_key(optimizer: torch.optim.Optimizer) -> Hashable | None:
     hp = hyperparameters(optimizer)
     constants = tuple((name, None if _is_number(value) else value) for name, value in sorted(hp.items()))
     if not isinstance(optimizer, CurvatureOptimizer):
-        known = type(optimizer) in PURE and not any(isinstance(value, Tensor) for value in hp.values())
+        known = first_order_rule(optimizer) is not None and not any(isinstance(value, Tensor) for value in hp.values())
         return (type(optimizer), repr(constants)) if known else None
     estimator = optimizer.estimator
     if any(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval")):
@@ -52,6 +53,16 @@ def stack_key(optimizer: torch.optim.Optimizer) -> Hashable | None:
         repr(sorted(vars(estimator).items())),
         optimizer.update_period,
     )
+
+
+def first_order_rule(optimizer: torch.optim.Optimizer) -> Rule | None:
+    """The pure rule of an optimizer without curvature; ``None`` where there is none that does all of a step."""
+    if not isinstance(optimizer, FirstOrderOptimizer):
+        return PURE.get(type(optimizer))
+    own_step = unwrap(type(optimizer).step) is not unwrap(FirstOrderOptimizer.step)  # PyTorch wraps steps
+    switched = any(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+    pure = isinstance(getattr_static(optimizer, "update"), staticmethod)
+    return optimizer.update if pure and not own_step and not switched else None
 
 
 def stacks(estimator: Estimator) -> bool:

@@ -11,7 +11,9 @@ from optimizers import (
     SSVP,
     AdaHessian,
     DiagHessian,
+    NAdamW,
     Sophia,
+    with_one_minus_betas,
 )
 from tasks.base import Data, Task
 from tuner.training import stack
@@ -261,6 +263,15 @@ RULES = {
     "sophia": (of(Sophia, update_period=4), CLIPPED_HPS),
     "sophia_gnb": (of(Sophia, estimator="gnb"), CLIPPED_HPS),
     "adahessian": (of(AdaHessian, update_period=2), ADAM_HPS),
+    "nadamw": (of(NAdamW), ADAM_HPS),
+    "adam_full": (
+        of(with_one_minus_betas),
+        [
+            {"lr": 0.01, "one_minus_beta1": 0.1, "one_minus_beta2": 1e-3, "eps": 1e-8},
+            {"lr": 0.003, "one_minus_beta1": 0.01, "one_minus_beta2": 1e-3, "eps": 1e-3},
+            {"lr": 0.003, "one_minus_beta1": 0.1, "one_minus_beta2": 0.05, "eps": 1e-3},
+        ],
+    ),
 }
 
 
