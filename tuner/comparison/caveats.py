@@ -12,14 +12,15 @@ from tuner.analysis.paired import power
 from tuner.analysis.rules import FEWEST_PAIRS
 from tuner.comparison.comparison import Comparison, machine
 from tuner.comparison.results import FEW_TASKS, Across, Results, TaskResults
+from tuner.comparison.tuned_training import tuned_alike, tuned_training
 
 ENOUGH_SEEDS = 10
 Kind = Literal[
     "note", "not_retrained", "failed", "retraining_incomplete", "unpaired", "diverged", "trials_diverged", "untested",
     "least_p_too_large", "low_power", "seeds_added", "searches_differ", "stopped_early", "epochs_differ",
     "search_incomplete", "trials_unequal", "few_trials", "declarations_differ", "metric_missing", "metric_chosen_by",
-    "at_boundary", "stacked", "device_shared", "hardware_differs", "several_commands", "nominal_costs",
-    "task_repeated", "no_common_task", "tasks_left_out", "no_target", "few_tasks",
+    "training_tuned_apart", "at_boundary", "stacked", "device_shared", "hardware_differs", "several_commands",
+    "nominal_costs", "task_repeated", "no_common_task", "tasks_left_out", "no_target", "few_tasks",
 ]  # fmt: skip
 
 
@@ -149,6 +150,8 @@ def _budgets(comparison: Comparison) -> Iterator[Limit]:
         yield "trials_unequal", {"trials": trials}
     if trials and min(trials.values()) < searches.FEW_TRIALS:
         yield "few_trials", {"wanted": searches.FEW_TRIALS}
+    if not tuned_alike(comparison.spaces):
+        yield "training_tuned_apart", {"tuned": tuned_training(comparison.spaces)}
     if len({repr(source.config.report) for source in comparison.sources}) > 1:
         yield "declarations_differ", {}
 

@@ -297,12 +297,6 @@ class Config(Section):
         """The searched hyperparameters of all optimizers, each once."""
         return list(dict.fromkeys(name for spec in self.optimizers.values() for name in spec.space))
 
-    @property
-    def tunes_training_alike(self) -> bool:
-        """Whether every optimizer searches the same of training: all nothing, or all the same intervals and choices."""
-        first, *others = (spec.of_training for spec in self.optimizers.values())
-        return all(other == first for other in others)
-
     def to_yaml(self) -> str:
         """The text of ``config.yaml``."""
         return yaml.safe_dump(self.model_dump(by_alias=True), sort_keys=False)

@@ -76,6 +76,15 @@ def _trials_unequal(trials: Mapping[str, int]) -> str:
     return f"the numbers of trials are not equal ({', '.join(f'{name} {n}' for name, n in trials.items())})."
 
 
+def _training_tuned_apart(tuned: Mapping[str, Sequence[str]]) -> str:
+    by_names: dict[str, list[str]] = {}
+    for optimizer, names in tuned.items():
+        by_names.setdefault(", ".join(names) or "nothing", []).append(optimizer)
+    each = "; ".join(f"{names} for {', '.join(optimizers)}" for names, optimizers in by_names.items())
+    return (f"the searches did not set the same of training, or not from the same choices ({each}): a difference may "
+            "be that of the schedules; search.space gives all the same.")  # fmt: skip
+
+
 def _at_boundary(optimizer: str, hyperparameters: Sequence[str]) -> str:
     names = ", ".join(hyperparameters)
     return f"{optimizer}: {names} at the boundary of what was searched; a wider range may do better."
@@ -127,6 +136,7 @@ SENTENCES: dict[Kind, str | Callable[..., str]] = {
     "trials_unequal": _trials_unequal,
     "few_trials": "fewer than {wanted} trials per search: the optimizers are not well tuned, and the importances of "
                   "hyperparameters are guesses.",
+    "training_tuned_apart": _training_tuned_apart,
     "declarations_differ": "the runs declare different comparisons; that of the first is used.",
     "metric_missing": "no run has a {metric}, so that nothing is compared.",
     "metric_chosen_by": "{metric} is what the hyperparameters were chosen by; a test split would say more.",

@@ -120,19 +120,6 @@ def test_published_defaults_are_tried_as_the_task_trains() -> None:
     assert str(whole[0]) == "{'lr': 0.001, 'train.warmup_epochs': 0}"  # as the choice has it, for study.db
 
 
-def test_whether_all_tune_training_alike() -> None:
-    alike = {
-        True: [[], [SHARED]],
-        False: [
-            ["optimizers.adam.space.train.schedule.choices=[constant, wsd]"],
-            [SHARED, "optimizers.sgd.space.train.schedule=null"],
-            [SHARED, "optimizers.sgd.space.train.schedule.choices=[constant, cosine]"],
-        ],
-    }
-    for expected, cases in alike.items():
-        assert [blobs(*sets, search__optimizers=BOTH).tunes_training_alike for sets in cases] == [expected] * len(cases)
-
-
 # At a boundary.
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from statsmodels.stats.power import TTestPower
 
 from tests.support.edited_runs import (
@@ -172,6 +173,25 @@ def test_best_values_at_the_boundary(run: Run) -> None:
     best["optimizers"]["sgdm"]["hp"]["lr"] = space["lr"].high
     run.write_best({key: value for key, value in best.items() if key != "schema_version"})
     assert caveats(run) == ["sgdm: lr at the boundary of what was searched; a wider range may do better."]
+
+
+def test_training_that_is_tuned_for_some_or_otherwise(run: Run) -> None:
+    said = "the searches did not set the same of training, or not from the same choices ({}): a difference may be that "
+
+    def starting(begin: str) -> list[str]:
+        return [text for text in caveats(run) if text.startswith(begin)]
+
+    for tuned, each in [
+        ({"diag_hessian": ["constant", "wsd"]}, "train.schedule for diag_hessian; nothing for adam, sgdm"),
+        (dict.fromkeys(EFFECTS, ("constant", "wsd")), ""),
+        ({"sgdm": ["constant", "cosine"]}, "train.schedule for diag_hessian, adam, sgdm"),
+    ]:
+        content = yaml.safe_load((run.path / "config.yaml").read_text())
+        for name, choices in tuned.items():
+            content["optimizers"][name]["space"]["train.schedule"] = {"choices": list(choices)}
+        (run.path / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        assert len(starting(said.format(each))) == bool(each)
+        assert len(starting(said[:40])) == bool(each)
 
 
 def test_few_trials(run: Run) -> None:
