@@ -18,9 +18,9 @@ ENOUGH_SEEDS = 10
 Kind = Literal[
     "note", "not_retrained", "failed", "retraining_incomplete", "unpaired", "diverged", "trials_diverged", "untested",
     "least_p_too_large", "low_power", "seeds_added", "searches_differ", "stopped_early", "epochs_differ",
-    "search_incomplete", "trials_unequal", "few_trials", "declarations_differ", "metric_missing", "metric_chosen_by",
-    "training_tuned_apart", "at_boundary", "stacked", "device_shared", "hardware_differs", "several_commands",
-    "nominal_costs", "task_repeated", "no_common_task", "tasks_left_out", "no_target", "few_tasks",
+    "search_incomplete", "trials_unequal", "few_trials", "training_tuned_apart", "declarations_differ",
+    "metric_missing", "metric_chosen_by", "at_boundary", "stacked", "device_shared", "hardware_differs",
+    "several_commands", "nominal_costs", "task_repeated", "no_common_task", "tasks_left_out", "no_target", "few_tasks",
 ]  # fmt: skip
 
 

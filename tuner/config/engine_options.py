@@ -16,7 +16,7 @@ def _epochs_or_share(value: Any) -> float | str:
     """A number of epochs, or as text a share of the run: ``5%``."""
     share = SHARE.fullmatch(value) if isinstance(value, str) else None
     if share and float(share[1]) <= 100:
-        return f"{share[1]}%"
+        return f"{share[1]}%" if float(share[1]) else 0.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:
         raise ValueError(f"must be a number of epochs of at least 0, or a share of the run, say 5%, got {value!r}")
     return float(value)

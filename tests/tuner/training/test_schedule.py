@@ -83,6 +83,10 @@ def test_a_warm_up_may_be_a_share_of_the_run(schedule: Any) -> None:
     np.testing.assert_allclose(rates(Engine(schedule=schedule, warmup_epochs="25%")), expected, rtol=1e-12)
 
 
+def test_a_share_of_nothing_is_no_warm_up() -> None:
+    assert Engine(warmup_epochs="0%") == Engine() and not Engine(warmup_epochs="0%").scheduled
+
+
 def test_a_final_rate_has_no_effect_on_a_constant_one() -> None:
     assert (rates(Engine(final_lr=0.5)) == 0.1).all()
 
