@@ -140,12 +140,12 @@ class Bench:
         resources: Sequence[str] = ON_TWO_CORES,
         memory: Samples | None = None,
     ) -> tuple[Run, float]:
-        """`python -m tuner.search`: the run, and when the command started. Retraining is kept to one run of one epoch
-        for each optimizer, after its last trial.
+        """`python -m tuner.search`, one study unless told otherwise: the run, and when the command started. Retraining
+        is kept to one run of one epoch for each winner, after its last trial.
         """
         run = Run(self.scratch / f"run-{self.count}")
         started = self.command(
-            *("tuner.search", *arguments, *resources, "--seeds", "0,", "--quiet"),
+            *("tuner.search", "--studies", "1", *arguments, *resources, "--seeds", "0,", "--quiet"),
             *("--out", str(run.path.parent), "--name", run.path.name),
             *("--set", "retrain.epochs=1", f"search.seed={SEED}", *settings),
             memory=memory,

@@ -62,14 +62,11 @@ def seconds(config: Config) -> float:
     with Preflight(config) as process:
         checked = process.wait()
     assert checked is not None
-    seeds = len(config.retrain.seeds)
+    seeds = config.retraining_runs
     sizes = CohortSizes(config, checked.timings.member_s, seeds)
-    of_run = estimate(config, checked.timings, sizes, trials=trials(config), seeds=seeds)
+    trials = config.total_trials / len(config.optimizers)
+    of_run = estimate(config, checked.timings, sizes, trials=trials, seeds=seeds)
     return of_run.search_s + of_run.retrain_s
-
-
-def trials(config: Config) -> float:
-    return sum(map(config.trials, config.optimizers)) / len(config.optimizers)
 
 
 def two_digits(value: float) -> float:

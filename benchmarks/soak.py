@@ -260,7 +260,7 @@ def soak(
     search = [sys.executable, "-m", "tuner.search", "--quiet"]
     begin = [
         *("--task", TASK, "--optimizers", OPTIMIZER, "--configs", str(scratch / "configs"), "--trials", str(trials)),
-        *("--sampler", "random", "--cohort", cohort, "--seeds", "0,", *ON_TWO_CORES),
+        *("--studies", "1", "--sampler", "random", "--cohort", cohort, "--seeds", "0,", *ON_TWO_CORES),
         *("--out", str(scratch), "--name", run.path.name),
         *("--set", "train.epochs=1", "train.evaluations=1", "retrain.epochs=1"),
         *(f"search.seed={seed}", f"faults.trial_limit_s={LIMIT_S}"),

@@ -111,7 +111,7 @@ def new_run(
     run.code = identity
     try:
         with run.locked():
-            trials = config.search.studies * sum(map(config.trials, config.optimizers)) / len(config.optimizers)
+            trials = config.total_trials / len(config.optimizers)
             work = Work(search=True, trials=trials, seeds=config.retraining_runs)
             return with_results(run_plan(config, run, work, checked, tell, ray), tell, report=report)
     finally:

@@ -293,6 +293,11 @@ class Config(Section):
         return self.search.trials if self.optimizers[optimizer].space else 1
 
     @property
+    def total_trials(self) -> int:
+        """Of all studies of all optimizers."""
+        return self.search.studies * sum(map(self.trials, self.optimizers))
+
+    @property
     def hyperparameters(self) -> list[str]:
         """The searched hyperparameters of all optimizers, each once."""
         return list(dict.fromkeys(name for spec in self.optimizers.values() for name in spec.space))

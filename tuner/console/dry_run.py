@@ -52,7 +52,7 @@ def show(config: Config, path: Path, *, as_json: bool) -> None:
 
 def describe(config: Config, path: Path) -> dict[str, Any]:
     """The same as a document."""
-    trials = config.search.studies * sum(map(config.trials, config.optimizers))
+    trials = config.total_trials
     retrain = len(config.optimizers) * config.retraining_runs
     content = yaml.safe_load(config.to_yaml())
     return {
