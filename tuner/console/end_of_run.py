@@ -17,6 +17,7 @@ from tuner.errors import CHANGED_CODE
 from tuner.execute import Executed
 from tuner.machine.invocation import command_line
 from tuner.store.run import Run
+from tuner.store.winners import valid
 from tuner.text import hp_text, line
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ def _add_verdicts(summary: dict[str, Any], results: Results | None) -> list[str]
 def _next_commands(done: Executed, summary: dict[str, Any]) -> list[tuple[str, str]]:
     """With what each is for."""
     run, config = done.run, done.config
-    seeds, searched = config.retraining_runs, [entry for entry in summary["optimizers"] if entry["hp"] is not None]
+    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"] is not None]
     commands = []
     if summary["lacks_trials"]:
         commands.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
-    if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds for entry in searched):
+    if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds * valid(entry) for entry in searched):
         commands.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
     elif searched:
         anew = "the same with another --baseline or --metric, or with other runs"

@@ -14,6 +14,7 @@ from tuner.planning.heartbeat import AT_WORK
 from tuner.store.run import Run
 from tuner.store.seed_rows import current_rows
 from tuner.store.tables import Row
+from tuner.store.winners import valid
 from tuner.text import duration, hp_text
 
 SILENCE_S = 60.0
@@ -60,11 +61,11 @@ def describe(run: Run) -> dict[str, Any]:
             now = running.get((phase, name), {})
             ended = counts([row[column] for row in rows if row["optimizer"] == name])
             searched = phase == "retrain" and phases[list(config.optimizers).index(name)]["complete"]
-            nothing_valid = searched and best.get(name, {}).get("hp") is None
+            wanted = valid(best.get(name, {"hp": None})) * len(config.retrain.seeds) if searched else total
             done = ended["done"] - (ended["failed"] if phase == "retrain" else 0)  # which are done again
             phases.append(
                 {"phase": phase, "optimizer": name, "total": total, "running": now.get("running", 0),
-                 "left_s": now.get("left_s"), "complete": done >= total or nothing_valid, **ended}
+                 "left_s": now.get("left_s"), "complete": done >= wanted, **ended}
             )  # fmt: skip
     return {
         "schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
