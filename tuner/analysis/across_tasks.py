@@ -5,7 +5,7 @@ All functions are pure functions of tables in which lower is better. What cannot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -247,7 +247,7 @@ def _iqm(scores: Array) -> Any:
     return stats.trim_mean(scores, 0.25, axis=-1) if scores.shape[-1] else np.nan
 
 
-def _units(index: pd.MultiIndex) -> list[list[Rows]]:
+def _units(index: Iterable[tuple[Any, ...]]) -> list[list[Rows]]:
     """Of each task, the rows that belong together: those of a study, or, of a single study, each by itself.
 
     Args:
