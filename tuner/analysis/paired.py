@@ -51,6 +51,13 @@ def t_test(d: Array) -> float:
     return float(stats.ttest_1samp(d, 0.0).pvalue) if varies(d) else NAN
 
 
+def t_statistic(d: Array) -> float:
+    """NaN without spread, and of differences that are not all numbers."""
+    if not varies(d) or np.isinf(d).any():
+        return NAN
+    return float(d.mean() / (d.std(ddof=1) / np.sqrt(len(d))))
+
+
 def signed_ranks(d: Array) -> Array:
     """Ranks of the absolute differences but for zeros, with their signs; equal ones share their mean rank."""
     from scipy import stats

@@ -1,0 +1,74 @@
+"""Sign vectors make a sequential test of differences that are symmetric about zero, of whatever distribution.
+
+Given their sizes, all signs are equally likely under no effect. At each look those vectors stop that have the farthest
+sums, as many as the level may have been spent on, of those that have not stopped before; the test has rejected where
+the observed one is among them. What stops at a level stops at all higher ones, so that the smallest such level is a
+p-value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.analysis.paired import NAN, Array
+
+MOST_EXACT = 16
+"""Units whose sign vectors are all looked at; of more, ``RANDOM`` of them."""
+RANDOM = 2 ** (MOST_EXACT - 1)
+ROUNDING = 1e-9
+"""Of a sum in another order, as a share of the sum of sizes."""
+
+
+def p_value(
+    weights: Sequence[Array], place: Array, cap: int, levels: Sequence[float], spent: Sequence[Sequence[float]]
+) -> float:
+    """The smallest of ``levels`` at which one of the looks so far stops; 1 where there is none, NaN without a look.
+
+    Args:
+        weights: at each look what is summed, (n_k,), with the observed signs; of the first n_k units that have a value.
+        place: which unit each is of, from 0; ``cap`` units are planned.
+        levels: increasing; ``spent`` says of each what may be used up by each look.
+    """
+    if not weights:
+        return NAN
+    signs = _signs(cap)[:, np.asarray(place, dtype=int)[: len(weights[-1])]]
+    sums = [_rounded(signs[:, : len(w)] @ w, w) for w in weights]
+    orders = [np.argsort(-each, kind="stable") for each in sums]
+    stopped = np.full(len(signs), len(weights))  # at which look
+    for level, by_look in zip(levels, spent, strict=True):
+        for look, share in enumerate(by_look):
+            room = int(share * len(signs) * (1 + 1e-12)) - int((stopped <= look).sum())
+            left = orders[look][stopped[orders[look]] > look]
+            stopped[_farthest(left, sums[look], room)] = look
+        if stopped[0] < len(weights):
+            return float(level)
+    return 1.0
+
+
+def _farthest(left: NDArray[np.intp], sums: Array, room: int) -> NDArray[np.intp]:
+    """The first of ``left``, which is ordered by sums, as many as there is room for; equal ones all or none."""
+    if room >= len(left):
+        return left
+    if room <= 0:
+        return left[:0]
+    return left[: int((sums[left[:room]] > sums[left[room]]).sum())]
+
+
+def _rounded(sums: Array, weights: Array) -> Array:
+    unit = ROUNDING * np.abs(weights).sum() or 1.0
+    return np.round(np.abs(sums) / unit)
+
+
+@lru_cache(maxsize=8)
+def _signs(cap: int) -> Array:
+    """Vectors (., cap), the first of them the observed one; a vector stands for its opposite as well."""
+    if cap <= MOST_EXACT:
+        numbers = np.arange(2 ** (cap - 1))[:, None] >> np.arange(cap)
+        return np.where(numbers & 1, -1.0, 1.0)
+    random = np.random.default_rng(0).integers(0, 2, (RANDOM, cap))
+    random[0] = 0
+    return np.where(random, -1.0, 1.0)
