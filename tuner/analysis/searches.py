@@ -1,4 +1,4 @@
-"""A search is audited: which hyperparameters mattered, how it went on, whether its range was wide enough.
+"""A search is audited: which hyperparameters mattered, whether its range was wide enough.
 
 No torch, no ray. Pure functions of ``trials.csv`` and of the search space.
 """
@@ -112,27 +112,6 @@ def _study(hp: Mapping[str, list[Any]], space: Mapping[str, Dimension], values: 
         for point, value in zip(points, values, strict=True)
     )
     return study
-
-
-def best_so_far(trials: pd.DataFrame, mode: Mode) -> pd.DataFrame:
-    """The best value among the first n trials of each optimizer, in the order of their numbers.
-
-    Args:
-        trials: as ``Run.trials()`` reads them. Failed and stopped trials are trials without a value.
-
-    Returns:
-        Columns optimizer, n (from 1), value; NaN as long as no trial has a value.
-    """
-    rows = trials.sort_values("trial", kind="stable")
-    value = rows["value"].astype(float).where(rows["state"].isin(COUNTED))
-    sign = 1.0 if mode == "min" else -1.0
-    rows = pd.DataFrame({"optimizer": rows["optimizer"], "value": sign * value})
-    by_optimizer = rows.groupby("optimizer")["value"]
-    rows["n"] = by_optimizer.cumcount() + 1
-    rows["value"] = sign * by_optimizer.cummin().groupby(rows["optimizer"]).ffill()
-    order = {name: index for index, name in enumerate(dict.fromkeys(trials["optimizer"]))}
-    rows = rows.sort_values("optimizer", key=lambda column: column.map(order), kind="stable")
-    return rows[["optimizer", "n", "value"]].reset_index(drop=True)
 
 
 def boundary(hp: Mapping[str, Any], space: Mapping[str, Dimension]) -> pd.DataFrame:

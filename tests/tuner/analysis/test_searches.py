@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.support.run_configs import run_config
-from tuner.analysis.searches import FEW_TRIALS, best_so_far, boundary, importance
+from tuner.analysis.searches import FEW_TRIALS, boundary, importance
 from tuner.config.boundary import at_boundary
 from tuner.config.space import Dimension
 from tuner.store.run import Run
@@ -207,44 +207,8 @@ def test_all_diverged_is_silent() -> None:
     assert "same value" in importance(trials([9.0] * 20, "diverged", **drawn(20)), SPACE, "min").reason
 
 
-# Best so far.
-
-
-def test_the_best_so_far_goes_by_number_and_diverged_trials_have_their_worst_value() -> None:
-    rows = [
-        ("one", 3, "complete", 0.5), ("two", 1, "complete", 7.0), ("two", 0, "complete", 8.0),
-        ("one", 0, "failed", NAN), ("one", 1, "diverged", 9.0), ("one", 2, "stopped", 0.1),
-        ("one", 4, "complete", 0.7), ("one", 6, "complete", 0.2),
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["optimizer", "trial", "state", "value"])
-    found = best_so_far(table, "min")
-    assert found.columns.tolist() == ["optimizer", "n", "value"]
-    assert found["optimizer"].tolist() == ["one"] * 6 + ["two"] * 2
-    assert found["n"].tolist() == [1, 2, 3, 4, 5, 6, 1, 2]
-    assert found["value"].tolist() == pytest.approx([NAN, 9, 9, 0.5, 0.5, 0.2, 8, 7], nan_ok=True)
-    highest = best_so_far(table, "max")["value"].tolist()
-    assert highest == pytest.approx([NAN, 9, 9, 9, 9, 9, 8, 8], nan_ok=True)
-
-
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_the_best_so_far_equals_the_best_of_the_first_n(mode: Any) -> None:
-    rng = np.random.default_rng(5)
-    values = rng.normal(size=200)
-    table = trials(values.tolist()).assign(optimizer=rng.choice(["b", "a", "c"], 200)).sample(frac=1, random_state=1)
-    best = min if mode == "min" else max
-    for name, own in best_so_far(table, mode).groupby("optimizer"):
-        numbers = sorted(table.loc[table["optimizer"] == name, "trial"])
-        assert own["value"].tolist() == [best(values[numbers[: n + 1]]) for n in range(len(numbers))]
-
-
-def test_of_no_trial_or_no_value_there_is_no_best() -> None:
-    assert best_so_far(trials([]), "min").empty
-    assert best_so_far(trials([NAN, NAN], "failed"), "max")["value"].isna().all()
-
-
-def test_a_run_without_trials_has_no_best_so_far(tmp_path: Path) -> None:
+def test_a_run_without_trials_has_no_importances(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", run_config({"one": {"class": "pkg.Opt", "space": {}}}))
-    assert best_so_far(run.trials(), "min").empty
     assert importance(run.trials(), SPACE, "min").n_trials == 0
 
 

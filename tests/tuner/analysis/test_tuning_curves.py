@@ -211,6 +211,23 @@ def test_trials_of_a_sampler_that_learns_do_not_qualify(sampler: str) -> None:
     assert (-highest["value"]).tolist() == found.table["value"].tolist()
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_so_far_goes_by_the_numbers_of_the_trials(mode: Mode) -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=(3, 40)).tolist()
+    table = trials({"b": [values[0]], "a": [values[1]], "c": [values[2]]}).sample(frac=1, random_state=1)
+    best = min if mode == "min" else max
+    for name, own in tuning_curves(table, ["tpe"], mode).table.groupby("optimizer"):
+        drawn = values["bac".index(str(name))]
+        assert own["value"].tolist() == [best(drawn[: n + 1]) for n in range(40)]
+
+
+def test_failed_and_stopped_trials_are_trials_without_a_value() -> None:
+    table = trials({"adam": [[3.0, 1.0, 2.0, 0.0]]})
+    table["state"] = ["failed", "stopped", "complete", "complete"]
+    assert tuning_curves(table, ["tpe"], "min").table["value"].tolist() == pytest.approx([NAN, NAN, 2, 0], nan_ok=True)
+
+
 def test_a_mean_begins_where_each_study_is_valid_and_ends_where_the_first_one_does() -> None:
     found = tuning_curves(trials({"adam": [[INF, 2, 1], [4, 3, 2, 1], [5, INF, 3]]}), ["tpe"], "min").table
     assert found["n"].tolist() == [1, 2, 3]
