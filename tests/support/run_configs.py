@@ -30,12 +30,10 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-def study_config(
-    sampler: str = "random", mode: str = "min", trials: int = 4, space: Any = SPACE, defaults: Any = ()
-) -> Config:
+def study_config(space: Any = SPACE, defaults: Any = (), **changes: Any) -> Config:
     """Of two optimizers, "one" and "two", with the same space."""
     optimizer = {"class": "pkg.Opt", "space": space, "defaults": list(defaults)}
-    return run_config({"one": optimizer, "two": optimizer}, trials=trials, sampler=sampler, mode=mode)
+    return run_config({"one": optimizer, "two": optimizer}, **changes)
 
 
 def run_config(
@@ -47,15 +45,18 @@ def run_config(
     mode: str = "min",
     concurrent: int = 1,
     cohort: int | str = "auto",
+    studies: int = 1,
+    seed: int = SEED,
+    task: str = "blobs",
 ) -> Config:
     return Config.model_validate({
         "preset": "default", "out": "runs", "name": None,
-        "task": {"name": "blobs", "class": "pkg.Blobs", "args": {}, "metric": "val_loss", "mode": mode, "target": None,
+        "task": {"name": task, "class": "pkg.Blobs", "args": {}, "metric": "val_loss", "mode": mode, "target": None,
                  "dataset": "d", "datasets": ["d"], "data_dir": None, "check": None},
         "optimizers": optimizers,
         "train": {"epochs": 1, "batch_size": 8, "evaluations": 1},
-        "search": {"optimizers": list(optimizers), "trials": trials, "seed": SEED, "sampler": sampler,
-                   "scheduler": "fifo"},
+        "search": {"optimizers": list(optimizers), "trials": trials, "seed": seed, "sampler": sampler,
+                   "scheduler": "fifo", "studies": studies},
         "retrain": {"seeds": seeds, "epochs": None},
         "resources": {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": concurrent, "address": None,
                       "cohort": cohort},
@@ -74,11 +75,10 @@ def copied_url(blank: Path, folder: Path) -> str:
     return f"sqlite:///{shutil.copy(blank, folder)}"
 
 
-def stored(url: str, optimizer: str = "one") -> list[optuna.trial.FrozenTrial]:
-    """What study.db has of an optimizer: nothing before a trial has ended."""
-    if f"blobs/{optimizer}" not in optuna.get_all_study_names(url):
-        return []
-    return optuna.load_study(study_name=f"blobs/{optimizer}", storage=url).trials
+def stored(url: str, optimizer: str = "one", study: int = 0) -> list[optuna.trial.FrozenTrial]:
+    """What study.db has of an optimizer's study: nothing before a trial has ended."""
+    name = f"blobs/{optimizer}" + (f"/study-{study}" if study else "")
+    return optuna.load_study(study_name=name, storage=url).trials if name in optuna.get_all_study_names(url) else []
 
 
 class AtOnce(Executor):
@@ -108,11 +108,6 @@ def no_space() -> None:
     raise OSError("no space left")
 
 
-def ask(study: OptimizerStudy) -> Job:
-    (job,) = study.ask(1)
-    return job
-
-
 def ended(value: float, state: Any = "complete") -> Outcome:
     return Outcome(state, {} if state == "failed" else {"val_loss": value}, {"steps": 3})
 
@@ -121,7 +116,7 @@ def run_all(study: OptimizerStudy, outcomes: list[Outcome]) -> list[Job]:
     """One trial after the other, and all written."""
     jobs = []
     for outcome in outcomes:
-        jobs.append(ask(study))
-        study.tell([(jobs[-1], outcome)])
+        jobs.append(study.ask())
+        study.tell(jobs[-1], outcome)
     study.database.write()
     return jobs

@@ -22,19 +22,19 @@ CONFIG = Config.model_validate({
 
 
 def trial(number: int, **changes: Any) -> Row:
-    return {"task": "blobs", "optimizer": "adam", "trial": number, "state": "complete", "value": 0.5, "seed": 1000,
-            "steps": 10, "seconds": 0.25, "cohort": 1} | changes  # fmt: skip
+    return {"task": "blobs", "optimizer": "adam", "study": 0, "trial": number, "state": "complete", "value": 0.5,
+            "seed": 1000, "steps": 10, "seconds": 0.25, "cohort": 1} | changes  # fmt: skip
 
 
 def evaluation(step: int, **changes: Any) -> Row:
-    return {"task": "blobs", "optimizer": "adam", "phase": "search", "trial": 0, "seed": 1000, "step": step,
-            "epoch": step / 4, "seconds": 0.1 * step, "grad_equivalents": 2.0 * step, "split": "val", "metric": "loss",
-            "value": 1 / (1 + step)} | changes  # fmt: skip
+    return {"task": "blobs", "optimizer": "adam", "study": 0, "phase": "search", "trial": 0, "seed": 1000,
+            "step": step, "epoch": step / 4, "seconds": 0.1 * step, "grad_equivalents": 2.0 * step, "split": "val",
+            "metric": "loss", "value": 1 / (1 + step)} | changes  # fmt: skip
 
 
 def seed_row(seed: int, **metrics: Any) -> Row:
     clocks = {"steps": 10, "grad_equivalents": 20.0, "seconds": 0.5, "step_ms": 50.0, "peak_mem_mb": 3.5}
-    return {"task": "blobs", "optimizer": "adam", "seed": seed, "status": "complete"} | clocks | metrics
+    return {"task": "blobs", "optimizer": "adam", "study": 0, "seed": seed, "status": "complete"} | clocks | metrics
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -123,7 +123,7 @@ def assert_survives(config: Config, folder: Path, blank: Path) -> None:
             type(v) is (int if spec.space[k].integer else float) for k, v in hp.items() if not spec.space[k].choices
         )
     assert run.config() == config
-    assert exact(run.asked("one")) == exact(dict(enumerate(tried)))
+    assert exact(run.asked()["one", 0]) == exact(dict(enumerate(tried)))
     rows, table = run.trial_rows(), run.trials()
     assert exact([{k: d.parse(row[HP + k]) for k, d in spec.space.items()} for row in rows]) == exact(all_but_last)
     for number, hp in enumerate(all_but_last):
@@ -133,7 +133,7 @@ def assert_survives(config: Config, folder: Path, blank: Path) -> None:
     assert exact([hyperparameters(spec, trial.params) for trial in stored[: TRIALS - 1]]) == exact(all_but_last)
     again = begin(config, run)
     assert exact([job.hp for job in again.next_jobs()]) == exact(tried[TRIALS - 1 :])
-    assert exact(again.studies["one"].summary()["hp"]) == exact(run.best_optimizers()["one"]["hp"])
+    assert exact(again.studies["one", 0].summary()["hp"]) == exact(run.best_optimizers()["one"]["hp"])
 
 
 def check(data: st.DataObject, sampler: str, folder: Path, blank: Path) -> None:

@@ -245,7 +245,9 @@ FOUND = [("eigenvalue", 0, 2.5, None), ("eigenvalue", 1, -1.0, None), ("density"
 
 def records(run: Run) -> list[tuple[Any, ...]]:
     table = run.curvature()
-    assert list(table) == ["task", "optimizer", "seed", "step", "epoch", "quantity", "index", "value", "x"]
+    assert list(table) == [
+        "task", "optimizer", "study", "seed", "step", "epoch", "quantity", "index", "value", "x",
+    ]  # fmt: skip
     return [
         tuple(None if value != value else value for value in row)
         for row in table.fillna(np.nan).itertuples(index=False)
@@ -258,10 +260,10 @@ def test_what_was_found_is_a_long_table_before_and_after_the_end(run: Run) -> No
     (job,) = plan.next_jobs()
     plan.record([(job, outcome(evaluation(0, FOUND), evaluation(4), evaluation(8, FOUND[:1])))])
     expected = [
-        ("blobs", "one", 0, 0, 0.0, "eigenvalue", 0, 2.5, None),
-        ("blobs", "one", 0, 0, 0.0, "eigenvalue", 1, -1.0, None),
-        ("blobs", "one", 0, 0, 0.0, "density", 3, 0.25, 0.1),
-        ("blobs", "one", 0, 8, 2.0, "eigenvalue", 0, 2.5, None),
+        ("blobs", "one", 0, 0, 0, 0.0, "eigenvalue", 0, 2.5, None),
+        ("blobs", "one", 0, 0, 0, 0.0, "eigenvalue", 1, -1.0, None),
+        ("blobs", "one", 0, 0, 0, 0.0, "density", 3, 0.25, 0.1),
+        ("blobs", "one", 0, 0, 8, 2.0, "eigenvalue", 0, 2.5, None),
     ]
     assert records(run) == records(Run(run.path)) == expected  # a command that is killed now has lost nothing
     plan.close()
@@ -294,18 +296,18 @@ def test_it_is_written_before_the_row_that_says_the_run_is_done(run: Run, monkey
     plan = plan_of(run)  # it is done again; its rows are not there twice
     (job,) = plan.next_jobs()
     plan.record([(job, outcome(evaluation(0, [("eigenvalue", 0, 7.0, None), *FOUND[1:]])))])
-    assert sorted(row[7] for row in records(run)) == [-1.0, 0.25, 7.0]
+    assert sorted(row[8] for row in records(run)) == [-1.0, 0.25, 7.0]
 
 
 def test_curvature_goes_with_the_curves_of_hyperparameters_that_are_no_longer_the_best(run: Run) -> None:
     rows = [
-        {"task": "blobs", "optimizer": name, "seed": 0, "step": 0, "epoch": 0.0, "quantity": "trace", "index": 0,
-         "value": 1.0}
-        for name in ("one", "two")
+        {"task": "blobs", "optimizer": name, "study": study, "seed": 10_000 * study, "step": 0, "epoch": 0.0,
+         "quantity": "trace", "index": 0, "value": 1.0}
+        for name, study in (("one", 0), ("one", 1), ("two", 0))
     ]  # fmt: skip
     run.append_curvature(rows)
-    run.forget_retrained("one")
-    assert [row[1] for row in records(run)] == ["two"]
+    run.forget_retrained("one", 0, [0])
+    assert [row[1:3] for row in records(run)] == [("one", 1), ("two", 0)]
 
 
 def test_a_failed_analysis_is_a_line_in_the_logs(run: Run) -> None:

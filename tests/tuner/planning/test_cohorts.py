@@ -128,7 +128,7 @@ def asked_in_turn(sizes: CohortSizes, trials: int, **alone: bool) -> list[int]:
     """The sizes in which a study's trials are asked for, one cohort after the other."""
     asked: list[int] = []
     while sum(asked) < trials:
-        asked.append(min(sizes.to_ask("adam", sum(asked), **alone), trials - sum(asked)))
+        asked.append(min(sizes.to_ask("adam", [sum(asked)], **alone), trials - sum(asked)))
     return asked
 
 
@@ -153,7 +153,7 @@ def test_after_the_start_the_size_is_the_same() -> None:
 
 def test_a_size_that_was_asked_for_is_never_changed() -> None:
     sizes = CohortSizes(config(10, 4, cohort=3), {"adam": LADDER}, 1)
-    assert [sizes.to_ask("adam", asked, alone=alone) for asked in (0, 3, 9) for alone in (False, True)] == [3] * 6
+    assert [sizes.to_ask("adam", [asked], alone=alone) for asked in (0, 3, 9) for alone in (False, True)] == [3] * 6
 
 
 def test_the_last_trials_are_shared_out_among_all_workers_but_not_into_crumbs() -> None:
@@ -188,7 +188,7 @@ def test_auto_never_takes_more_than_it_may(
     at_start = max(1, trials / 4 / on_study, -(-5 // on_study))
     for last in (False, True):
         for number in {0, 1, 3, *range(0, trials, 1 + trials // 20), trials - 1}:
-            size = sizes.to_ask("adam", number, alone=last)
+            size = sizes.to_ask("adam", [number], alone=last)
             assert 1 <= size <= at_start
             assert size <= max(1, trials / 4 / on_study) or number + size <= sizes.startup("adam")
     assert 5 <= sizes.startup("adam") <= max(5, trials / 3)
@@ -231,7 +231,7 @@ def test_the_largest_cohorts_are_said_those_drawn_at_random_too(trials: int, sai
     """A search of 12 asks 3 at a time, but its first five trials, drawn at random, at once."""
     times = {1: 1.0, 5: 0.2, 100: 0.1}
     sizes = CohortSizes(config(trials=trials, workers=1), {"adam": times}, 2)
-    studied = min(sizes.to_ask("adam", 0), trials)
+    studied = min(sizes.to_ask("adam", [0]), trials)
     assert sizes.sentences() == [f"cohorts, each trained as one stacked model, of up to: {said}"]
     assert f" {studied} trials" in said
 

@@ -204,13 +204,13 @@ def test_study_db_follows_and_holds_nothing_unfinished(run: Run, monkeypatch: py
     for now, written in ((4.0, 0), (6.0, 0), (7.0, 0)):  # the first is still under way
         clock.now = now
         plan.tick()
-        plan.search.studies["one"].database._writer.submit(int).result()
+        plan.search.studies["one", 0].database._writer.submit(int).result()
         assert optuna_states(run, "one") == [TrialState.COMPLETE] * written
     plan.record([(jobs[0], ended(jobs[0]))])
     for now, written in ((8.0, 0), (12.5, 2)):  # not at every tick
         clock.now = now
         plan.tick()
-        plan.search.studies["one"].database._writer.submit(int).result()
+        plan.search.studies["one", 0].database._writer.submit(int).result()
         assert optuna_states(run, "one") == [TrialState.COMPLETE] * written
     plan.close()
     assert optuna_states(run, "one") == [TrialState.COMPLETE] * 2
@@ -227,7 +227,7 @@ def test_a_trial_is_a_row_of_trials_csv(run: Run) -> None:
     (row,) = run.trials().to_dict("records")
     assert math.isnan(row.pop("hp.kind"))  # not a hyperparameter of this optimizer
     assert math.isnan(row.pop("error")) and math.isnan(row.pop("code"))
-    assert row == {"task": "blobs", "optimizer": "one", "trial": 0, "state": "complete", "value": loss(job),
+    assert row == {"task": "blobs", "optimizer": "one", "study": 0, "trial": 0, "state": "complete", "value": loss(job),
                    "seed": SEED, "steps": 8, "seconds": 0.5, "cohort": 1, "hp.lr": 0.5}  # fmt: skip
 
 
@@ -238,7 +238,8 @@ def test_a_retrained_seed_is_a_row_of_seeds_csv(run: Run) -> None:
     job = next(job for job in jobs if (job.optimizer, job.seed) == ("two", 2))
     assert math.isnan(rows[2].pop("code"))  # that of the run's beginning
     assert rows[2] == {
-        "task": "blobs", "optimizer": "two", "seed": 2, "status": "complete", "train_loss": 2.0, "val_loss": loss(job),
+        "task": "blobs", "optimizer": "two", "study": 0, "seed": 2, "status": "complete", "train_loss": 2.0,
+        "val_loss": loss(job),
         "test_loss": 3.0, "steps": 8, "grad_equivalents": 13.1, "nominal_grad_equivalents": 16.0, "seconds": 0.5,
         "step_ms": 62.5, "peak_mem_mb": 3.0, "cohort": 1, "hp.lr": job.hp["lr"], "hp.kind": job.hp["kind"],
     }  # fmt: skip
@@ -252,7 +253,8 @@ def test_curves_are_in_long_form(run: Run) -> None:
     outcome.evaluations[1] = replace(outcome.evaluations[1], diagnostics={"clipped_fraction": 0.25})
     plan.record([(job, outcome)])
     plan.close()
-    same = {"task": "blobs", "optimizer": "one", "phase": "search", "trial": 0, "seed": SEED, "metric": "loss"}
+    same = {"task": "blobs", "optimizer": "one", "study": 0, "phase": "search", "trial": 0, "seed": SEED}
+    same |= {"metric": "loss"}
     first = {"step": 0, "epoch": 0.0, "seconds": 0.0, "grad_equivalents": 0.0}
     last = {"step": 8, "epoch": 1.0, "seconds": 0.5, "grad_equivalents": 16.0}
     assert run.curves().to_dict("records") == [
@@ -308,10 +310,9 @@ def test_an_interrupted_search_leaves_its_best_and_nothing_running(run: Run) -> 
     assert optuna_states(run, "two") == []
     best = run.best()
     assert (best["task"], best["metric"]) == ("blobs", "val_loss")
-    assert best["optimizers"] == {
-        "one": {"hp": jobs[0].hp, "value": loss(jobs[0]), "trial": 0, "n_trials": 2, "n_diverged": 1, "n_failed": 0,
-                "at_boundary": []},
-    }  # fmt: skip
+    entry = {"study": 0, "hp": jobs[0].hp, "value": loss(jobs[0]), "trial": 0, "n_trials": 2, "n_diverged": 1,
+             "n_failed": 0, "at_boundary": []}  # fmt: skip
+    assert best["optimizers"] == {"one": entry | {"studies": [entry | {"seed": SEED}]}}
 
 
 def test_a_plan_closed_before_anything_ended_writes_no_best(run: Run) -> None:

@@ -15,7 +15,6 @@ from tests.support.run_configs import (
     MIXED,
     SEED,
     AtOnce,
-    ask,
     blank_database,
     copied_url,
     ended,
@@ -25,7 +24,7 @@ from tests.support.run_configs import (
 )
 from tuner.config.boundary import at_boundary
 from tuner.config.space import Dimension
-from tuner.planning.samplers import draw_seed
+from tuner.planning.samplers import draw_seed, sampling_seed
 from tuner.planning.study import OptimizerStudy
 from tuner.store.optuna_space import distribution
 
@@ -48,14 +47,15 @@ def url(blank: Path, tmp_path: Path) -> str:
 def make(url: str) -> Make:
     storage = optuna.storages.RDBStorage(url)
 
-    def make(optimizer: str = "one", startup: int = 1, **settings: Any) -> OptimizerStudy:
-        return OptimizerStudy(study_config(**settings), optimizer, lambda: storage, startup, AtOnce())
+    def make(optimizer: str = "one", number: int = 0, startup: int = 1, **settings: Any) -> OptimizerStudy:
+        return OptimizerStudy(study_config(**settings), optimizer, number, lambda: storage, startup, AtOnce())
 
     return make
 
 
-def in_memory(startup: int = 1, **settings: Any) -> OptimizerStudy:
-    return OptimizerStudy(study_config(**settings), "one", optuna.storages.InMemoryStorage, startup, AtOnce())
+def in_memory(number: int = 0, startup: int = 1, **settings: Any) -> OptimizerStudy:
+    storage = optuna.storages.InMemoryStorage
+    return OptimizerStudy(study_config(**settings), "one", number, storage, startup, AtOnce())
 
 
 # Asking.
@@ -69,15 +69,15 @@ def test_published_defaults_within_the_space_come_first_in_their_order(make: Mak
 
 def test_defaults_beyond_the_number_of_trials_are_left_out(make: Make, url: str) -> None:
     study = make(trials=1, defaults=DEFAULTS)
-    jobs = study.ask(9)
-    assert [job.hp for job in jobs] == [DEFAULTS[0]]
-    study.tell([(jobs[0], ended(1.0))])
+    job = study.ask()
+    assert job.hp == DEFAULTS[0] and not study.asks
+    study.tell(job, ended(1.0))
     study.database.close()
     assert [trial.params for trial in stored(url)] == [DEFAULTS[0]]
 
 
 def test_a_default_that_says_nothing_of_a_dimension_leaves_it_to_the_sampler(make: Make) -> None:
-    hp = ask(make(defaults=[{"lr": 1e-3}])).hp
+    hp = make(defaults=[{"lr": 1e-3}]).ask().hp
     assert hp["lr"] == 1e-3
     assert 0 <= hp["beta"] <= 1
 
@@ -85,7 +85,7 @@ def test_a_default_that_says_nothing_of_a_dimension_leaves_it_to_the_sampler(mak
 def test_a_job_is_a_trial_of_the_search_with_the_search_seed(make: Make) -> None:
     study = make("two")
     for number in range(2):
-        job = ask(study)
+        job = study.ask()
         assert (job.phase, job.optimizer, job.trial, job.seed) == ("search", "two", number, SEED)
 
 
@@ -111,9 +111,9 @@ def test_the_same_seed_and_answers_give_the_same_suggestions(make: Make, sampler
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_what_is_drawn_depends_on_the_seed_and_on_how_many_came_before(sampler: str) -> None:
-    """At random: the next of the stream of a plain sampler with the search seed."""
+    """At random: the next of the stream of a plain sampler with a seed made of the task's name and the search seed."""
     study = in_memory(sampler=sampler, trials=4, startup=4)
-    plain = optuna.create_study(sampler=optuna.samplers.RandomSampler(SEED))
+    plain = optuna.create_study(sampler=optuna.samplers.RandomSampler(sampling_seed("blobs", SEED)))
     for job in run_all(study, [ended(1.0)] * 4):
         assert plain.ask({name: distribution(dim) for name, dim in study.spec.space.items()}).params == job.hp
     assert len({draw_seed(seed, asked) for seed in range(30) for asked in range(30)}) == 900
@@ -124,9 +124,9 @@ def test_tpe_learns_from_the_answers() -> None:
     study = in_memory(sampler="tpe", space={"x": {"low": 0.0, "high": 1.0}}, trials=20)
     asked = []
     for _ in range(20):
-        job = ask(study)
+        job = study.ask()
         asked.append(job.hp["x"])
-        study.tell([(job, ended(job.hp["x"]))])
+        study.tell(job, ended(job.hp["x"]))
     assert sum(x < 0.3 for x in asked[10:]) > 6
 
 
@@ -170,35 +170,37 @@ def test_counts_say_what_became_of_the_trials(make: Make) -> None:
     study = make(trials=6)
     states = ["diverged", "failed", "complete", "stopped", "diverged"]
     run_all(study, [ended(1.0, state) for state in states])
-    ask(study)
+    study.ask()
     assert study.counts == {"complete": 1, "diverged": 2, "failed": 1, "stopped": 1}
     assert (study.asked, study.done, study.running, study.total) == (6, 5, 1, 6)
 
 
 def test_trials_may_end_in_any_order(make: Make, url: str) -> None:
     study = make()
-    jobs = [ask(study) for _ in range(4)]
+    jobs = [study.ask() for _ in range(4)]
     for job in (jobs[2], jobs[0], jobs[3], jobs[1]):
-        study.tell([(job, ended(float(job.trial)))])
+        study.tell(job, ended(float(job.trial)))
     study.database.write()
     assert [trial.value for trial in stored(url)] == [0.0, 1.0, 2.0, 3.0]
     assert [trial.params for trial in stored(url)] == [job.hp for job in jobs]
 
 
-def test_several_are_asked_for_at_once_as_far_as_there_are_any(make: Make) -> None:
+def test_several_are_asked_for_before_the_first_result_and_differ(make: Make) -> None:
     study = make(trials=5, sampler="tpe")
-    first, second = study.ask(3), study.ask(3)
-    assert [job.trial for job in first + second] == [0, 1, 2, 3, 4]
-    assert (study.asked, study.running) == (5, 5) and study.ask(3) == []
-    assert len({str(job.hp) for job in first + second}) == 5
-    study.tell([(job, ended(1.0)) for job in second])
+    jobs = [study.ask() for _ in range(5)]
+    assert [job.trial for job in jobs] == [0, 1, 2, 3, 4]
+    assert (study.asked, study.running) == (5, 5) and not study.asks
+    assert len({str(job.hp) for job in jobs}) == 5
+    for job in jobs[3:]:
+        study.tell(job, ended(1.0))
     assert (study.done, study.running) == (2, 3)
 
 
 def test_the_best_of_a_cohort_is_found(make: Make) -> None:
     study = make(trials=4)
-    jobs = study.ask(4)
-    study.tell([(job, ended(value)) for job, value in zip(jobs, [3.0, 1.0, 0.5, 2.0], strict=True)])
+    jobs = [study.ask() for _ in range(4)]
+    for job, value in zip(jobs, [3.0, 1.0, 0.5, 2.0], strict=True):
+        study.tell(job, ended(value))
     assert study.best == (jobs[2], 0.5)
 
 
@@ -209,8 +211,8 @@ def test_startup_trials_are_those_of_the_random_sampler(startup: int) -> None:
     drawn = [job.hp["x"] for job in run_all(in_memory(space=space, trials=trials), [ended(1.0)] * trials)]
     study, asked = in_memory(sampler="tpe", startup=startup, space=space, trials=trials), []
     for _ in range(trials):
-        asked.append(ask(study))
-        study.tell([(asked[-1], ended(asked[-1].hp["x"]))])
+        asked.append(study.ask())
+        study.tell(asked[-1], ended(asked[-1].hp["x"]))
     same = [job.hp["x"] == x for job, x in zip(asked, drawn, strict=True)]
     assert all(same[:startup]) and not any(same[startup:])
 
@@ -225,10 +227,11 @@ def test_the_best_is_that_of_the_complete_trials(make: Make, mode: str, best: in
     outcomes = [ended(3.0), ended(1.0), ended(2.0), ended(better, "diverged"), ended(better, "stopped"),
                 ended(better, "failed")]  # fmt: skip
     jobs = run_all(study, outcomes)
-    ask(study)
+    study.ask()
     summary = study.summary()
     assert study.best == (jobs[best], outcomes[best].metrics["val_loss"])
     assert summary == {
+        "study": 0, "seed": SEED,
         "hp": jobs[best].hp, "value": outcomes[best].metrics["val_loss"], "trial": best, "n_trials": 6, "n_diverged": 1,
         "n_failed": 1, "at_boundary": summary["at_boundary"],
     }  # fmt: skip
@@ -245,6 +248,7 @@ def test_without_a_valid_trial_there_is_no_best(make: Make) -> None:
     run_all(study, [ended(1.0, "diverged"), ended(1.0, "failed"), ended(1.0, "stopped")])
     assert study.best is None
     assert study.summary() == {
+        "study": 0, "seed": SEED,
         "hp": None, "value": None, "trial": None, "n_trials": 3, "n_diverged": 1, "n_failed": 1, "at_boundary": [],
     }  # fmt: skip
 

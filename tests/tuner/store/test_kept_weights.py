@@ -28,10 +28,11 @@ def test_each_run_has_its_own(weights: KeptWeights) -> None:
         assert [weights.read(name, seed) for seed in (0, 1, 2)] == [f"{name} 0".encode(), f"{name} 1".encode(), None]
 
 
-def test_those_of_one_optimizer_are_forgotten_and_no_others(weights: KeptWeights) -> None:
-    weights.forget("adam")
+def test_those_of_some_runs_of_one_optimizer_are_forgotten_and_no_others(weights: KeptWeights) -> None:
+    weights.forget("adam", [1, 10, 7])
     for name in NAMES:
-        assert (weights.read(name, 1) is None) == (name == "adam")
+        gone = [seed for seed in (0, 1, 10) if weights.read(name, seed) is None]
+        assert gone == ([1, 10] if name == "adam" else [])
 
 
 def test_a_run_that_has_none_has_not_those_of_one_before(weights: KeptWeights, tmp_path: Path) -> None:
@@ -56,7 +57,8 @@ def test_complete_runs_without_any_are_counted(run: Run) -> None:
 
 
 def test_weights_of_another_winner_go_with_its_curves(run: Run) -> None:
-    for name in ("adam", "sgd"):
-        run.weights.write(name, 0, b"x")
-    run.forget_retrained("adam")
-    assert (run.weights.read("adam", 0), run.weights.read("sgd", 0)) == (None, b"x")
+    for name, seed in (("adam", 0), ("adam", 10_000), ("sgd", 0)):
+        run.weights.write(name, seed, b"x")
+    run.forget_retrained("adam", 0, [0])
+    assert run.weights.read("adam", 0) is None
+    assert run.weights.read("adam", 10_000) == run.weights.read("sgd", 0) == b"x"

@@ -46,8 +46,8 @@ def bits(values: list[float]) -> list[bytes]:
 
 def test_trials_have_the_columns_of_the_design(run: Run) -> None:
     run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr", "beta"])
-    design = ["task", "optimizer", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error",
-              "hp.lr", "hp.beta"]  # fmt: skip
+    design = ["task", "optimizer", "study", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code",
+              "error", "hp.lr", "hp.beta"]  # fmt: skip
     assert header(run.path / "trials.csv") == design
     assert list(run.trials().columns) == design
 
@@ -84,8 +84,8 @@ def test_a_hyperparameter_that_an_optimizer_has_not_is_empty(run: Run) -> None:
     assert table["hp.lr"].isna().tolist() == [False, True]
     assert table["hp.beta"].isna().tolist() == [True, False]
     assert (run.path / "trials.csv").read_text().splitlines()[1:] == [
-        "blobs,adam,0,complete,0.5,1000,10,0.25,1,,,0.1,",
-        "blobs,adam,1,complete,0.5,1000,10,0.25,1,,,,x",
+        "blobs,adam,0,0,complete,0.5,1000,10,0.25,1,,,0.1,",
+        "blobs,adam,0,1,complete,0.5,1000,10,0.25,1,,,,x",
     ]
 
 
@@ -111,8 +111,8 @@ def test_seeds_have_the_columns_of_the_design(run: Run) -> None:
     metrics = {"test_loss": 0.3, "val_f1": 0.1, "train_loss": 0.1, "test_acc": 0.9, "val_loss": 0.2, "val_acc": 0.8}
     run.write_seeds([seed_row(0, **metrics, **{"hp.lr": 0.1})], ["lr"])
     assert header(run.path / "seeds.csv") == [
-        "task", "optimizer", "seed", "status", "train_loss", "val_loss", "test_loss", "test_acc", "val_acc", "val_f1",
-        "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
+        "task", "optimizer", "study", "seed", "status", "train_loss", "val_loss", "test_loss", "test_acc", "val_acc",
+        "val_f1", "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
         "error", "hp.lr",
     ]  # fmt: skip
 
@@ -134,8 +134,8 @@ def test_writing_seeds_replaces_them(run: Run) -> None:
     assert run.seeds()["seed"].tolist() == [2]
 
 
-CURVE_COLUMNS = ["task", "optimizer", "phase", "trial", "seed", "step", "epoch", "seconds", "grad_equivalents", "split",
-                 "metric", "value"]  # fmt: skip
+CURVE_COLUMNS = ["task", "optimizer", "study", "phase", "trial", "seed", "step", "epoch", "seconds", "grad_equivalents",
+                 "split", "metric", "value"]  # fmt: skip
 
 
 # Curves.
@@ -271,17 +271,17 @@ def test_a_new_run_lists_its_files(run: Run) -> None:
     assert full_run(run).files() == ["best.json", "config.yaml", "curves.parquet", "env.json", "logs/", "seeds.csv"]
 
 
-def test_what_was_asked_for_comes_back_by_optimizer_but_for_a_line_cut_off(run: Run) -> None:
-    assert run.asked("adam") == {}
+def test_what_was_asked_for_comes_back_by_study_but_for_a_line_cut_off(run: Run) -> None:
+    assert run.asked() == {}
     hp: list[dict[str, Any]] = [{"lr": 0.1, "kind": "é"}, {"lr": 1e-300, "n": 3, "flag": True}]
-    run.append_asked([Job("search", "adam", 0, 1000, hp[0]), Job("search", "sgd", 0, 1000, {})])
+    run.append_asked([Job("search", "adam", 0, 1000, hp[0]), Job("search", "adam", 0, 1001, {}, 1)])
     run.append_asked([Job("search", "adam", 1, 1000, hp[1])])
-    assert run.asked("adam") == {0: hp[0], 1: hp[1]} and run.asked("sgd") == {0: {}}
+    assert run.asked() == {("adam", 0): {0: hp[0], 1: hp[1]}, ("adam", 1): {0: {}}}
     path = run.logs / "asked.jsonl"
     path.write_bytes(path.read_bytes()[:-2])
-    assert run.asked("adam") == {0: hp[0]}
+    assert run.asked()["adam", 0] == {0: hp[0]}
     run.append_asked([Job("search", "adam", 1, 1000, {"lr": 0.5})])
-    assert run.asked("adam") == {0: hp[0], 1: {"lr": 0.5}}
+    assert run.asked()["adam", 0] == {0: hp[0], 1: {"lr": 0.5}}
 
 
 def test_a_text_with_line_ends_is_one_record(run: Run) -> None:
