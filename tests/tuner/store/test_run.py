@@ -112,8 +112,8 @@ def test_seeds_have_the_columns_of_the_design(run: Run) -> None:
     run.write_seeds([seed_row(0, **metrics, **{"hp.lr": 0.1})], ["lr"])
     assert header(run.path / "seeds.csv") == [
         "task", "optimizer", "study", "seed", "status", "train_loss", "val_loss", "test_loss", "test_acc", "val_acc",
-        "val_f1", "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
-        "error", "hp.lr",
+        "val_f1", "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb",
+        "cohort", "code", "error", "hp.lr",
     ]  # fmt: skip
 
 
