@@ -11,7 +11,7 @@ from tuner.comparison.comparison import Comparison
 from tuner.comparison.results import Across, Results, TaskResults
 from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.verdicts import overall, verdict
-from tuner.store.run import SCHEMA_VERSION
+from tuner.store.json_files import SCHEMA_VERSION
 from tuner.store.tables import HP
 
 

@@ -38,7 +38,8 @@ from tuner.store.columns import (
 )
 from tuner.store.files import append, whole_lines, write_whole
 from tuner.store.folders import check_creatable, check_files, numbered, renamed
-from tuner.store.json_shapes import Best, Content, Env, Status, first_error, is_finite, remove
+from tuner.store.json_files import read_json, write_json
+from tuner.store.json_shapes import Best, Env, Status, first_error, is_finite, remove
 from tuner.store.kept_weights import KeptWeights
 from tuner.store.long_table import LongTable
 from tuner.store.seed_rows import Retraining
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from tuner.config.schema import Config
     from tuner.jobs import Job
 
-SCHEMA_VERSION = 1
 OBJECTS = "objects.pkl"
 
 
@@ -166,7 +166,7 @@ class Run:
         return path.read_bytes() if path.is_file() else b""
 
     def write_env(self, env: Mapping[str, Any]) -> None:
-        self._write_json("env.json", env)
+        write_json(self.path / "env.json", env)
 
     def has_env(self) -> bool:
         """Not while a run's work has not begun."""
@@ -174,7 +174,7 @@ class Run:
 
     def env(self) -> dict[str, Any]:
         """Without what has another shape than ``Env``'s: it is for people to read, no result hangs on it."""
-        content = self._read_json("env.json")
+        content = read_json(self.path / "env.json")
         while wrong := first_error(Env, content):
             remove(content, wrong["loc"])
         return content
@@ -214,14 +214,14 @@ class Run:
         return asked
 
     def write_best(self, best: Mapping[str, Any]) -> None:
-        self._write_json("best.json", best)
+        write_json(self.path / "best.json", best)
 
     def best(self) -> dict[str, Any]:
         """
         Raises:
             UserError: the file is damaged, or has a text for a hyperparameter that is a number.
         """
-        content = self._read_json("best.json", Best)
+        content = read_json(self.path / "best.json", Best)
         self._check_numbers(content["optimizers"])
         return content
 
@@ -309,7 +309,7 @@ class Run:
     # How it goes.
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        self._write_json("status.json", status)
+        write_json(self.path / "status.json", status)
 
     def status(self) -> dict[str, Any] | None:
         """What the command at work on the run said last; ``None`` of a run made before there was a status.json.
@@ -317,8 +317,8 @@ class Run:
         Raises:
             UserError: the file is damaged, or of another shape.
         """
-        exists = (self.path / "status.json").exists()
-        return cast(dict[str, Any], plain(self._read_json("status.json", Status))) if exists else None
+        path = self.path / "status.json"
+        return cast(dict[str, Any], plain(read_json(path, Status))) if path.exists() else None
 
     # Logs.
 
@@ -327,25 +327,3 @@ class Run:
         path = self.logs / f"{name}.log"
         write_whole(path, text)
         return path
-
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, allow_nan=False)
-        write_whole(self.path / name, text + "\n")
-
-    def _read_json(self, name: str, shape: type[Content] | None = None) -> dict[str, Any]:
-        path = self.path / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; the run has not come that far") from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not valid JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: must be a mapping of keys to values")
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(f"{path}: schema_version {content.get('schema_version')!r}, expected {SCHEMA_VERSION}")
-        if shape and (wrong := first_error(shape, content)):
-            where = ".".join(map(str, wrong["loc"]))
-            got = "" if wrong["type"] == "missing" else f", got {shortened(wrong['input'])}"
-            raise UserError(f"{path}: {where}: {wrong['msg']}{got}")
-        return content
