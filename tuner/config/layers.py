@@ -72,13 +72,7 @@ def resolve(
     if isinstance(optimizers, dict):  # a file may adjust optimizers that this run does not use
         for name in optimizers:
             require(str(name), "optimizer", known)
-        shared, train = mapping_at(content, "search", "space"), mapping_at(content, "train")
-        if shared:
-            content["search"]["space"] = {key: dim for key, dim in shared.items() if dim is not None}
-            check_space(content["search"]["space"], layers)
-        content["optimizers"] = {
-            name: with_training(searched(name, optimizers[name], layers, shared), train) for name in names
-        }
+        content = _with_spaces(content, names, layers)
     if "configs" in content:
         raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
     _check_effect(command_line[0][1], content)
@@ -87,11 +81,20 @@ def resolve(
     for name, optimizer in config.optimizers.items():
         _check_defaults(name, optimizer)
         for contained in optimizer.contains:
-            if contained not in known:
-                raise UserError(
-                    f"optimizers.{name}.contains: unknown optimizer {contained!r}{nearest(contained, known)}"
-                )
+            require(contained, "optimizer", known, f"optimizers.{name}.contains: ")
     return config
+
+
+def _with_spaces(content: dict[str, Any], names: list[str], layers: list[Layer]) -> dict[str, Any]:
+    """What the layers come to, with what is searched of each of these optimizers, shared by all or not."""
+    shared, train = mapping_at(content, "search", "space"), mapping_at(content, "train")
+    if shared:
+        left = {key: dim for key, dim in shared.items() if dim is not None}
+        check_space(left, layers)
+        content = content | {"search": content["search"] | {"space": left}}
+    own = content["optimizers"]
+    optimizers = {name: with_training(searched(name, own[name], layers, shared), train) for name in names}
+    return content | {"optimizers": optimizers}
 
 
 def from_yaml(text: str) -> Config:
@@ -106,10 +109,10 @@ def from_yaml(text: str) -> Config:
         raise UserError(f"not valid YAML: {error}") from None
 
 
-def require(name: str, kind: str, valid: list[str]) -> None:
+def require(name: str, kind: str, valid: list[str], where: str = "") -> None:
     """Refuse a name that is not among the valid ones."""
     if name not in valid:
-        raise UserError(f"unknown {kind} {name!r}{nearest(name, valid)}")
+        raise UserError(f"{where}unknown {kind} {name!r}{nearest(name, valid)}")
 
 
 # The layers.

@@ -33,8 +33,8 @@ def test_each_value_has_the_last_layer_that_says_it(tmp_path: Path) -> None:
     })  # fmt: skip
     found = values(TaskFiles("mnist1d", own).layers("smoke"))
     assert at(found, "train.schedule") == ("constant", "configs/defaults.yaml")
-    assert at(found, "retrain.epochs") == (20, "configs/tasks/mnist1d.yaml")
-    assert at(found, "retrain.seeds") == (5, "configs/tasks/mnist1d.yaml, preset smoke")
+    assert at(found, "report.margin.loss") == ("2%", "configs/tasks/mnist1d.yaml")
+    assert at(found, "retrain.seeds") == (3, "configs/tasks/mnist1d.yaml, preset smoke")
     assert at(found, "train.batch_size") == (9, f"{own}/defaults.yaml")  # though the shipped task says so too
     assert at(found, "faults.retries") == (4, f"{own}/defaults.yaml")
     assert at(found, "train.epochs") == (8, f"{own}/tasks/mnist1d.yaml")
