@@ -15,7 +15,8 @@ import numpy as np
 
 from tuner.analysis.paired import Array
 from tuner.analysis.sequential import stopping_levels
-from tuner.analysis.spending import Looks, equal_steps
+from tuner.analysis.spending import Looks
+from tuner.config.declared import equal_steps
 
 ALPHA = 0.05
 FAMILIES = 20_000

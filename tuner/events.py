@@ -119,6 +119,10 @@ class RunsFailed(Event):
     logs: Path
 
 
+class LookRemark(Remark):
+    """What a look at the comparison has decided."""
+
+
 class TrackerFailed(Remark):
     """A tracker is told no more; the run directory has everything. Told perhaps by another thread."""
 

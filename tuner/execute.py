@@ -23,6 +23,7 @@ from tuner.planning.cohorts import CohortSizes
 from tuner.planning.estimate import Estimate, estimate, sentences, warning
 from tuner.store import provenance
 from tuner.store.columns import STUDY
+from tuner.store.extent import Extent
 from tuner.store.run import Run
 from tuner.store.seed_rows import current_rows, missing_runs
 from tuner.store.winners import winners
@@ -31,6 +32,7 @@ from tuner.workers.preflight import Preflight, PreflightResult
 
 if TYPE_CHECKING:
     from tuner.comparison.results import Results
+    from tuner.planning.looking import Decide
     from tuner.planning.plan import Plan
     from tuner.trackers.tracker import Tracker
 
@@ -147,7 +149,7 @@ def resume(
             run.finish_curves()  # which a full disk may have prevented
             return with_results(Executed(run, config, None), tell, report=report)
         provenance.check_code(config, run, allowed=changed_code, remark=lambda text: tell(events.CodeRemark(text)))
-        retrain = config.retrain.model_copy(update={"seeds": seeds or config.retrain.seeds})
+        retrain = config.retrain.model_copy(update={"seeds": (not config.looks and seeds) or config.retrain.seeds})
         checked = preflight(config.model_copy(update={"retrain": retrain}), run.objects(), tell, ray)
         return with_results(run_plan(config, run, work, checked, tell, ray), tell, report=report)
 
@@ -177,16 +179,17 @@ def with_results(done: Executed, tell: Listener, *, report: bool) -> Executed:
 
 def remaining_work(config: Config, run: Run, search: bool) -> tuple[Work, list[int]]:
     """What a run lacks, and the seeds that are among it."""
-    names, trials = config.optimizers, 0
+    names, trials, extent = config.optimizers, 0, Extent.of(config, run.path)
     if search:
         recorded = Counter((row["optimizer"], int(row[STUDY])) for row in run.trial_rows())
-        lacking = (config.trials(name) - recorded[name, study] for name in names for study in config.studies)
-        trials = sum(max(0, lack) for lack in lacking)
+        for name in names:
+            lacking = (config.trials(name) - recorded[name, study] for study in range(extent.studies(name)))
+            trials += sum(max(0, lack) for lack in lacking)
     best = run.best_optimizers()
     of_study = winners(best)
     missing = [
         each
-        for each in missing_runs(config, current_rows(run.valid_seed_rows(), best))
+        for each in missing_runs(extent, current_rows(run.valid_seed_rows(), best))
         if of_study.get((each.optimizer, each.study), {"hp": {}})["hp"] is not None
     ]
     work = Work(search, trials / len(names), len(missing) / len(names))
@@ -246,6 +249,7 @@ def expectations(
         tell(events.TaskWarning(text))
     expected = estimate(config, checked.timings, sizes, trials=work.trials, seeds=work.seeds)
     without = ["the analyses of the curvature come on top"] if config.retrain.analyze_curvature else []
+    without += ["this is what it comes to if nothing is decided before the last look"] if config.looks else []
     unsaved = [f"{name}: trained without checkpoints, since {why}" for name, why in checked.unsaved.items()]
     tell(events.Expected([*sentences(expected, checked.timings.untimed), *without, *sizes.sentences(), *unsaved]))
     if config.resources.settled.gpus_per_trial and checked.device == "cpu":
@@ -298,8 +302,25 @@ def with_ray(
         run.write_config(config)
         make_plan = search_plan if work.search else retrain_plan
         tracker = tracker_of(config, run, tell)
-        plan = make_plan(config, run, sizes, checked.unsaved if checked else (), tracker)
+        plan = make_plan(config, run, sizes, checked.unsaved if checked else (), tracker, decisions(config, run, tell))
         return plan, config, supervision.Supervisor(plan, config, scratch, tell, address).run()
+
+
+def decisions(config: Config, run: Run, tell: Listener) -> Decide | None:
+    """What a look at the comparison decides, which is told; ``None`` where there are no looks."""
+    if not config.looks:
+        return None
+
+    def decide(units: int) -> dict[str, str]:
+        from tuner.comparison.looks import decided
+
+        found = decided(run, units)
+        what = "studies" if config.unit == "study" else "seeds"
+        said = [f"{name} {found.get(name, 'undecided')}" for name in config.optimizers if name != config.baseline]
+        tell(events.LookRemark(f"after {units} of at most {config.most_units} {what}: {', '.join(said)}"))
+        return found
+
+    return decide
 
 
 def tracker_of(config: Config, run: Run, tell: Listener) -> Tracker | None:

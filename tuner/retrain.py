@@ -62,11 +62,15 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
     changes = {"retrain.seeds": before.retrain.seeds} | given(args, RETRAINING_KEYS)
     config = keep_seeds(extended(before, revise(before, changes)), run.retrained_seeds())
+    if config.report != before.report and (done := len(run.seed_rows())):
+        raise UserError(
+            f"--until: is declared before there is anything to look at; {run.path} has {done} retraining runs"
+        )
     return execute.resume(
         config,
         run,
         tell,
-        search=config.search.studies > before.search.studies,
+        search=config.search.studies > before.search.studies or (config.unit == "study" and bool(config.looks)),
         changed_code=args.allow_changed_code,
         report=not args.no_report,
         ray=execute.RaySetting(program.inside, args.verbose),

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Spending = Literal["kim_demets", "obrien_fleming", "pocock", "e_process"]
-EARLIEST = 3
-"""Units of the first look: fewer are not tested."""
-USUAL_LOOKS = 4
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,3 @@ def spent(spending: Spending, alpha: float, share: float, rho: float = 2.0) -> f
     from scipy.special import ndtr, ndtri
 
     return float(4 * ndtr(ndtri(alpha / 4) / math.sqrt(share)))
-
-
-def equal_steps(cap: int, looks: int = USUAL_LOOKS) -> list[int]:
-    """Units at each look where none are declared: equal steps to the cap, the first of at least ``EARLIEST``."""
-    steps = {max(EARLIEST, math.ceil(cap * k / looks)) for k in range(1, looks + 1)}
-    return sorted(step for step in steps if step <= cap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tuner.config.declared import E_PROCESS
 from tuner.config.layers import merge, nested, settings_layer
 from tuner.config.messages import validated
 from tuner.config.schema import Config
@@ -28,7 +29,10 @@ def revise(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def keep_seeds(config: Config, retrained: Iterable[int]) -> Config:
-    """The configuration with the seeds that a run has retrained before those that it asks for."""
+    """The configuration with the seeds that a run has retrained before those that it asks for; looks have an order of
+    their own."""
+    if config.looks:
+        return config
     return revise(config, {"retrain.seeds": list(dict.fromkeys([*retrained, *config.retrain.seeds]))})
 
 
@@ -65,7 +69,29 @@ def extended(config: Config, asked: Config) -> Config:
         had, wanted = getattr(config.search, key), getattr(asked.search, key)
         if wanted < had:
             raise UserError(f"search.{key}: {wanted} asked, but the run has {had}; a run can be extended, not cut")
+    if config.looks:
+        _check_looks(config, asked)
     return asked
+
+
+def _check_looks(config: Config, asked: Config) -> None:
+    """
+    Raises:
+        UserError: what is asked changes what the looks at a comparison, declared before it began, are of.
+    """
+    grows = {"study": "search.studies", "seed": "retrain.seeds"}[config.unit]
+    had, wanted = config.model_dump(by_alias=True), asked.model_dump(by_alias=True)
+    for section, key in (("search", "studies"), ("search", "trials"), ("retrain", "seeds")):
+        before, now = had[section][key], wanted[section][key]
+        more = not isinstance(before, list) or now[: len(before)] == before
+        open_ended = config.report.spending == E_PROCESS and f"{section}.{key}" == grows and more
+        if before != now and not open_ended:
+            looks = ", ".join(map(str, config.looks))
+            units = "studies" if config.unit == "study" else "seeds"
+            raise UserError(
+                f"{section}.{key}: this run is decided at looks after {looks} {units}, as declared before it began; "
+                f"{now} in place of {before} would be another plan, of a new run (only report.spending=e_process grows)"
+            )
 
 
 def _differences(run: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> Iterator[str]:

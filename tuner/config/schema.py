@@ -9,13 +9,13 @@ import yaml
 from pydantic import (
     AfterValidator,
     Field,
-    PlainValidator,
     StrictBool,
     field_validator,
     model_validator,
 )
 
-from tuner.config.checks import NAME, Section, each_once, metric_of, plain, share_or_size
+from tuner.config.checks import NAME, Section, each_once, metric_of, plain
+from tuner.config.declared import ReportConfig, check_looks, equal_steps
 from tuner.config.engine_options import EngineOptions
 from tuner.config.space import OptimizerConfig, Space
 from tuner.errors import nearest
@@ -106,25 +106,6 @@ class FaultsConfig(Section):
     retries: Annotated[int, Field(ge=0, strict=True)] = 2
     trial_limit_s: Annotated[float, Field(gt=0)] | None = None
     checkpoint_s: Annotated[float, Field(gt=0)] = 180.0
-
-
-class ReportConfig(Section):
-    """How the run's optimizers will be compared, said before there is anything to compare.
-
-    Attributes:
-        baseline: what the others are compared with; adam where it is among them, unless said otherwise.
-        metric: that decides; the task's own on the test split, where there is one, unless said otherwise.
-        test: the primary test.
-        alpha: its level, over the contrasts of the task; intervals are of 1 - alpha.
-        margin: differences that do not matter, by a metric's name without its split: numbers in the metric's unit, or
-            shares of the baseline's value, "1%".
-    """
-
-    baseline: str | None = None
-    metric: Annotated[str, AfterValidator(metric_of("train", "val", "test"))] | None = None
-    test: Literal["t", "wilcoxon", "sign_flip"] = "t"
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    margin: dict[str, Annotated[float | str, PlainValidator(share_or_size)]] = {}
 
 
 BASELINES = ("adam", "adamw", "sgdm", "sgd")
@@ -223,6 +204,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         self._check_seeds()
+        check_looks(self.report, self.most_units, self.unit, self.search.optimizers)
         baseline = self.report.baseline
         if baseline is not None and baseline not in self.optimizers:
             raise ValueError(f"report.baseline: {baseline!r} is not searched{nearest(baseline, self.optimizers)}")
@@ -287,6 +269,28 @@ class Config(Section):
     def retraining_runs(self) -> int:
         """Of each optimizer."""
         return self.search.studies * len(self.retrain.seeds)
+
+    @property
+    def unit(self) -> Literal["study", "seed"]:
+        """What contrasts are paired by."""
+        return "study" if self.search.studies > 1 else "seed"
+
+    @property
+    def most_units(self) -> int:
+        """Studies, or seeds, of each optimizer: all that may be."""
+        return self.search.studies if self.unit == "study" else len(self.retrain.seeds)
+
+    def unit_of(self, study: int, seed: int) -> int:
+        """Which unit, from 0, a retraining run of ``retrain.seeds``' seed belongs to."""
+        return study if self.unit == "study" else self.retrain.seeds.index(seed)
+
+    @property
+    def looks(self) -> list[int]:
+        """Units at each look at a comparison that goes on until it is decided; none of another."""
+        if self.report.until is None:
+            return []
+        declared = self.report.looks or equal_steps(self.most_units)
+        return declared if declared[-1] == self.most_units else [*declared, self.most_units]
 
     def trials(self, optimizer: str) -> int:
         """Of each of its studies; one where there is nothing to search."""

@@ -16,6 +16,7 @@ from tuner.config.schema import Config
 from tuner.errors import CHANGED_CODE
 from tuner.execute import Executed
 from tuner.machine.invocation import command_line
+from tuner.store.extent import Extent
 from tuner.store.run import Run
 from tuner.store.winners import valid
 from tuner.text import hp_text, line
@@ -72,11 +73,12 @@ def _add_verdicts(summary: dict[str, Any], results: Results | None) -> list[str]
 def _next_commands(done: Executed, summary: dict[str, Any]) -> list[tuple[str, str]]:
     """With what each is for."""
     run, config = done.run, done.config
-    seeds, searched = len(config.retrain.seeds), [entry for entry in summary["optimizers"] if entry["hp"] is not None]
+    extent = Extent.of(config, run.path)
+    searched = [entry for entry in summary["optimizers"] if entry["hp"] is not None]
     commands = []
     if summary["lacks_trials"]:
         commands.append((command_line("tuner.search", "--resume", run.path), "the trials that are still missing"))
-    if any(entry["n_seeds"] - entry["seeds"].get("failed", 0) < seeds * valid(entry) for entry in searched):
+    if any(_finished(entry) < extent.seeds(entry["optimizer"]) * valid(entry) for entry in searched):
         commands.append((command_line("tuner.retrain", run.path), "the evaluation seeds that are still missing"))
     elif searched:
         anew = "the same with another --baseline or --metric, or with other runs"
@@ -86,6 +88,10 @@ def _next_commands(done: Executed, summary: dict[str, Any]) -> list[tuple[str, s
         dashboard = shlex.join(["optuna-dashboard", run.study_url])
         commands.append((dashboard, "look into the search (pip install optuna-dashboard)"))
     return commands
+
+
+def _finished(entry: dict[str, Any]) -> int:
+    return entry["n_seeds"] - entry["seeds"].get("failed", 0)
 
 
 def summarize(run: Run, config: Config) -> dict[str, Any]:
@@ -110,10 +116,10 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
         searched = trials[trials["optimizer"] == name]
         entry["cohort"] = {"search": largest_cohort(searched), "retrain": largest_cohort(runs)}
         optimizers.append(entry)
-    env = run.env()
+    env, extent = run.env(), Extent.of(config, run.path)
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
             "preset": config.preset, "data": env.get("data"), "parameters": env.get("parameters"),
-            "status": _status(config, trials, seeds), "lacks_trials": _lacks_trials(config, trials),
+            "status": _status(extent, trials, seeds), "lacks_trials": _lacks_trials(extent, trials),
             "other_code": {"trials": _marked(trials), "seeds": _marked(seeds)},
             "optimizers": optimizers}  # fmt: skip
 
@@ -123,20 +129,20 @@ def _marked(rows: pd.DataFrame) -> int:
     return int(rows["code"].notna().sum()) if "code" in rows else 0
 
 
-def _status(config: Config, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
-    cells = len(config.optimizers) * config.retraining_runs
+def _status(extent: Extent, trials: pd.DataFrame, seeds: pd.DataFrame) -> str:
+    optimizers = extent.config.optimizers
     valid_seeds = int((seeds["status"] == VALID).sum())
     if not (trials["state"] == VALID).any() or not valid_seeds:
         return "nothing"
-    searched = trials[trials["state"] == VALID]["optimizer"].nunique() == len(config.optimizers)
-    finished = int((seeds["status"] != "failed").sum()) >= cells
-    return "done" if searched and not _lacks_trials(config, trials) and finished else "partly"
+    searched = trials[trials["state"] == VALID]["optimizer"].nunique() == len(optimizers)
+    finished = int((seeds["status"] != "failed").sum()) >= sum(map(extent.retraining_runs, optimizers))
+    return "done" if searched and not _lacks_trials(extent, trials) and finished else "partly"
 
 
-def _lacks_trials(config: Config, trials: pd.DataFrame) -> bool:
+def _lacks_trials(extent: Extent, trials: pd.DataFrame) -> bool:
     """Whether budgets were not equal."""
     counts = trials["optimizer"].value_counts()
-    return any(counts.get(name, 0) < config.search.studies * config.trials(name) for name in config.optimizers)
+    return any(counts.get(name, 0) < extent.trials(name) for name in extent.config.optimizers)
 
 
 def _count(states: pd.Series) -> dict[str, int]:

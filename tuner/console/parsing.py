@@ -70,6 +70,7 @@ def add_volume_flags(parser: Parser, *, verbose: str) -> None:
 RETRAINING_KEYS = {
     "studies": "search.studies", "max_concurrent": "resources.max_concurrent", "cohort": "resources.cohort",
     "analyze_curvature": "retrain.analyze_curvature", "keep_weights": "retrain.keep_weights",
+    "until": "report.until",
 }  # fmt: skip
 """Flags that a search and a retraining have in common -> the keys of the configuration that they set."""
 
@@ -94,6 +95,12 @@ def add_retraining_flags(parser: Parser) -> None:
         metavar="R",
         help="independent searches of each optimizer, each with a winner of its own; a verdict on optimizers wants 3 "
         "or more",
+    )
+    add(
+        "--until",
+        metavar="decided",
+        help="look at the comparison now and then (report.looks), and end what is decided; --studies, or with one "
+        "study --seeds, is the most that there may be",
     )
     add("--max-concurrent", type=int, metavar="K", help="training runs at once; 1 makes a search repeatable")
     add("--cohort", type=cohort_size, metavar="auto|M", help="runs trained as one stacked model; 1: one at a time")

@@ -11,6 +11,7 @@ from typing import Any
 from tuner.jobs import trial_text
 from tuner.machine.invocation import command_line
 from tuner.planning.heartbeat import AT_WORK
+from tuner.store.extent import Extent, read
 from tuner.store.run import Run
 from tuner.store.seed_rows import current_rows
 from tuner.store.tables import Row
@@ -50,6 +51,7 @@ class LastWord:
 def describe(run: Run) -> dict[str, Any]:
     """How far the run is, from its tables; what runs and for how long still, from status.json."""
     config, last = run.config(), LastWord.of(run)
+    extent, looks = Extent.of(config, run.path), read(run.path)
     trials, best = run.trial_rows(), run.best_optimizers()
     seeds = current_rows(run.seed_rows(), best)
     reported = {(p["phase"], p["optimizer"]): p for p in last.status.get("progress", [])}
@@ -57,11 +59,11 @@ def describe(run: Run) -> dict[str, Any]:
     phases: list[dict[str, Any]] = []
     for phase, rows, column in (("search", trials, "state"), ("retrain", seeds, "status")):
         for name in config.optimizers:
-            total = config.search.studies * config.trials(name) if phase == "search" else config.retraining_runs
+            total = extent.trials(name) if phase == "search" else extent.retraining_runs(name)
             now = running.get((phase, name), {})
             ended = counts([row[column] for row in rows if row["optimizer"] == name])
             searched = phase == "retrain" and phases[list(config.optimizers).index(name)]["complete"]
-            wanted = valid(best.get(name, {"hp": None})) * len(config.retrain.seeds) if searched else total
+            wanted = valid(best.get(name, {"hp": None})) * extent.seeds(name) if searched else total
             done = ended["done"] - (ended["failed"] if phase == "retrain" else 0)  # which are done again
             phases.append(
                 {"phase": phase, "optimizer": name, "total": total, "running": now.get("running", 0),
@@ -76,6 +78,7 @@ def describe(run: Run) -> dict[str, Any]:
             name: {"study": entry.get("study", 0)} | {key: entry[key] for key in ("value", "trial", "hp")}
             for name, entry in best.items()
         },
+        "looks": looks and {key: looks[key] for key in ("unit", "most", "looks", "stopped")},
         "failures": [*failures(trials, "state", "trial"), *failures(seeds, "status", "seed")],
     }  # fmt: skip
 
@@ -120,6 +123,7 @@ def lines(status: dict[str, Any]) -> list[str]:
         if p["left_s"] and p["done"] < p["total"]:
             parts.append(f"{duration(p['left_s'])} left")
         text.append("  ".join(parts))
+    text += look_lines(status["looks"])
     for failure in status["failures"][-FAILURES:]:
         of_search = "trial" in failure
         which = trial_text(failure["study"], failure["trial"]) if of_search else f"seed {failure['seed']}"
@@ -127,6 +131,16 @@ def lines(status: dict[str, Any]) -> list[str]:
     if status["state"] not in AT_WORK and not status["complete"]:
         text.append(f"to go on: {command_line('tuner.search', '--resume', status['run'])}")
     return text
+
+
+def look_lines(looks: dict[str, Any]) -> list[str]:
+    """What each look has decided."""
+    units = "studies" if looks and looks["unit"] == "study" else "seeds"
+    return [
+        f"decided after {look['units']} of {looks['most']} {units}: {name} {verdict}"
+        for look in looks.get("looks", ())
+        for name, verdict in look["decided"].items()
+    ]
 
 
 def headline(status: dict[str, Any]) -> str:

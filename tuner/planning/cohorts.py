@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tuner.config.schema import Config
@@ -37,7 +38,7 @@ class CohortSizes:
     def __init__(self, config: Config, measured: MemberSeconds, seeds: int) -> None:
         self.config = config
         self._measured = measured
-        self.search = {name: self._of_studies(name, config.search.studies) for name in config.optimizers}
+        self.search = {name: self._of_studies(name, studies_at_once(config)) for name in config.optimizers}
         self.retrain = {name: self._size(name, seeds) for name in config.optimizers}
 
     def _of_studies(self, optimizer: str, studies: int) -> int:
@@ -49,7 +50,7 @@ class CohortSizes:
     def startup(self, optimizer: str) -> int:
         """Trials that each study of the optimizer draws at random: as many as are asked before the first result."""
         together = self.search[optimizer] * workers(self.config)
-        at_first = min(-(-together // self.config.search.studies), max(1, self.config.search.trials // 3))
+        at_first = min(-(-together // studies_at_once(self.config)), max(1, self.config.search.trials // 3))
         return max(STARTUP, at_first)
 
     def to_ask(self, optimizer: str, asked: Sequence[int], *, alone: bool = False) -> int:
@@ -82,7 +83,7 @@ class CohortSizes:
 
     def _largest(self, optimizer: str) -> int:
         """Of the search: the first ones, of trials drawn at random, may be larger than those that learn."""
-        studies = self.config.search.studies
+        studies = studies_at_once(self.config)
         at_first = self.to_ask(optimizer, [0] * studies)
         return min(studies * self.config.trials(optimizer), max(self.search[optimizer], at_first))
 
@@ -112,6 +113,13 @@ def workers(config: Config) -> int:
     return math.ceil(config.resources.settled.max_concurrent / len(config.optimizers))
 
 
+def studies_at_once(config: Config) -> int:
+    """How many of an optimizer's studies may be under way together: all, or those between two looks."""
+    if not config.looks or config.unit == "seed":
+        return config.search.studies
+    return max(later - here for here, later in pairwise([0, *config.looks]))
+
+
 def at_once(config: Config, studies: int) -> int:
     """The largest sensible cohort of so many studies: all workers on them together hold a quarter of each's budget."""
     return max(1, studies * (config.search.trials // PENDING_DIVISOR) // workers(config))
@@ -125,10 +133,11 @@ def to_measure(config: Config, seeds: int) -> list[int]:
     """
     asked = config.resources.cohort
     if asked != "auto":
-        return [min(asked, max(config.search.studies * config.search.trials, seeds))] if asked > 1 else []
+        return [min(asked, max(studies_at_once(config) * config.search.trials, seeds))] if asked > 1 else []
     if config.search.scheduler == "asha":
         return []
-    largest, studies = at_once(config, config.search.studies), config.search.studies
+    studies = studies_at_once(config)
+    largest = at_once(config, studies)
     at_first = -(-max(STARTUP * studies, largest * workers(config)) // workers(config))
     limits = {largest, at_first, seeds}
     ladder = {SMALLEST_STACK * LADDER_FACTOR**power for power in range(8)}

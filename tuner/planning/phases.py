@@ -10,11 +10,13 @@ from typing import Any
 from tuner.config.schema import Config
 from tuner.jobs import Done, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
+from tuner.planning.looking import Looking
 from tuner.planning.progress import Progress
 from tuner.planning.study import OptimizerStudy
 from tuner.planning.study_db import OpenStorage
 from tuner.store.background import BackgroundThread
 from tuner.store.columns import STUDY
+from tuner.store.extent import Extent
 from tuner.store.run import Run
 from tuner.store.seed_rows import Retraining, current_rows, missing_runs
 from tuner.store.tables import hp_columns
@@ -25,7 +27,7 @@ MAX_DATABASE_LAG_S = 5.0
 
 
 class Search:
-    """The search phase: the studies of all optimizers, all under way at once.
+    """The search phase: the studies of all optimizers, all that are open under way at once.
 
     It goes on from what the run directory has of an earlier command.
 
@@ -33,9 +35,10 @@ class Search:
         studies: by optimizer and number.
     """
 
-    def __init__(self, config: Config, run: Run, storage: OpenStorage, sizes: CohortSizes) -> None:
+    def __init__(self, config: Config, run: Run, storage: OpenStorage, sizes: CohortSizes, looking: Looking) -> None:
         self.config = config
         self.run = run
+        self.looking = looking
         writer = BackgroundThread()
         rows, asked = run.trial_rows(), run.asked()
         rows_of = defaultdict(list)
@@ -57,9 +60,9 @@ class Search:
     def next_jobs(self) -> list[Job]:
         """A cohort of the optimizer with the fewest trials under way, of all its studies, those with the fewest first,
         so that each learns from its own soon."""
-        open_studies = defaultdict(list)
+        open_studies, extent = defaultdict(list), self.looking.open
         for study in self.studies.values():
-            if study.asks:
+            if study.asks and extent.includes(study.optimizer, study.number):
                 open_studies[study.optimizer].append(study)
         if not open_studies:
             return []
@@ -81,6 +84,10 @@ class Search:
     def of(self, optimizer: str) -> list[OptimizerStudy]:
         """The studies of an optimizer."""
         return [self.studies[optimizer, number] for number in self.config.studies]
+
+    @property
+    def running(self) -> bool:
+        return any(study.running for study in self.studies.values())
 
     def record(self, done: Done) -> None:
         rows = [
@@ -123,7 +130,7 @@ class Search:
         )
 
     def progress(self) -> Iterator[Progress]:
-        better = min if self.config.task.mode == "min" else max
+        better, extent = min if self.config.task.mode == "min" else max, self.looking.extent
         for name in self.config.optimizers:
             studies = self.of(name)
             values = [study.best[1] for study in studies if study.best]
@@ -131,7 +138,7 @@ class Search:
                 name,
                 "search",
                 done=sum(study.done for study in studies),
-                total=sum(study.total for study in studies),
+                total=sum(study.total for study in studies if extent.includes(name, study.number)),
                 running=sum(study.running for study in studies),
                 diverged=sum(study.counts["diverged"] for study in studies),
                 failed=sum(study.counts["failed"] for study in studies),
@@ -152,7 +159,7 @@ class Retrain:
         rows: rows of seeds.csv that an earlier command wrote; their runs are not done again.
 
     Attributes:
-        remaining, running: the runs that nobody has begun, and those under way.
+        remaining, running: the runs that nobody has begun, also those that are not open yet, and those under way.
         checked: the studies, by optimizer and number, of which ``rows`` holds runs with the best hyperparameters only.
         states: how the runs ended.
     """
@@ -163,14 +170,16 @@ class Retrain:
         run: Run,
         best: Callable[[str, int], Mapping[str, Any] | None],
         sizes: CohortSizes,
+        looking: Looking,
         rows: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config = config
         self.run = run
         self.best = best
         self.sizes = sizes
+        self.looking = looking
         self.rows = [dict(row) for row in rows]
-        self.remaining = missing_runs(config, self.rows)
+        self.remaining = missing_runs(looking.extent, self.rows)
         self.checked: set[tuple[str, int]] = set()
         self.running: list[Retraining] = []
         self.states: dict[Retraining, str] = {}
@@ -181,7 +190,9 @@ class Retrain:
         best = {key: self.best(*key) for key in {(run.optimizer, run.study) for run in self.remaining}}
         nothing = {key for key, entry in best.items() if entry is not None and entry["hp"] is None}  # none was valid
         self.remaining = [run for run in self.remaining if (run.optimizer, run.study) not in nothing]
-        ready = [run for run in self.remaining if best[run.optimizer, run.study] is not None]
+        self.remaining = within(self.looking.extent, self.remaining)
+        searched = [run for run in self.remaining if best[run.optimizer, run.study] is not None]
+        ready = within(self.looking.open, searched)
         if not ready:
             return []
         name = ready[0].optimizer
@@ -205,7 +216,8 @@ class Retrain:
             if len(current) < len(self.rows):
                 seeds = [run.seed for run in map(Retraining.of, self.rows) if (run.optimizer, run.study) == key]
                 self.rows = current
-                self.remaining = [run for run in missing_runs(self.config, current) if run not in self.running]
+                missing = missing_runs(self.looking.extent, current)
+                self.remaining = [run for run in missing if run not in self.running]
                 self.run.write_seeds(current, self.config.hyperparameters)
                 self.run.forget_retrained(name, study, seeds)
 
@@ -236,7 +248,11 @@ class Retrain:
         for name in self.config.optimizers:
             states = [state for run, state in self.states.items() if run.optimizer == name]
             running = sum(run.optimizer == name for run in self.running)
-            waiting = sum(run.optimizer == name for run in self.remaining)
+            waiting = sum(run.optimizer == name for run in within(self.looking.extent, self.remaining))
             diverged, failed = states.count("diverged"), states.count("failed")
             total = len(states) + running + waiting
             yield Progress(name, "retrain", len(states), total, running, diverged, failed)
+
+
+def within(extent: Extent, runs: Sequence[Retraining]) -> list[Retraining]:
+    return [run for run in runs if extent.includes(run.optimizer, run.study, run.declared_seed)]

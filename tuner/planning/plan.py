@@ -13,6 +13,7 @@ from tuner import text
 from tuner.config.schema import Config
 from tuner.jobs import Done, Job, Outcome, checkpoint_name
 from tuner.planning.cohorts import CohortSizes
+from tuner.planning.looking import Decide, Looking
 from tuner.planning.phases import Retrain, Search
 from tuner.planning.progress import Progress
 from tuner.planning.study_db import PATIENCE_S
@@ -28,6 +29,7 @@ class Plan:
     Args:
         unsaved: the optimizers whose runs cannot go on from checkpoints.
         tracker: is told of the training runs that have ended.
+        looking: says which studies, or seeds, are open.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Plan:
         run: Run,
         search: Search | None,
         retrain: Retrain,
+        looking: Looking,
         unsaved: Collection[str] = (),
         tracker: Tracker | None = None,
     ) -> None:
@@ -43,6 +46,7 @@ class Plan:
         self.run = run
         self.search = search
         self.retrain = retrain
+        self.looking = looking
         self.unsaved = unsaved
         self.tracker = tracker
         self.task_noted = False
@@ -52,7 +56,17 @@ class Plan:
 
     def next_jobs(self) -> list[Job]:
         """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
+        while not (jobs := self._open_jobs()) and not self._busy and self.looking.take():
+            pass
+        return jobs
+
+    def _open_jobs(self) -> list[Job]:
         return (self.search.next_jobs() if self.search else []) or self.retrain.next_jobs()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a job is under way, which the next look has to wait for."""
+        return bool(self.retrain.running) or (self.search is not None and self.search.running)
 
     def abandoned_searches(self) -> list[str]:
         """The optimizers of which a search was given up."""
@@ -161,24 +175,43 @@ class Plan:
 
 
 def search_plan(
-    config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = (), tracker: Tracker | None = None
+    config: Config,
+    run: Run,
+    sizes: CohortSizes,
+    unsaved: Collection[str] = (),
+    tracker: Tracker | None = None,
+    decide: Decide | None = None,
 ) -> Plan:
-    """Search every optimizer, then retrain it; what the run has already is not done again."""
+    """Search every optimizer, then retrain it; what the run has already is not done again.
+
+    Args:
+        decide: what a look decides: see ``Looking``.
+    """
     storage = lru_cache(lambda: optuna.storages.RDBStorage(run.study_url))
-    search = Search(config, run, storage, sizes)
+    looking = Looking(config, decide, run.path)
+    search = Search(config, run, storage, sizes, looking)
 
     def best(optimizer: str, number: int) -> dict[str, Any] | None:
         study = search.studies[optimizer, number]
         return study.summary() if study.over else None
 
-    return Plan(config, run, search, Retrain(config, run, best, sizes, run.valid_seed_rows()), unsaved, tracker)
+    retrain = Retrain(config, run, best, sizes, looking, run.valid_seed_rows())
+    return Plan(config, run, search, retrain, looking, unsaved, tracker)
 
 
 def retrain_plan(
-    config: Config, run: Run, sizes: CohortSizes, unsaved: Collection[str] = (), tracker: Tracker | None = None
+    config: Config,
+    run: Run,
+    sizes: CohortSizes,
+    unsaved: Collection[str] = (),
+    tracker: Tracker | None = None,
+    decide: Decide | None = None,
 ) -> Plan:
     """Retrain what the run's best.json has, where seeds.csv has no valid row yet."""
     best = winners(run.best()["optimizers"])
-    rows = run.valid_seed_rows()
-    retrain = Retrain(config, run, lambda *key: best.get(key, {"hp": None, "study": key[1]}), sizes, rows)
-    return Plan(config, run, None, retrain, unsaved, tracker)
+    looking = Looking(config, decide, run.path)
+    nothing = {"hp": None}
+    retrain = Retrain(
+        config, run, lambda *key: best.get(key, nothing | {"study": key[1]}), sizes, looking, run.valid_seed_rows()
+    )
+    return Plan(config, run, None, retrain, looking, unsaved, tracker)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tuner.config.schema import SEEDS_APART, Config
+from tuner.config.schema import SEEDS_APART
 from tuner.store.columns import STUDY
+from tuner.store.extent import Extent
 from tuner.store.tables import Row, hp_columns
 from tuner.store.winners import winners
 
@@ -43,13 +44,13 @@ def current_rows(rows: Iterable[Row], best: Mapping[str, Mapping[str, Any]]) -> 
     ]
 
 
-def missing_runs(config: Config, rows: Iterable[Row]) -> list[Retraining]:
+def missing_runs(extent: Extent, rows: Iterable[Row]) -> list[Retraining]:
     """Each retraining run that has no row in seeds.csv; optimizers take turns, seed by seed."""
-    done = set(map(Retraining.of, rows))
+    done, config = set(map(Retraining.of, rows)), extent.config
     wanted = (
         Retraining(name, study, seed)
         for study in config.studies
         for seed in config.evaluation_seeds(study)
         for name in config.optimizers
     )
-    return [run for run in wanted if run not in done]
+    return [run for run in wanted if run not in done and extent.includes(run.optimizer, run.study, run.declared_seed)]

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from tuner.analysis.boundaries import TLaw, ZLaw, boundaries, crossing, t_of
-from tuner.analysis.spending import Looks, Spending, equal_steps, spent
+from tuner.analysis.spending import Looks, Spending, spent
 
 OBRIEN_FLEMING = {2: 1.9774, 3: 2.0040, 4: 2.0243, 5: 2.0401, 6: 2.0528, 7: 2.0633, 8: 2.0722, 9: 2.0798, 10: 2.0865}
 POCOCK = {2: 2.1783, 3: 2.2895, 4: 2.3613, 5: 2.4132, 6: 2.4532, 7: 2.4855, 8: 2.5123, 9: 2.5352, 10: 2.5550}
@@ -66,13 +66,6 @@ def test_what_is_spent() -> None:
     assert [spent("kim_demets", 0.05, t, 3) for t in (0.5, 1)] == [0.05 / 8, 0.05]
     plan = Looks((5, 10), "obrien_fleming")
     assert plan.spent(0.05, 0, two_sided=False) == spent("obrien_fleming", 0.1, 0.5) / 2
-
-
-def test_looks_where_none_are_declared() -> None:
-    assert equal_steps(20) == [5, 10, 15, 20]
-    assert equal_steps(10) == [3, 5, 8, 10]
-    assert equal_steps(5) == [3, 4, 5]
-    assert equal_steps(3) == [3]
 
 
 def test_boundaries_of_t() -> None:

@@ -11,7 +11,8 @@ from scipy import stats
 
 from tuner.analysis import paired
 from tuner.analysis.sequential import Course, stopping_levels
-from tuner.analysis.spending import Looks, equal_steps
+from tuner.analysis.spending import Looks
+from tuner.config.declared import equal_steps
 
 Array = NDArray[np.float64]
 ALPHA = 0.05

@@ -1,0 +1,91 @@
+"""The extent of a run is what each optimizer is to have of it: all units, or those before its contrast was decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuner.config.schema import Config
+from tuner.errors import UserError
+from tuner.store.files import write_whole
+
+FILE = "looks.json"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What is to be done of a run; units are studies, or seeds.
+
+    Attributes:
+        stopped: optimizer -> units after which it went no further.
+    """
+
+    config: Config
+    stopped: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config, path: Path) -> Extent:
+        """That of the run in a directory, as its last command left it.
+
+        Raises:
+            UserError: its looks.json is damaged.
+        """
+        return cls(config, read(path).get("stopped", {})) if config.looks else cls(config)
+
+    def units(self, optimizer: str) -> int:
+        return min(self.stopped.get(optimizer, self.config.most_units), self.config.most_units)
+
+    def includes(self, optimizer: str, study: int, seed: int | None = None) -> bool:
+        """Whether a study is among it, or the retraining run of one of ``retrain.seeds``."""
+        if self.config.unit == "seed":
+            return seed is None or self.config.unit_of(study, seed) < self.units(optimizer)
+        return study < self.units(optimizer)
+
+    def studies(self, optimizer: str) -> int:
+        return self.units(optimizer) if self.config.unit == "study" else 1
+
+    def trials(self, optimizer: str) -> int:
+        """Of all studies."""
+        return self.studies(optimizer) * self.config.trials(optimizer)
+
+    def seeds(self, optimizer: str) -> int:
+        """Of each study."""
+        return len(self.config.retrain.seeds) if self.config.unit == "study" else self.units(optimizer)
+
+    def retraining_runs(self, optimizer: str) -> int:
+        return self.studies(optimizer) * self.seeds(optimizer)
+
+    @property
+    def saved(self) -> tuple[int, int]:
+        """Trials and retraining runs that were not needed."""
+        names, all_of = self.config.optimizers, Extent(self.config)
+        return (
+            sum(all_of.trials(name) - self.trials(name) for name in names),
+            sum(all_of.retraining_runs(name) - self.retraining_runs(name) for name in names),
+        )
+
+
+def write(path: Path, config: Config, looks: Sequence[Mapping[str, Any]], stopped: Mapping[str, int]) -> None:
+    """Write looks.json: what was decided at each look, and who stopped after how many units."""
+    content = {"unit": config.unit, "most": config.most_units, "looks": looks, "stopped": stopped}
+    write_whole(path / FILE, json.dumps({"schema_version": 1, **content}, indent=2) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What it has; nothing before the first look.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content = json.loads((path / FILE).read_text(encoding="utf-8"))
+        if all(isinstance(units, int) and units >= 1 for units in content["stopped"].values()):
+            return dict(content)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, LookupError, AttributeError, TypeError):
+        pass
+    raise UserError(f"{path / FILE}: is damaged; remove it, and the next command writes it anew")
