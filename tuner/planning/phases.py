@@ -53,8 +53,9 @@ class Search:
         }  # fmt: skip
         self.sizes = sizes
         self.last_write = time.monotonic()
-        if rows:
+        if run.has_trials():
             run.write_trials(rows, config.hyperparameters)
+        if rows:
             self.write_best()
 
     def next_jobs(self) -> list[Job]:

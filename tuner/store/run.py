@@ -190,6 +190,10 @@ class Run:
         columns = [*TRIAL_COLUMNS, *(HP + name for name in hyperparameters)]
         write_whole(self._trials, csv_text(columns, rows, header=True))
 
+    def has_trials(self) -> bool:
+        """Whether there is a table, of which an older version may have written no more than the header."""
+        return self._trials.exists()
+
     def trials(self) -> pd.DataFrame:
         """The finished trials, in the order in which they ended; empty where there is none."""
         self.trial_rows()  # which refuses a damaged table
