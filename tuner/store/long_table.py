@@ -75,6 +75,8 @@ class LongTable:
                     part = part.astype({name: kind})
             except (ValueError, TypeError, OverflowError):
                 raise UserError(f"{path}: column {name!r}: there must be {WANTED[kind]} in each row") from None
+        if STUDY in part and part[STUDY].isna().any():
+            raise UserError(f"{path}: column {STUDY!r}: there must be {WANTED['Int64']} in each row")
         return part
 
     def write(self, table: pd.DataFrame) -> None:

@@ -122,6 +122,9 @@ def test_curves_without_a_column_are_refused(run: Run, column: str) -> None:
         ("seed", "1e999", "a whole number of 64 bits"),
         ("seed", -(2.0**70), "a whole number of 64 bits"),
         ("seed", 2.0**70, "a whole number of 64 bits"),
+        ("study", "x", "a whole number of 64 bits"),
+        ("study", NAN, "a whole number of 64 bits"),
+        ("study", None, "a whole number of 64 bits"),
     ],
 )
 def test_curves_of_other_than_numbers_are_refused(run: Run, column: str, value: Any, wanted: str) -> None:
