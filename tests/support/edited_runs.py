@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from tuner.store.columns import STUDY
+from tuner.store.files import whole_lines
 from tuner.store.run import Run
 from tuner.store.tables import csv_text
 
@@ -69,3 +73,26 @@ def without(optimizer: str, seeds: str | None = None) -> Callable[[Row], Row | N
 LOST = {"status": "failed"} | dict.fromkeys(
     ["train_loss", "val_loss", "test_loss", "train_acc", "val_acc", "test_acc"], ""
 )
+
+
+def as_before_studies(run: Run) -> None:
+    """Make of a run of one study what a version wrote that knew no studies."""
+    for table in ("trials.csv", "seeds.csv", "logs/curves.csv", "logs/curvature.csv"):
+        path = run.path / table
+        if path.exists():
+            lines = whole_lines(path).decode().splitlines()
+            rows = [{key: row[key] for key in row if key != STUDY} for row in csv.DictReader(lines)]
+            columns = [column for column in lines[0].split(",") if column != STUDY]
+            path.write_text(csv_text(columns, rows, header=True))
+    for table in ("curves.parquet", "curvature.parquet"):
+        path = run.path / table
+        if path.exists():
+            pd.read_parquet(path).drop(columns=STUDY).to_parquet(path, index=False)
+    asked = run.logs / "asked.jsonl"
+    if asked.exists():
+        noted = map(json.loads, whole_lines(asked).decode().splitlines())
+        lines = [json.dumps({key: line[key] for key in line if key != STUDY}) for line in noted]
+        asked.write_text("".join(line + "\n" for line in lines))
+    if (run.path / "best.json").exists():
+        edit_best(run, lambda name, entry: [entry.pop(key) for key in (STUDY, "studies")])
+    edit_config(run, "  studies: 1\n", "")

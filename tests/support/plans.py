@@ -44,11 +44,11 @@ def ended(job: Job, state: Any = "complete", cohort: int = 1) -> Outcome:
 
 def new_search(asked: Config, run: Run) -> Plan:
     """Nothing was timed: one at a time, unless the configuration says otherwise."""
-    return search_plan(asked, run, CohortSizes(asked, {}, len(asked.retrain.seeds)))
+    return search_plan(asked, run, CohortSizes(asked, {}, asked.retraining_runs))
 
 
 def more(asked: Config, run: Run) -> Plan:
-    return retrain_plan(asked, run, CohortSizes(asked, {}, len(asked.retrain.seeds)))
+    return retrain_plan(asked, run, CohortSizes(asked, {}, asked.retraining_runs))
 
 
 def next_job(plan: Plan) -> Job | None:

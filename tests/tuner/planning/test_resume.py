@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,121 +12,19 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.support.run_configs import OPTIMIZERS, blank_database, copied_url, run_config, stored
+from tests.support.run_configs import OPTIMIZERS, run_config, stored
+from tests.support.workers import Workers, abandon, complete, finish, numbers, of_any_state, planned, texts
 from tuner.config.schema import Config
-from tuner.jobs import EvaluationRecord, Job, Outcome
-from tuner.planning.cohorts import CohortSizes
-from tuner.planning.plan import Plan, retrain_plan, search_plan
+from tuner.jobs import Job
 from tuner.planning.study import ABANDONED_AFTER
 from tuner.store.run import Run
 
 KINDS: list[Any] = ["a", 1, 0.5, False]
 WITH_KIND = {"class": "pkg.Two", "space": OPTIMIZERS["two"]["space"] | {"kind": {"choices": KINDS}}}
-STATES = ["complete"] * 6 + ["diverged", "failed", "stopped"]
 
 
 def config(optimizers: dict[str, Any] = OPTIMIZERS, **changes: Any) -> Config:
     return run_config(optimizers, **{"trials": 6, "cohort": 1} | changes)
-
-
-@pytest.fixture(scope="module")
-def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
-    """Runs with Optuna's tables, copied."""
-    blank = blank_database(tmp_path_factory.mktemp("blank"))
-
-    def make(asked: Config) -> Run:
-        run = Run.create(tmp_path_factory.mktemp("runs") / "run", asked)
-        copied_url(blank, run.path)
-        return run
-
-    return make
-
-
-def planned(asked: Config, run: Run, *, search: bool = True) -> Plan:
-    return (search_plan if search else retrain_plan)(asked, run, CohortSizes(asked, {}, len(asked.retrain.seeds)))
-
-
-# The worker: what becomes of a job depends on nothing but the job.
-
-
-def a_number(job: Job) -> float:
-    """In [0, 1)."""
-    return int(hashlib.sha256(repr((job.phase, job.seed, job.hp)).encode()).hexdigest()[:12], 16) / 16**12
-
-
-def loss(job: Job) -> float:
-    return (job.hp["lr"] - 0.3) ** 2 + 1e-3 * a_number(job)
-
-
-def of_any_state(job: Job) -> Any:
-    return STATES[int(a_number(job) * len(STATES))] if job.phase == "search" else "complete"
-
-
-def complete(job: Job) -> Any:
-    return "complete"
-
-
-def failed(job: Job) -> Any:
-    return "failed"
-
-
-def ended(job: Job, state: Any, cohort: int = 1) -> Outcome:
-    if state == "failed":
-        return Outcome("failed", error="too much, and too soon", traceback="Traceback ...\n")
-    metrics = {"val_loss": 99.0 if state == "diverged" else loss(job)}
-    if job.phase == "retrain":
-        metrics["test_loss"] = 2 * loss(job)
-    evaluations = [EvaluationRecord(8, 1.0, 0.5, 16.0, metrics)]
-    clocks = {"steps": 8, "grad_equivalents": 16.0, "seconds": 0.5, "peak_mem_mb": 3.0}
-    return Outcome(state, metrics, clocks, evaluations, cohort=cohort)
-
-
-@dataclass
-class Workers:
-    """So many at once; they note what they are given, and what was not handed in when all was cut off."""
-
-    number: int = 1
-    becomes: Callable[[Job], Any] = complete
-    given: list[Job] = field(default_factory=list)
-    cut_off: list[Job] = field(default_factory=list)
-
-    def do(self, plan: Plan, chance: random.Random, events: float = float("inf")) -> bool:
-        """Events, at most so many, of which each is a cohort taken or jobs handed in; whether all is done."""
-        running: list[list[Job]] = []
-        self.cut_off = []
-        while True:
-            taken = plan.next_jobs() if len(running) < self.number else []
-            if taken:
-                running.append(taken)
-                self.given += taken
-            elif running:
-                jobs = running.pop(chance.randrange(len(running)))
-                together = chance.randint(1, len(jobs))
-                plan.record([(job, ended(job, self.becomes(job), together)) for job in jobs[:together]])
-                running += [jobs[together:]] if jobs[together:] else []
-            else:
-                return True
-            if chance.random() < 0.3 and plan.search:
-                for study in plan.search.studies.values():
-                    study.database.write()
-            events -= 1
-            if events <= 0:
-                self.cut_off = [job for jobs in running for job in jobs]
-                return False
-
-
-def abandon(plan: Plan) -> None:
-    """Nothing is closed; but what the thread has begun to write is written, so that tests repeat."""
-    if plan.search:
-        for study in plan.search.studies.values():
-            study.database._writer.submit(int).result()
-
-
-def finish(asked: Config, run: Run, workers: Workers, chance: int = 0, *, search: bool = True) -> Plan:
-    plan = planned(asked, run, search=search)
-    assert workers.do(plan, random.Random(chance))
-    assert plan.close() == []
-    return plan
 
 
 def tear(path: Path, chance: random.Random) -> None:
@@ -169,10 +65,6 @@ def tear_any(run: Run, chance: random.Random) -> None:
             tear_curves(run, chance)
 
 
-def texts(run: Run) -> dict[str, str]:
-    return {name: (run.path / name).read_text() for name in ("best.json", "trials.csv", "seeds.csv")}
-
-
 def assert_database_agrees(run: Run, asked: Config) -> None:
     """study.db has what trials.csv has, and besides only trials of nobody, that failed."""
     states = {"complete": "COMPLETE", "diverged": "COMPLETE", "failed": "FAIL", "stopped": "PRUNED"}
@@ -195,22 +87,18 @@ def assert_database_agrees(run: Run, asked: Config) -> None:
                 assert trial.intermediate_values == {int(row["steps"]): float(row["value"])}
 
 
-def numbers(run: Run, optimizer: str) -> list[int]:
-    return sorted(int(row["trial"]) for row in run.trial_rows() if row["optimizer"] == optimizer)
-
-
 # The same as if nothing had happened.
 
 
 @pytest.mark.parametrize("becomes", [complete, of_any_state])
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
 def test_one_at_a_time_a_run_cut_off_again_and_again_ends_as_if_undisturbed(
-    sampler: str, becomes: Callable[[Job], Any], new_run: Callable[..., Run]
+    sampler: str, becomes: Callable[[Job], Any], run_of: Callable[[Config], Run]
 ) -> None:
     asked = config(sampler=sampler, trials=8 if sampler != "gp" else 7)
-    undisturbed = new_run(asked)
+    undisturbed = run_of(asked)
     finish(asked, undisturbed, Workers(becomes=becomes))
-    chance, run, times = random.Random(f"{sampler} {becomes.__name__}"), new_run(asked), 0
+    chance, run, times = random.Random(f"{sampler} {becomes.__name__}"), run_of(asked), 0
     while not Workers(becomes=becomes).do(plan := planned(asked, run), chance, chance.randint(1, 12)):
         abandon(plan)
         damage(run, chance)
@@ -228,11 +116,11 @@ def test_one_at_a_time_a_run_cut_off_again_and_again_ends_as_if_undisturbed(
 @pytest.mark.parametrize("becomes", [complete, of_any_state])
 @pytest.mark.parametrize("cohort", [1, 4])
 def test_several_at_once_every_trial_is_done_once_and_what_was_begun_with_the_same_hyperparameters(
-    cohort: int, becomes: Callable[[Job], Any], new_run: Callable[..., Run]
+    cohort: int, becomes: Callable[[Job], Any], run_of: Callable[[Config], Run]
 ) -> None:
     optimizers = OPTIMIZERS | {"two": WITH_KIND}
     asked = config(optimizers, sampler="tpe", trials=10, concurrent=3, cohort=cohort)
-    chance, run = random.Random(cohort), new_run(asked)
+    chance, run = random.Random(cohort), run_of(asked)
     workers, times = Workers(3, becomes), 0
     begun: dict[tuple[str, int], dict[str, Any]] = {}
     while not workers.do(plan := planned(asked, run), chance, chance.randint(1, 9)):
@@ -256,14 +144,14 @@ def test_several_at_once_every_trial_is_done_once_and_what_was_begun_with_the_sa
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 @pytest.mark.parametrize("number", [1, 3])
-def test_no_hyperparameters_are_drawn_twice(sampler: str, number: int, new_run: Callable[..., Run]) -> None:
+def test_no_hyperparameters_are_drawn_twice(sampler: str, number: int, run_of: Callable[[Config], Run]) -> None:
     """Neither after an interruption nor after failures."""
     asked = config({"two": OPTIMIZERS["two"]}, sampler=sampler, trials=14, concurrent=number)
 
     def at_first_failed(job: Job) -> Any:
         return "failed" if job.trial < 3 else "complete"
 
-    run = new_run(asked)
+    run = run_of(asked)
     for events in (9, 7):
         plan = planned(asked, run)
         assert not Workers(number, at_first_failed).do(plan, random.Random(0), events)
@@ -273,9 +161,9 @@ def test_no_hyperparameters_are_drawn_twice(sampler: str, number: int, new_run: 
     assert max(Counter(row["hp.lr"] for row in run.trial_rows()).values()) == 1
 
 
-def test_what_was_under_way_is_done_first(new_run: Callable[..., Run]) -> None:
+def test_what_was_under_way_is_done_first(run_of: Callable[[Config], Run]) -> None:
     asked = config(trials=12, concurrent=3, cohort=4)
-    run, workers = new_run(asked), Workers(3)
+    run, workers = run_of(asked), Workers(3)
     plan = planned(asked, run)
     assert not workers.do(plan, random.Random(0), 3)
     abandon(plan)
@@ -290,9 +178,9 @@ def test_what_was_under_way_is_done_first(new_run: Callable[..., Run]) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
-def test_more_trials_go_on_where_the_search_was(sampler: str, new_run: Callable[..., Run]) -> None:
+def test_more_trials_go_on_where_the_search_was(sampler: str, run_of: Callable[[Config], Run]) -> None:
     short, long = (config(sampler=sampler, trials=trials) for trials in (5, 9))
-    run, at_once = new_run(short), new_run(long)
+    run, at_once = run_of(short), run_of(long)
     finish(short, run, Workers())
     before = (run.path / "trials.csv").read_text()
     workers = Workers()
@@ -311,9 +199,9 @@ def test_more_trials_go_on_where_the_search_was(sampler: str, new_run: Callable[
     assert_database_agrees(run, long)
 
 
-def test_defaults_left_out_of_a_short_search_are_tried_in_a_longer_one(new_run: Callable[..., Run]) -> None:
+def test_defaults_left_out_of_a_short_search_are_tried_in_a_longer_one(run_of: Callable[[Config], Run]) -> None:
     asked = config(trials=1)
-    run = new_run(asked)
+    run = run_of(asked)
     finish(asked, run, Workers())
     finish(config(trials=3), run, Workers())
     rates = [row["hp.lr"] for row in run.trial_rows() if row["optimizer"] == "one"]
@@ -321,9 +209,9 @@ def test_defaults_left_out_of_a_short_search_are_tried_in_a_longer_one(new_run: 
 
 
 @pytest.mark.parametrize("search", [True, False])
-def test_more_seeds_are_run_and_the_others_are_not_again(search: bool, new_run: Callable[..., Run]) -> None:
+def test_more_seeds_are_run_and_the_others_are_not_again(search: bool, run_of: Callable[[Config], Run]) -> None:
     asked = config(trials=2, seeds=2)
-    run = new_run(asked)
+    run = run_of(asked)
     finish(asked, run, Workers())
     before, workers = texts(run)["seeds.csv"].splitlines(), Workers()
     finish(config(trials=2, seeds=[4, 1, 0]), run, workers, search=search)
@@ -332,11 +220,11 @@ def test_more_seeds_are_run_and_the_others_are_not_again(search: bool, new_run: 
     assert [line for line in after if line in before] == before and len(after) == len(before) + 2
 
 
-def test_a_better_configuration_is_retrained_and_the_other_forgotten(new_run: Callable[..., Run]) -> None:
+def test_a_better_configuration_is_retrained_and_the_other_forgotten(run_of: Callable[[Config], Run]) -> None:
     """Of "two", whose first trial is not its best; "one" has found its best at once."""
     optimizers = OPTIMIZERS | {"one": OPTIMIZERS["one"] | {"defaults": [{"lr": 0.3}]}}
     asked = config(optimizers, trials=1)
-    run, workers = new_run(asked), Workers()
+    run, workers = run_of(asked), Workers()
     finish(asked, run, workers)
     first, lines = run.best()["optimizers"]["two"], texts(run)["seeds.csv"].splitlines()
     workers = Workers()
@@ -363,10 +251,10 @@ def test_a_better_configuration_is_retrained_and_the_other_forgotten(new_run: Ca
 
 @pytest.mark.parametrize(("number", "cohort", "trials"), [(1, 1, 12), (3, 1, 18), (2, 4, 28)])
 def test_a_search_whose_trials_all_fail_is_given_up_and_a_resumed_one_gets_as_many_again(
-    number: int, cohort: int, trials: int, new_run: Callable[..., Run]
+    number: int, cohort: int, trials: int, run_of: Callable[[Config], Run]
 ) -> None:
     asked = config(trials=trials, concurrent=number, cohort=cohort)
-    run, before = new_run(asked), 0
+    run, before = run_of(asked), 0
 
     def of_one(job: Job) -> Any:
         return "failed" if job.optimizer == "one" else "complete"
@@ -387,9 +275,9 @@ def test_a_search_whose_trials_all_fail_is_given_up_and_a_resumed_one_gets_as_ma
 
 
 @pytest.mark.parametrize("fine", range(ABANDONED_AFTER))
-def test_one_success_among_the_first_keeps_a_search_going(fine: int, new_run: Callable[..., Run]) -> None:
+def test_one_success_among_the_first_keeps_a_search_going(fine: int, run_of: Callable[[Config], Run]) -> None:
     asked = config(trials=8)
-    run = new_run(asked)
+    run = run_of(asked)
     plan = finish(asked, run, Workers(becomes=lambda job: "complete" if job.trial == fine else "failed"))
     assert plan.abandoned_searches() == [] and len(run.trial_rows()) == 16
 
@@ -399,10 +287,10 @@ def test_one_success_among_the_first_keeps_a_search_going(fine: int, new_run: Ca
 
 @pytest.mark.parametrize("cut_off_after", [4, 5, 8])
 def test_trials_that_another_program_left_running_fail_and_cost_nothing(
-    cut_off_after: int, new_run: Callable[..., Run]
+    cut_off_after: int, run_of: Callable[[Config], Run]
 ) -> None:
     asked = config(trials=6)
-    run = new_run(asked)
+    run = run_of(asked)
     plan = planned(asked, run)
     assert not Workers().do(plan, random.Random(0), cut_off_after)
     assert plan.search is not None
@@ -423,9 +311,9 @@ def test_trials_that_another_program_left_running_fail_and_cost_nothing(
 # Values and their types.
 
 
-def test_hyperparameters_come_back_with_their_types(new_run: Callable[..., Run]) -> None:
+def test_hyperparameters_come_back_with_their_types(run_of: Callable[[Config], Run]) -> None:
     asked = config({"two": WITH_KIND}, sampler="random", trials=24)
-    run, workers = new_run(asked), Workers()
+    run, workers = run_of(asked), Workers()
     finish(asked, run, workers)
     best, tried = run.best(), {job.trial: job.hp for job in workers.given if job.phase == "search"}
     assert {repr(hp["kind"]) for hp in tried.values()} == set(map(repr, KINDS))
@@ -440,9 +328,9 @@ def test_hyperparameters_come_back_with_their_types(new_run: Callable[..., Run])
     }
 
 
-def test_a_finished_run_that_is_resumed_changes_nothing(new_run: Callable[..., Run]) -> None:
+def test_a_finished_run_that_is_resumed_changes_nothing(run_of: Callable[[Config], Run]) -> None:
     asked = config(sampler="tpe")
-    run = new_run(asked)
+    run = run_of(asked)
     finish(asked, run, Workers(becomes=of_any_state))
     before, database = texts(run), stored(run.study_url)
     workers = Workers()
