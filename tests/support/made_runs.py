@@ -13,6 +13,7 @@ from tuner.config.schema import Config
 from tuner.config.space import Dimension
 from tuner.machine.code import identity
 from tuner.store.run import Run
+from tuner.store.winners import entry_of
 
 LOOKS = 11
 SHA = "5f" * 32
@@ -24,35 +25,42 @@ def make_run(
     effects: Mapping[str, float] | None = None,
     *,
     seeds: int | Sequence[int] = 20,
+    studies: int = 1,
     trials: int = 30,
     diverged: Mapping[str, Sequence[int]] | None = None,
     settings: Sequence[str] = (),
     configs: Path | None = None,
     spread: float = 0.02,
+    luck: float = 0.02,
     draw: int = 0,
 ) -> Run:
-    """Losses of 0.5 plus an optimizer's effect, plus what its seed does to all, plus noise of standard deviation
-    ``spread``; accuracies are one minus a third of the losses.
+    """Losses of 0.5 plus an optimizer's effect, plus the luck of its search, where there are several studies, plus what
+    a seed does to all, plus noise of standard deviation ``spread``; accuracies are one minus a third of the losses.
 
     Args:
         effects: by optimizer, on the loss.
         diverged: by optimizer, the seeds whose retraining diverged.
+        luck: standard deviation of that of a search.
     """
     effects = effects or {"diag_hessian": -0.03, "adam": 0.0}
-    flags = {"task.name": task, "search.optimizers": list(effects), "search.trials": trials}
+    flags = {"task.name": task, "search.optimizers": list(effects), "search.trials": trials, "search.studies": studies}
     config = resolve(flags | {"retrain.seeds": seeds if isinstance(seeds, int) else list(seeds)}, settings, configs)
     rng = np.random.default_rng(draw)
     run = Run.create(path, config)
-    common = dict(zip(config.retrain.seeds, rng.normal(0, 0.03, len(config.retrain.seeds)), strict=True))
+    common = {study: rng.normal(0, 0.03, len(config.retrain.seeds)) for study in config.studies}
     best = {}
     rows: list[dict[str, Any]] = []
     for name, effect in effects.items():
-        best[name] = _search(run, config, name, effect, rng)
-        for seed in config.retrain.seeds:
-            value = 0.5 + effect + common[seed] + rng.normal(0, spread)
-            lost = seed in (diverged or {}).get(name, ())
-            rows.append(_seed_row(config, name, seed, value, best[name]["hp"], lost, rng))
-            run.append_curves(_curve(config, name, seed, value, best[name]["trial"], lost))
+        winners = [_search(run, config, name, study, effect, rng) for study in config.studies]
+        best[name] = entry_of(winners, config.task.mode)
+        for study in config.studies:
+            level = 0.5 + effect + (rng.normal(0, luck) if studies > 1 else 0.0)
+            for seed, shift in zip(config.evaluation_seeds(study), common[study], strict=True):
+                value = level + shift + rng.normal(0, spread)
+                lost = seed in (diverged or {}).get(name, ())
+                rows.append(_seed_row(config, name, seed, value, winners[study]["hp"], lost, rng) | {"study": study})
+                curve = _curve(config, name, seed, value, winners[study]["trial"], lost)
+                run.append_curves([row | {"study": study} for row in curve])
     run.write_seeds(rows, config.hyperparameters)
     run.write_best({"task": task, "metric": config.task.metric, "optimizers": best})
     run.finish_curves()
@@ -78,7 +86,7 @@ def _own(config: Config, values: Mapping[str, float]) -> float:
     return values.get(config.task.metric.partition("_")[2], values["loss"])
 
 
-def _search(run: Run, config: Config, name: str, effect: float, rng: np.random.Generator) -> dict[str, Any]:
+def _search(run: Run, config: Config, name: str, study: int, effect: float, rng: np.random.Generator) -> dict[str, Any]:
     space = config.optimizers[name].space
     rows = []
     for trial in range(config.trials(name)):
@@ -87,8 +95,9 @@ def _search(run: Run, config: Config, name: str, effect: float, rng: np.random.G
         lost = bool(places[0] > 0.93)
         loss = 2.3 if lost else 0.5 + effect + 2.0 * (places[0] - 0.55) ** 2 + abs(rng.normal(0, 0.02))
         rows.append({
-            "task": config.task.name, "optimizer": name, "trial": trial, "state": "diverged" if lost else "complete",
-            "value": _own(config, metrics(loss)), "seed": config.search.seed, "steps": 1000,
+            "task": config.task.name, "optimizer": name, "study": study, "trial": trial,
+            "state": "diverged" if lost else "complete", "value": _own(config, metrics(loss)),
+            "seed": config.search_seed(study), "steps": 1000,
             "seconds": 1 + rng.random(), "cohort": 1, "error": "", **{f"hp.{key}": value for key, value in hp.items()},
         })  # fmt: skip
     run.append_trials(rows, config.hyperparameters)
@@ -97,7 +106,7 @@ def _search(run: Run, config: Config, name: str, effect: float, rng: np.random.G
     hp = {key: best[f"hp.{key}"] for key in space}
     diverged = sum(row["state"] == "diverged" for row in rows)
     return {"hp": hp, "value": best["value"], "trial": best["trial"], "n_trials": len(rows), "n_diverged": diverged,
-            "n_failed": 0, "at_boundary": []}  # fmt: skip
+            "n_failed": 0, "at_boundary": [], "study": study, "seed": config.search_seed(study)}  # fmt: skip
 
 
 def _value(dim: Dimension, place: float) -> Any:

@@ -1,4 +1,4 @@
-"""Contrasts say whether an optimizer is better than the baseline on a task, paired by seed. No torch, no ray.
+"""Contrasts say whether an optimizer is better than the baseline, paired by study or by seed. No torch, no ray.
 
 All functions are pure functions of tables. Differences are optimizer minus baseline, in the metric's own unit; which
 sign is good the ``mode`` says. The value of a run that diverged is infinite: worse than any, and as bad as that of any
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from tuner.analysis import paired
+from tuner.analysis import paired, simultaneous, units
 from tuner.analysis.paired import NAN, Array, differences, holm
 from tuner.analysis.rules import FEWEST_PAIRS, TESTS, Margin, Rules, Test
 
@@ -31,36 +31,59 @@ def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> 
     """Each optimizer of one task against the baseline.
 
     Args:
-        values: columns optimizer, seed, value; a row per run. A run without a value (NaN) is missing; that of a
+        values: columns optimizer, study, seed, value; a row per run. A run without a value (NaN) is missing; that of a
             diverged run is infinite.
         baseline: one of the optimizers.
 
     Returns:
-        A row per other optimizer, in order of appearance: ``contrast``'s numbers, and ``p_*_holm``, corrected by
-        Holm (1979) over the rows; ``test``, the one that decides, and ``p``, its p-value, corrected over the rows,
-        each with its own; ``verdict`` and, where there is one, its ``reason``.
+        A row per other optimizer, in order of appearance: ``unit`` and ``about``, see ``units``; ``n`` units and
+        ``seeds`` runs that both have a value of, ``n_unpaired`` runs of one alone; ``contrast``'s numbers;
+        ``p_*_holm``, corrected by Holm (1979) over the rows, each test on its own; and what ``decided`` adds.
     """
-    runs = values.dropna(subset="value").drop_duplicates(["optimizer", "seed"], keep="last")
-    by_seed = runs.pivot(index="seed", columns="optimizer", values="value").sort_index()
+    runs = units.by_run(values)
     rows = []
     for name in dict.fromkeys(values["optimizer"]):
-        if name == baseline:
-            continue
-        pair = by_seed.reindex(columns=[name, baseline])
-        both = pair.dropna()
-        unpaired = int(pair.notna().any(axis=1).sum()) - len(both)
-        head = {"optimizer": name, "baseline": baseline, "n": len(both), "n_unpaired": unpaired}
-        rows.append(head | contrast(both[name].to_numpy(float), both[baseline].to_numpy(float), mode, rules))
+        if name != baseline:
+            pairs = units.pairs(runs.reindex(columns=[name, baseline]))
+            head = {"optimizer": name, "baseline": baseline, "unit": pairs.unit, "about": pairs.about,
+                    "n": len(pairs.x), "seeds": pairs.seeds, "n_unpaired": pairs.unpaired}  # fmt: skip
+            rows.append(head | contrast(pairs.x, pairs.y, mode, rules))
     table = pd.DataFrame(rows, columns=None if rows else ["optimizer", "baseline", "n", "n_unpaired", "verdict"])
     if table.empty:
         return table
     for test in TESTS:
         table[f"p_{test}_holm"] = holm(table[f"p_{test}"].to_numpy(float))
-    table["test"] = np.where(table["n_diverged"] > 0, BY_RANKS, rules.test)
-    table["p"] = holm(np.array([row[f"p_{row['test']}"] for row in table.to_dict("records")]))
+    return decided(table, mode, rules)
+
+
+def decided(table: pd.DataFrame, mode: Mode, rules: Rules, family: int | None = None) -> pd.DataFrame:
+    """The rows with what is said of them: the one place in which verdicts and the intervals beside them are made.
+
+    Args:
+        table: ``contrasts``' rows.
+        family: contrasts that share the level; those rows that can be tested, unless a claim is over more.
+
+    Returns:
+        With ``test``, the one that decides; ``family``; ``p`` and ``p_equivalent``, the p-values of a difference and of
+        equivalence, corrected over the family; ``low`` and ``high``, the interval that agrees with the test, at
+        1 - alpha for the whole family at once; ``verdict`` and, where there is one, its ``reason``.
+    """
+    rows = table.to_dict("records")
+    tests: list[Test] = [BY_RANKS if row["n_diverged"] > 0 else rules.test for row in rows]
+    raw = np.array([row[f"p_{test}"] for row, test in zip(rows, tests, strict=True)])
+    size = family or max(1, int((~np.isnan(raw)).sum()))
+    ends = [simultaneous.interval(row["differences"], test, rules.alpha / size)
+            for row, test in zip(rows, tests, strict=True)]  # fmt: skip
+    table = table.assign(
+        test=tests,
+        family=size,
+        p=simultaneous.corrected(raw, size),
+        p_equivalent=simultaneous.corrected(table["p_tost"].to_numpy(float), size),
+        low=[low for low, _ in ends],
+        high=[high for _, high in ends],
+    )
     judged = [verdict(row, mode, rules) for row in table.to_dict("records")]
-    table["verdict"], table["reason"] = [v for v, _ in judged], [reason for _, reason in judged]
-    return table
+    return table.assign(verdict=[word for word, _ in judged], reason=[reason for _, reason in judged])
 
 
 def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
@@ -73,9 +96,9 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
         mean, baseline_mean; mean_difference, sd_difference (n - 1); t_low and t_high, bca_low and bca_high, intervals
         of that mean; median, baseline_median; median_difference, the median of the differences, infinite ones last;
         median_low and median_high, its interval; p_t, p_wilcoxon, p_sign_flip, two-sided; d_z, the mean over the
-        standard deviation of the differences (Cohen 1988); p_better, the share of seeds on which x is better, ties by
+        standard deviation of the differences (Cohen 1988); p_better, the share of pairs in which x is better, ties by
         half; wins, ties, losses; margin, in the metric's unit, and margin_declared; p_tost, of the two one-sided
-        t-tests against it (Schuirmann 1987); shift, the sign of what the primary test has seen.
+        t-tests against it (Schuirmann 1987); shift, the sign of what the primary test has seen; differences, (n,).
     """
     scale = _unit(np.concatenate([x, y]))
     x, y = x / scale, y / scale
@@ -105,6 +128,7 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
         "margin_declared": "" if rules.margin is None else str(rules.margin),
         "p_tost": paired.tost(d[kept], margin / scale),
         "shift": float(np.sign((paired.signed_ranks(d) if ranked else d).sum())),
+        "differences": d * scale,
     }
 
 
@@ -161,21 +185,22 @@ def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verd
         if (row["shift"] < 0) == (mode == "min"):
             return ("better, by less than matters" if slight else "better"), ""
         return ("worse, by less than matters" if slight else "worse"), ""
-    return ("equivalent" if row["p_tost"] <= rules.alpha else "inconclusive"), ""
+    return ("equivalent" if row["p_equivalent"] <= rules.alpha else "inconclusive"), ""
 
 
 def reason_untestable(row: Mapping[Hashable, Any]) -> str:
     """Why nothing can be said; empty where something can."""
+    unit: units.Unit = row["unit"]
     if row["n"] < FEWEST_PAIRS:
-        if row["n"] == 0 and not row.get("n_unpaired", 1):
+        if row["n"] == 0 and not row["n_unpaired"]:
             return "neither has a value"
-        seeds = {0: "no seed", 1: "one seed"}.get(row["n"], f"{row['n']} seeds")
-        return f"{seeds} in common; at least {FEWEST_PAIRS} are needed"
+        few = {0: f"no {unit}", 1: f"one {unit}"}.get(row["n"], f"{row['n']} {units.PLURALS[unit]}")
+        return f"{few} in common; at least {FEWEST_PAIRS} are needed"
+    everywhere = "on every seed" if unit == "seed" else "in every study"
     if row["ties"] == row["n"]:
-        lost = row.get("n_diverged", 0)
-        return "both diverged on every seed" if lost == row["n"] else "the same value on every seed"
+        return f"both diverged {everywhere}" if row["n_diverged"] == row["n"] else f"the same value {everywhere}"
     if np.isnan(row["p"]):
-        return "the same difference on every seed, so there is no spread to compare it with"
+        return f"the same difference {everywhere}, so there is no spread to compare it with"
     return ""
 
 

@@ -29,7 +29,7 @@ from tuner.store.run import Run
 def only(x: Any, y: Any, margin: Margin | None, test: Test = "t") -> dict[Any, Any]:
     """The contrast of x with the baseline y; lower is better."""
     rows = [(name, seed, value) for name, own in (("x", x), ("base", y)) for seed, value in enumerate(own)]
-    values = pd.DataFrame(rows, columns=["optimizer", "seed", "value"])
+    values = pd.DataFrame(rows, columns=["optimizer", "seed", "value"]).assign(study=0)
     (row,) = contrasts(values, "base", "min", Rules(test, margin=margin)).to_dict("records")
     return row
 
