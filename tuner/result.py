@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tuner.comparison.results import Results
     from tuner.training.best import Best
 
-VERDICT_COLUMNS = ["task", "optimizer", "baseline", "metric", "verdict", "sentence"]
+VERDICT_COLUMNS = ["task", "optimizer", "baseline", "metric", "about", "unit", "n", "verdict", "sentence"]
 
 
 class Result:
@@ -68,11 +68,22 @@ class Result:
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """A row per optimizer but the baseline, with the verdict in a word and in a sentence."""
+        """A row per optimizer but the baseline, with the verdict in a word and in a sentence, and what it is about:
+        "optimizers", over n studies, or "configurations", over n seeds."""
         from tuner.reporting.verdicts import verdict
 
         rows = [
-            [c.task, contrast.optimizer, c.baseline, c.metric, contrast.verdict, verdict(task, contrast.optimizer)]
+            [
+                c.task,
+                contrast.optimizer,
+                c.baseline,
+                c.metric,
+                contrast.about,
+                contrast.unit,
+                contrast.n,
+                contrast.verdict,
+                verdict(task, contrast.optimizer),
+            ]
             for task in self._results.tasks
             for c in [task.comparison]
             for contrast in task.primary_contrasts

@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tuner.analysis import across_tasks, searches
 from tuner.analysis.paired import power
 from tuner.analysis.rules import FEWEST_PAIRS
 from tuner.comparison.comparison import Comparison, machine
+from tuner.comparison.inclusion import failures
+from tuner.comparison.longer import meanwhile
 from tuner.comparison.results import FEW_TASKS, Across, Results, TaskResults
 from tuner.comparison.tuned_training import tuned_alike, tuned_training
 
-ENOUGH_SEEDS = 10
+ENOUGH = 10
+"""Studies, or seeds of a single search, beyond which it is no caveat how many there are."""
+FEW_UNITS = 4
+"""Of so many at most a verdict is marked."""
 Kind = Literal[
-    "note", "not_retrained", "failed", "retraining_incomplete", "unpaired", "diverged", "trials_diverged", "untested",
-    "least_p_too_large", "low_power", "seeds_added", "searches_differ", "stopped_early", "epochs_differ",
-    "search_incomplete", "trials_unequal", "few_trials", "training_tuned_apart", "declarations_differ",
-    "metric_missing", "metric_chosen_by", "at_boundary", "stacked", "device_shared", "hardware_differs",
-    "several_commands", "nominal_costs", "task_repeated", "no_common_task", "tasks_left_out", "no_target", "few_tasks",
+    "baseline_at_boundary", "metric_missing", "note", "failed_search", "untested", "few_units", "not_retrained",
+    "failed", "retraining_incomplete", "unpaired", "diverged", "trials_diverged", "least_p_too_large", "low_power",
+    "studies_added", "seeds_added", "searches_differ", "stopped_early", "epochs_differ", "search_incomplete",
+    "trials_unequal", "few_trials", "training_tuned_apart", "declarations_differ", "metric_chosen_by", "at_boundary",
+    "stacked", "device_shared", "hardware_differs", "several_commands", "nominal_costs", "task_repeated", "no_common_task",
+    "tasks_left_out", "no_target", "few_tasks",
 ]  # fmt: skip
+"""The gravest first."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,15 @@ class Caveat:
     data: dict[str, Any]
 
 
+KINDS = get_args(Kind)
 Limit = tuple[Kind, dict[str, Any]]
 
 
 def caveats(results: Results) -> list[Caveat]:
-    """What limits the results, the gravest first within each task."""
-    of_tasks = [Caveat(task.comparison.task, *limit) for task in results.tasks for limit in _of_task(task)]
-    return of_tasks + [Caveat("", *limit) for limit in _over_tasks(results)]
+    """What limits the results, the gravest kind first."""
+    found = [Caveat(task.comparison.task, *limit) for task in results.tasks for limit in _of_task(task)]
+    found += [Caveat("", *limit) for limit in _over_tasks(results)]
+    return sorted(found, key=lambda caveat: KINDS.index(caveat.kind))
 
 
 def _over_tasks(results: Results) -> Iterator[Limit]:
@@ -75,10 +84,14 @@ def _of_task(task: TaskResults) -> Iterator[Limit]:
     yield from _few(task)
     yield from _added(comparison)
     yield from _budgets(comparison)
+    yield from _longer(task)
     yield from _metric(comparison)
+    for name, inner in failures(comparison, task.primary_contrasts):
+        yield "failed_search", {"optimizer": name, "inner": inner}
     for name in comparison.optimizers:
         if hyperparameters := comparison.at_boundary(name):
-            yield "at_boundary", {"optimizer": name, "hyperparameters": hyperparameters}
+            kind: Kind = "baseline_at_boundary" if name == comparison.baseline else "at_boundary"
+            yield kind, {"optimizer": name, "hyperparameters": hyperparameters}
     yield from _devices(comparison)
     yield from _costs(comparison)
 
@@ -90,7 +103,7 @@ def _missing(task: TaskResults) -> Iterator[Limit]:
         elif row["seeds_failed"]:
             yield "failed", {"optimizer": row["optimizer"], "failed": row["seeds_failed"], "runs": row["seeds"]}
     sources = task.comparison.sources
-    wanted = {name: len(source.config.retrain.seeds) for source in sources for name in source.names.values()}
+    wanted = {name: source.config.retraining_runs for source in sources for name in source.names.values()}
     seeds = task.summary.set_index("optimizer")["seeds"]
     if short := [str(name) for name, n in seeds.items() if 0 < n < wanted[str(name)]]:
         yield "retraining_incomplete", {"optimizers": short}
@@ -111,44 +124,65 @@ def _diverged(task: TaskResults) -> Iterator[Limit]:
 
 def _few(task: TaskResults) -> Iterator[Limit]:
     alpha = task.comparison.config.report.alpha
-    pairs = [(contrast.n, contrast.test) for contrast in task.primary_contrasts]
-    if few := [n for n, _ in pairs if n < FEWEST_PAIRS]:
-        yield "untested", {"seeds": min(few)}
-    tested = sorted(pair for pair in pairs if pair[0] >= FEWEST_PAIRS)
-    for n, test in [pair for pair in tested if pair[1] != "t"][:1]:
-        least = len(tested) * 2 / 2**n
+    for contrast in task.primary_contrasts:
+        head = {"optimizer": contrast.optimizer, "units": contrast.units}
+        if contrast.n < FEWEST_PAIRS:
+            yield "untested", head
+        elif contrast.n <= FEW_UNITS and not contrast.reason:
+            yield "few_units", head
+    tested = sorted((each for each in task.primary_contrasts if each.n >= FEWEST_PAIRS), key=lambda each: each.n)
+    for contrast in [each for each in tested if each.test != "t"][:1]:
+        least = contrast.family * 2 / 2**contrast.n
         if least > alpha:
-            yield "least_p_too_large", {"seeds": n, "test": test, "contrasts": len(tested), "least": min(1.0, least)}
+            yield "least_p_too_large", {"units": contrast.units, "test": contrast.test, "contrasts": contrast.family,
+                                        "least": min(1.0, least)}  # fmt: skip
             return
-    if tested and (n := tested[0][0]) < ENOUGH_SEEDS:
-        yield "low_power", {"seeds": n, "power": power(n, alpha)}
+    if tested and (fewest := tested[0]).n < ENOUGH:
+        share = alpha / fewest.family
+        yield "low_power", {"units": fewest.units, "power": power(fewest.n, share), "contrasts": fewest.family}
 
 
 def _added(comparison: Comparison) -> Iterator[Limit]:
     """Of data that grew because of what it showed."""
     resumed = [entry for source in comparison.sources for entry in source.env.get("resumed") or []]
-    added = [entry["added_seeds"] for entry in resumed if isinstance(entry, dict) and entry.get("added_seeds")]
-    if added:
-        counts = [len(seeds) if isinstance(seeds, list) else None for seeds in added]
-        yield "seeds_added", {"counts": counts, "alpha": comparison.config.report.alpha}
+    commands = [entry for entry in resumed if isinstance(entry, dict)]
+    alpha = comparison.config.report.alpha
+    if studies := [entry["added_studies"] for entry in commands if entry.get("added_studies")]:
+        counts = [number if isinstance(number, int) else None for number in studies]
+        yield "studies_added", {"counts": counts, "alpha": alpha}
+    if seeds := [entry["added_seeds"] for entry in commands if entry.get("added_seeds")]:
+        yield "seeds_added", {"counts": [len(each) if isinstance(each, list) else None for each in seeds],
+                              "alpha": alpha}  # fmt: skip
+
+
+def _longer(task: TaskResults) -> Iterator[Limit]:
+    config = task.comparison.config
+    searched, retrained = config.train.epochs, config.retrain_epochs
+    if searched == retrained:
+        return
+    changes = meanwhile(task.filled, searched) if searched < retrained else {}
+    less = config.task.mode == "min"
+    worse = {name: pair for name, pair in changes.items() if pair[0] != pair[1] and (pair[0] < pair[1]) == less}
+    yield "epochs_differ", {"searched": searched, "retrained": retrained, "metric": config.task.metric, "worse": worse,
+                            "known": bool(changes)}  # fmt: skip
 
 
 def _budgets(comparison: Comparison) -> Iterator[Limit]:
     settings = [source.config.search for source in comparison.sources]
-    if len({(search.trials, search.sampler, search.seed, search.scheduler) for search in settings}) > 1:
+    if len({(search.trials, search.studies, search.sampler, search.seed, search.scheduler) for search in settings}) > 1:
         yield "searches_differ", {}
     if any(search.scheduler == "asha" for search in settings):
         yield "stopped_early", {}
-    searched, retrained = comparison.config.train.epochs, comparison.config.retrain_epochs
-    if searched != retrained:
-        yield "epochs_differ", {"searched": searched, "retrained": retrained}
     table, names = comparison.trials, [name for name in comparison.optimizers if comparison.spaces[name]]
     trials = {name: int((table["optimizer"] == name).sum()) for name in names}
-    if short := [name for name, n in trials.items() if n < comparison.source(name).config.search.trials]:
+    wanted = {name: search.trials * search.studies for name in names
+              for search in [comparison.source(name).config.search]}  # fmt: skip
+    if short := [name for name, n in trials.items() if n < wanted[name]]:
         yield "search_incomplete", {"optimizers": short}
     if len(set(trials.values())) > 1:
         yield "trials_unequal", {"trials": trials}
-    if trials and min(trials.values()) < searches.FEW_TRIALS:
+    by_study = table[table["optimizer"].isin(names)].groupby(["optimizer", "study"]).size()
+    if names and (len(by_study) == 0 or by_study.min() < searches.FEW_TRIALS or min(trials.values()) == 0):
         yield "few_trials", {"wanted": searches.FEW_TRIALS}
     if not tuned_alike(comparison.spaces):
         yield "training_tuned_apart", {"tuned": tuned_training(comparison.spaces)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -16,6 +18,7 @@ from tuner.config.schema import Config
 from tuner.config.space import Dimension
 from tuner.store.run import Run
 from tuner.store.tables import HP
+from tuner.store.winners import by_study
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,13 @@ class Comparison:
         return {}
 
     def at_boundary(self, optimizer: str) -> list[str]:
-        """Which of them lie in the outer 5 % of their range."""
-        table = boundary(self.hp(optimizer), self.spaces[optimizer])
-        return [str(name) for name in table.loc[table["at_boundary"], "hyperparameter"]]
+        """Which of them lie in the outer 5 % of their range, of the winner of any study."""
+        winners = [
+            entry["hp"] or {} for entry in by_study(self.best.get(optimizer, {"hp": self.hp(optimizer)})).values()
+        ]
+        tables = [boundary(hp, self.spaces[optimizer]) for hp in (winners if any(winners) else [self.hp(optimizer)])]
+        outer = {name for table in tables for name in table.loc[table["at_boundary"], "hyperparameter"]}
+        return [name for name in self.spaces[optimizer] if name in outer]
 
     def source(self, optimizer: str) -> Source:
         """The run that it is of."""
@@ -98,6 +105,25 @@ class Comparison:
         """What was declared."""
         declared = self.config.report
         return Rules(declared.test, declared.alpha, declared.margin.get(metric.partition("_")[2]))
+
+    @cached_property
+    def contained(self) -> dict[str, list[str]]:
+        """The compared optimizers that each contains as a special case, directly or by way of another."""
+        found = {}
+        for source in self.sources:
+            declared = {name: spec.contains for name, spec in source.config.optimizers.items()}
+            for name, shown in source.names.items():
+                inner = _reached(name, declared)
+                found[shown] = [other for other in self.optimizers if other != shown and self._plain(other) in inner]
+        return found
+
+    def _plain(self, optimizer: str) -> str:
+        """As its run calls it."""
+        return next(own for own, shown in self.source(optimizer).names.items() if shown == optimizer)
+
+    def studies(self, optimizer: str) -> int:
+        """How many of its studies were retrained."""
+        return int(self.seeds.loc[self.seeds["optimizer"] == optimizer, "study"].nunique())
 
     @property
     def cohorts(self) -> dict[str, int]:
@@ -121,12 +147,25 @@ class Comparison:
         return max(self.cohorts.values(), default=1) > 1
 
     def values(self, metric: str) -> pd.DataFrame:
-        """A row per retrained run: optimizer, seed, status, value (NaN of a failed run, infinite of a diverged one)."""
+        """A row per retrained run: optimizer, study, seed, status, value (NaN of a failed run, infinite of a diverged
+        one)."""
+        columns = ["optimizer", "study", "seed", "status"]
         if metric not in self.seeds:
-            return pd.DataFrame({"optimizer": [], "seed": [], "status": [], "value": []})
-        table = self.seeds[["optimizer", "seed", "status", metric]].rename(columns={metric: "value"})
+            return pd.DataFrame({name: [] for name in [*columns, "value"]})
+        table = self.seeds[[*columns, metric]].rename(columns={metric: "value"})
         order = {name: index for index, name in enumerate(self.optimizers)}
         return table.sort_values(["optimizer", "seed"], key=lambda c: c.map(order) if c.name == "optimizer" else c)
+
+
+def _reached(name: str, declared: Mapping[str, Sequence[str]]) -> set[str]:
+    """What an optimizer contains, and what that contains; of one that was not searched only that it is contained."""
+    reached: set[str] = set()
+    ahead = [name]
+    while ahead:
+        new = [inner for inner in declared.get(ahead.pop(), ()) if inner not in reached]
+        reached.update(new)
+        ahead += new
+    return reached
 
 
 def largest_cohort(rows: pd.DataFrame) -> int:

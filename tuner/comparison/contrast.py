@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from tuner.analysis.rules import Test
 from tuner.analysis.stats import Verdict
+from tuner.analysis.units import PLURALS, About, Unit
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class Contrast:
     optimizer: str
     baseline: str
     metric: str
+    unit: Unit
+    about: About
     n: int
+    seeds: int
     n_unpaired: int
     n_diverged: int
     diverged: int
@@ -30,18 +34,19 @@ class Contrast:
     mean: float
     baseline_mean: float
     mean_difference: float
-    t_low: float
-    t_high: float
+    sd_difference: float
     median: float
     baseline_median: float
     median_difference: float
-    median_low: float
-    median_high: float
     d_z: float
     margin: float
     margin_declared: str
     test: Test
+    family: int
     p: float
+    p_equivalent: float
+    low: float
+    high: float
     shift: float
     verdict: Verdict
     reason: str
@@ -71,5 +76,10 @@ class Contrast:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the typical difference; NaN where there is none of so few."""
-        return (self.median_low, self.median_high) if self.by_ranks else (self.t_low, self.t_high)
+        """Of the difference, at the level that the verdict is at; NaN where there is none of so few."""
+        return self.low, self.high
+
+    @property
+    def units(self) -> str:
+        """How many there are: "5 studies"."""
+        return f"{self.n} {PLURALS[self.unit] if self.n != 1 else self.unit}"

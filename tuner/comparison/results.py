@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tuner.analysis import across_tasks, curves, stats
+from tuner.analysis import across_tasks, curves, stats, units
 from tuner.analysis.stats import Verdict
+from tuner.analysis.variance import VarianceSplit
+from tuner.comparison import evidence
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
+from tuner.comparison.evidence import Decisive
 from tuner.comparison.load import read
 from tuner.store.files import write_whole
 from tuner.store.run import Run
@@ -23,6 +26,8 @@ from tuner.store.tables import hp_columns
 
 CLOCKS: dict[str, curves.Clock] = {"steps": "step", "grad_equivalents": "grad_equivalents", "seconds": "seconds"}
 """The clocks of seeds.csv -> of curves.parquet."""
+HIDDEN = ("shift", "differences")
+"""Columns of contrasts that are for this program alone."""
 COSTS = ("grad_equivalents", "seconds")
 TAU_MAX = 4.0
 """Of the profile, and of AlgoPerf's score."""
@@ -57,9 +62,10 @@ class TaskResults:
         row: dict[str, Any] = {"task": comparison.task, "optimizer": name, "baseline": comparison.baseline}
         row |= {"seeds": len(runs), "seeds_diverged": int((runs["status"] == "diverged").sum())}
         row |= {"seeds_failed": int((runs["status"] == "failed").sum()), "metric": comparison.metric}
-        row |= stats.describe(_numbers(runs, comparison.metric), confidence)
+        unit, values = units.own(runs["study"], _numbers(runs, comparison.metric))
+        row |= {"unit": unit, "studies": comparison.studies(name)} | stats.describe(values, confidence)
         for metric in comparison.metrics[1:]:
-            described = stats.describe(_numbers(runs, metric), confidence)
+            described = stats.describe(units.own(runs["study"], _numbers(runs, metric))[1], confidence)
             row |= {f"{metric}_{key}": described[key] for key in ("mean", "sd", "low", "high", "median")}
         for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
             row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(runs, clock)).all() else np.nan
@@ -81,6 +87,7 @@ class TaskResults:
             if clock == "seconds" and not comparison.timed:
                 continue
             values = curves.at_cost_of(self.filled, comparison.baseline, CLOCKS[clock])
+            values = values.merge(comparison.seeds[["optimizer", "study", "seed"]], on=["optimizer", "seed"])
             tables.append(self._contrasts(values, comparison.config.task.metric, clock))
         return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
@@ -101,6 +108,25 @@ class TaskResults:
     def primary_contrasts(self) -> list[Contrast]:
         """The same, as records."""
         return [Contrast.of_row(row) for row in self.primary.to_dict("records")]
+
+    @property
+    def about(self) -> units.About:
+        """What the answer is about: optimizers, if any contrast has studies enough."""
+        about = {contrast.about for contrast in self.primary_contrasts}
+        return "optimizers" if "optimizers" in about else "configurations"
+
+    def decisive(self, optimizer: str) -> Decisive | None:
+        """What would decide its contrast; none where that is decided, or nothing can be planned."""
+        contrast = self.contrast(optimizer)
+        return None if contrast is None else evidence.decisive(self.comparison, contrast)
+
+    def luck(self, optimizer: str) -> VarianceSplit:
+        """How far its runs vary by the search, and by the seed."""
+        return evidence.luck(self.comparison, optimizer)
+
+    def luck_of_difference(self, optimizer: str) -> VarianceSplit:
+        """The same of its differences to the baseline."""
+        return evidence.luck_of_difference(self.comparison, optimizer)
 
     def verdict(self, optimizer: str) -> Verdict | None:
         """The one word; none of the baseline."""
@@ -164,10 +190,23 @@ class Results:
     def optimizers(self) -> list[str]:
         return list(dict.fromkeys(name for task in self.tasks for name in task.comparison.optimizers))
 
+    @cached_property
+    def together(self) -> list[list[Contrast]]:
+        """The contrasts that decide, task by task, where a claim is over all tasks: they are one family."""
+        family = sum(int(task.primary["p"].notna().sum()) for task in self.tasks if len(task.primary))
+        return [
+            [Contrast.of_row(row) for row in _decided(task, max(1, family)).to_dict("records")] for task in self.tasks
+        ]
+
+    @property
+    def family(self) -> int:
+        """How many contrasts a claim over all tasks is over."""
+        return max((contrast.family for contrasts in self.together for contrast in contrasts), default=0)
+
     def write_tables(self, folder: Path) -> None:
         """summary.csv and contrasts.csv."""
         for name, table in (("summary", self.summary), ("contrasts", self.contrasts)):
-            write_whole(folder / f"{name}.csv", table.drop(columns="shift", errors="ignore").to_csv(index=False))
+            write_whole(folder / f"{name}.csv", table.drop(columns=list(HIDDEN), errors="ignore").to_csv(index=False))
 
     @cached_property
     def across(self) -> Across | None:
@@ -262,6 +301,14 @@ class Across:
     def profile(self) -> pd.DataFrame:
         """Of the times by ``clock``: index tau from 1 to ``TAU_MAX``."""
         return across_tasks.performance_profile(self.times(self.clock), np.linspace(1.0, TAU_MAX, 301).tolist())
+
+
+def _decided(task: TaskResults, family: int) -> pd.DataFrame:
+    comparison = task.comparison
+    if not len(task.primary):
+        return task.primary
+    mode, rules = comparison.mode(comparison.metric), comparison.rules(comparison.metric)
+    return stats.decided(task.primary, mode, rules, family)
 
 
 def _numbers(table: pd.DataFrame, column: str) -> stats.Array:

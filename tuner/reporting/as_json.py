@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from tuner.comparison.comparison import Comparison
-from tuner.comparison.results import Across, Results, TaskResults
-from tuner.reporting.caveats import caveat_sentences
+from tuner.comparison.inclusion import failures
+from tuner.comparison.results import HIDDEN, Across, Results, TaskResults
+from tuner.reporting.caveats import caveat_sentences, grouped
+from tuner.reporting.subject import answer_is_about
 from tuner.reporting.verdicts import overall, verdict
 from tuner.store.json_files import SCHEMA_VERSION
 from tuner.store.tables import HP
@@ -22,7 +25,17 @@ def document(results: Results) -> dict[str, Any]:
         "runs": [str(source.run.path) for task in results.tasks for source in task.comparison.sources],
         "tasks": [_task(task) for task in results.tasks],
         "across_tasks": results.across and _across(results, results.across),
+        "about": answer_is_about(results),
         "caveats": caveat_sentences(results),
+        "caveats_by_kind": [
+            {
+                "kind": group.kind,
+                "text": group.text,
+                "tasks": group.tasks,
+                "items": [{"text": item, "tasks": tasks} for item, tasks in group.items.items()],
+            }
+            for group in grouped(results)
+        ],
     }
     return _plain(content)
 
@@ -36,6 +49,8 @@ def _task(task: TaskResults) -> dict[str, Any]:
         "mode": comparison.mode(comparison.metric),
         "baseline": comparison.baseline,
         "declared": not comparison.undeclared,
+        "about": task.about,
+        "studies": comparison.config.search.studies,
         "rules": {"test": declared.test, "alpha": declared.alpha, "margin": comparison.rules(comparison.metric).margin},
         "target": task.target,
         "data": [source.env.get("data") for source in comparison.sources],
@@ -43,11 +58,26 @@ def _task(task: TaskResults) -> dict[str, Any]:
             {"rank": index + 1, **_without_hp(row), "hp": _hp(comparison, row["optimizer"]),
              "at_boundary": comparison.at_boundary(row["optimizer"]),
              "verdict": task.verdict(row["optimizer"]), "declared": not comparison.undeclared,
-             "sentence": verdict(task, row["optimizer"])}
+             "sentence": verdict(task, row["optimizer"]), **_of_optimizer(task, row["optimizer"])}
             for index, row in enumerate(task.summary.to_dict("records"))
         ],
-        "contrasts": task.contrasts.drop(columns=["task", "shift"], errors="ignore").to_dict("records"),
+        "contrasts": task.contrasts.drop(columns=["task", *HIDDEN], errors="ignore").to_dict("records"),
     }  # fmt: skip
+
+
+def _of_optimizer(task: TaskResults, name: str) -> dict[str, Any]:
+    """What it contains, and was worse than though it contains it; how far luck goes; what would decide its contrast."""
+    failed = failures(task.comparison, task.primary_contrasts)
+    decisive = task.decisive(name)
+    contrast = task.contrast(name)
+    return {
+        "about": contrast and contrast.about,
+        "contains": task.comparison.contained[name],
+        "search_failed_to_find": [inner for outer, inner in failed if outer == name],
+        "variance": asdict(task.luck(name)),
+        "variance_of_difference": contrast and asdict(task.luck_of_difference(name)),
+        "would_decide": decisive and asdict(decisive),
+    }
 
 
 def _hp(comparison: Comparison, optimizer: str) -> dict[str, Any] | None:
@@ -70,6 +100,11 @@ def _across(results: Results, across: Across) -> dict[str, Any]:
         "friedman": None if across.friedman is None else dict(zip(("statistic", "p"), across.friedman, strict=True)),
         "pairs": across.pairs.to_dict("records"),
         "interquartile_means": across.interquartile_means.to_dict("records"),
+        "contrasts": results.family,
+        "verdicts": {
+            task.comparison.task: {contrast.optimizer: contrast.verdict for contrast in contrasts}
+            for task, contrasts in zip(results.tasks, results.together, strict=True)
+        },
         "sentences": [overall(results, name) for name in results.optimizers],
     }
 

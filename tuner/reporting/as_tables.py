@@ -6,6 +6,7 @@ from tuner.analysis.rules import TESTS
 from tuner.comparison.results import Results, TaskResults
 from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.leaderboard import (
+    counted,
     difference,
     leaderboard,
     metric_heads,
@@ -14,6 +15,7 @@ from tuner.reporting.leaderboard import (
     typical_and_interval,
 )
 from tuner.reporting.numbers import percent
+from tuner.reporting.subject import answer_is_about, subject
 from tuner.reporting.verdicts import overall, verdict
 from tuner.text import number, p_value
 
@@ -23,8 +25,8 @@ LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\
 
 
 def markdown(results: Results) -> str:
-    """The verdicts, a table per task, and the caveats."""
-    parts = []
+    """What the answer is about, the verdicts, a table per task, and the caveats."""
+    parts = [_escaped_markdown(text) + "\n" for text in answer_is_about(results)]
     for task in results.tasks:
         head, cells = leaderboard(task)
         rows = [[cell.text for cell in row] for row in cells]
@@ -56,7 +58,7 @@ def latex(results: Results) -> str:
 def _latex_table(task: TaskResults) -> str:
     comparison = task.comparison
     test = TESTS[comparison.config.report.test]
-    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (Holm)", "$d_z$", "Verdict",
+    head = ["Optimizer", metric_heads(task)[0], "Difference", "p (corrected)", "$d_z$", "Verdict",
             step_head(shared=comparison.shared)]  # fmt: skip
     lines = []
     for row in task.summary.to_dict("records"):
@@ -67,12 +69,9 @@ def _latex_table(task: TaskResults) -> str:
                  task.standing(row["optimizer"]), step_time(task, row).text]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
     level = percent(1 - comparison.config.report.alpha)
-    counts = sorted({int(n) for n in task.summary["n"]})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    caption = (
-        f"{comparison.task}: {task.typical} {comparison.metric} over {seeds} seeds with uncorrected {level} intervals; "
-    )
-    caption += f"{test} against {comparison.baseline}" + ", by ranks where runs diverged" * (task.typical == "median")
+    caption = (f"{comparison.task}, {subject(task)}: {task.typical} {comparison.metric} over {counted(task)} with its "
+               f"own {level} interval; differences with simultaneous {level} intervals; {test} against "
+               f"{comparison.baseline}{', by ranks where runs diverged' * (task.typical == 'median')}")  # fmt: skip
     return "\n".join([
         r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",
         r"  \begin{tabular}{lllllll}", r"    \toprule",

@@ -15,13 +15,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tuner.analysis import curves, searches
-from tuner.analysis.paired import differences
+from tuner.analysis import curves, searches, units
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import CLOCKS, Across, Results, TaskResults
 from tuner.figures import lines, pairs, ranks, svg
 from tuner.figures import searches as search_figures
 from tuner.reporting import tuning
+from tuner.reporting.numbers import percent
 
 CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 PROCESSES = min(4, os.cpu_count() or 1)
@@ -137,20 +137,24 @@ def _pairs(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Draw
     sign, better = (1.0, "lower") if comparison.mode(comparison.metric) == "min" else (-1.0, "higher")
     values = comparison.values(comparison.metric).dropna(subset="value")
     values["value"] *= sign
+    level = percent(1 - comparison.config.report.alpha)
     contrasts = [contrast for contrast in task.primary_contrasts if contrast.n > 0]
     if contrasts:
         intervals = pd.DataFrame([_interval(task, contrast, sign) for contrast in contrasts])
         title = f"{comparison.task}: differences to {comparison.baseline} on {comparison.metric}"
-        caption = f"Differences to {comparison.baseline} on {comparison.metric}; {better} is better"
-        differences_by_seed = _by_seed(values, comparison.baseline)
+        caption = (f"Differences to {comparison.baseline} on {comparison.metric}, {_each(contrasts)}, with "
+                   f"simultaneous {level} intervals; {better} is better")  # fmt: skip
+        differences_by_unit = pd.concat([_differences(task, contrast, sign) for contrast in contrasts])
         yield Drawing(_file(index, "differences"), title, caption, pairs.differences,
-                      (intervals, differences_by_seed, comparison.baseline, names, comparison.metric,
+                      (intervals, differences_by_unit, comparison.baseline, names, comparison.metric,
                        better))  # fmt: skip
-    for name in [contrast.optimizer for contrast in contrasts]:
-        title = f"{comparison.task}: {comparison.metric} of {name} and {comparison.baseline} by seed"
+    for contrast in contrasts:
+        name = contrast.optimizer
+        title = f"{comparison.task}: {comparison.metric} of {name} and {comparison.baseline} by {contrast.unit}"
         file = _file(index, f"pairs-{_of(name, names)}")
         yield Drawing(file, title, f"{name} and {comparison.baseline}", pairs.slopes,
-                      (values, name, comparison.baseline, comparison.metric, better, names))  # fmt: skip
+                      (_by_unit(values, contrast), name, comparison.baseline, comparison.metric, better,
+                       names))  # fmt: skip
 
 
 def _interval(task: TaskResults, contrast: Contrast, sign: float) -> dict[str, Any]:
@@ -160,12 +164,27 @@ def _interval(task: TaskResults, contrast: Contrast, sign: float) -> dict[str, A
             "high": high, "verdict": task.standing(contrast.optimizer), "margin": contrast.margin}  # fmt: skip
 
 
-def _by_seed(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Columns optimizer, seed, difference to the baseline."""
-    of_baseline = values[values["optimizer"] == baseline].set_index("seed")["value"]
-    theirs = values["seed"].map(of_baseline).to_numpy(float)
-    rows = values.assign(difference=differences(values["value"].to_numpy(float), theirs))
-    return rows[rows["optimizer"] != baseline].dropna(subset="difference")
+def _each(contrasts: Sequence[Contrast]) -> str:
+    return " or ".join(
+        dict.fromkeys("study by study" if each.unit == "study" else "seed by seed" for each in contrasts)
+    )
+
+
+def _differences(task: TaskResults, contrast: Contrast, sign: float) -> pd.DataFrame:
+    """Columns optimizer, seed, difference: one of each unit."""
+    (row,) = task.primary[task.primary["optimizer"] == contrast.optimizer]["differences"]
+    return pd.DataFrame({"optimizer": contrast.optimizer, "seed": range(len(row)), "difference": sign * row})
+
+
+def _by_unit(values: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
+    """Columns optimizer, seed, value of the two; of studies their means, numbered in place of seeds."""
+    pair = units.by_run(values).reindex(columns=[contrast.baseline, contrast.optimizer]).dropna()
+    made = units.pairs(pair[[contrast.optimizer, contrast.baseline]])
+    columns = {contrast.optimizer: made.x, contrast.baseline: made.y}
+    return pd.concat(
+        pd.DataFrame({"optimizer": name, "seed": range(len(column)), "value": column})
+        for name, column in columns.items()
+    )
 
 
 def _search(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Drawing]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.analysis.units import PLURALS, Unit
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import TaskResults
 from tuner.reporting.numbers import difference_with_interval, result, with_interval
@@ -31,10 +32,15 @@ def leaderboard(task: TaskResults) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows, the best mean first, or median where runs diverged; a row's first cell is the optimizer's name."""
     comparison = task.comparison
     metric, *others = metric_heads(task)
-    head = ["optimizer", metric, f"difference to {comparison.baseline}", "verdict", *others,
+    head = ["optimizer", metric, f"difference to {comparison.baseline}", verdict_head(task), *others,
             step_head(shared=comparison.shared), "MB memory", "gradient-equivalents", "diverged (seeds, trials)",
             "at boundary", "tuned hyperparameters"]  # fmt: skip
     return head, [_row(task, row) for row in task.summary.to_dict("records")]
+
+
+def verdict_head(task: TaskResults) -> str:
+    """What verdicts are on is said where they stand."""
+    return f"verdict on {task.about}"
 
 
 def metric_heads(task: TaskResults) -> list[str]:
@@ -45,6 +51,14 @@ def metric_heads(task: TaskResults) -> list[str]:
 def step_head(*, shared: bool) -> str:
     """Of the times of steps, of runs that had their device to themselves or shared it."""
     return "ms/step (shared)" if shared else "ms/step"
+
+
+def counted(task: TaskResults) -> str:
+    """Over how many units the values of a row are: "5 studies", or "8 to 10 seeds"."""
+    unit: Unit = "study" if (task.summary["unit"] == "study").any() else "seed"
+    counts = sorted({int(n) for n in task.summary["n"]})
+    shown = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{shown} {PLURALS[unit] if counts[-1] != 1 else unit}"
 
 
 def _row(task: TaskResults, row: Mapping[Any, Any]) -> list[Cell]:

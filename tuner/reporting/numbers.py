@@ -33,7 +33,8 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 def difference_with_interval(value: float, low: float, high: float) -> str:
     """``+0.02 [-0.01 to +0.05]``."""
-    return signed(value) + ("" if math.isnan(low) else f" [{interval(low, high)}]")
+    known = not math.isnan(low) and math.isfinite(high - low)
+    return signed(value) + (f" [{interval(low, high)}]" if known else "")
 
 
 def number_or_infinity(value: float) -> str:

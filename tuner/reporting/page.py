@@ -16,11 +16,12 @@ from tuner.analysis.stats import FEWEST_FOR_BCA
 from tuner.comparison.comparison import Source
 from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Results, TaskResults
 from tuner.figures.canvas import colour, dashed
-from tuner.reporting.caveats import caveat_sentences
+from tuner.reporting.caveats import grouped
 from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
-from tuner.reporting.leaderboard import ORDER, Cell, leaderboard
+from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
 from tuner.reporting.numbers import number_or_infinity, percent, with_interval
-from tuner.reporting.verdicts import by_verdict, verdict, without_verdict
+from tuner.reporting.subject import answer_is_about, luck_of_search
+from tuner.reporting.verdicts import verdict
 from tuner.text import number, p_value
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -54,10 +55,15 @@ def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> st
         legend=[{"name": name, "swatch": shades[name]} for name in results.optimizers],
         several=len(tasks) > 1,
         overall=_overall(results),
+        matrix=_matrix(results, shades) if len(tasks) > 1 else None,
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
         across=results.across and _across(results.across, drawings.across, drawn, shades),
-        caveats=caveat_sentences(results),
+        about=answer_is_about(results),
+        caveats=[
+            {"text": group.text, "items": group.listed(several=len(tasks) > 1), "tasks": group.tasks}
+            for group in grouped(results)
+        ],
         method=_method(results),
         runs=[_run(source) for task in results.tasks for source in task.comparison.sources],
     )
@@ -81,17 +87,27 @@ def _setting(results: Results) -> str:
     shown = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "0"
     trials = int(sum(len(task.comparison.trials) for task in results.tasks))
     runs = sum(len(task.comparison.sources) for task in results.tasks)
-    return f"{len(results.optimizers)} optimizers, {trials:,} trials, {shown} evaluation seeds each, from {runs} " + (
+    return f"{len(results.optimizers)} optimizers, {trials:,} trials, {shown} retraining runs each, from {runs} " + (
         "run" if runs == 1 else "runs"
     )
 
 
 def _overall(results: Results) -> list[dict[str, Any]]:
     """The verdicts of the first screen."""
-    if len(results.tasks) == 1:
-        return _verdicts(results.tasks[0])
-    return [{"optimizer": name, "verdicts": by_verdict(results, name), "otherwise": without_verdict(results, name)}
-            for name in results.optimizers]  # fmt: skip
+    return _verdicts(results.tasks[0]) if len(results.tasks) == 1 else []
+
+
+def _matrix(results: Results, shades: Mapping[str, Any]) -> dict[str, Any]:
+    """Verdicts of optimizers by tasks, as one family."""
+    rows = []
+    for name in results.optimizers:
+        words = []
+        for task, contrasts in zip(results.tasks, results.together, strict=True):
+            found = next((contrast.verdict for contrast in contrasts if contrast.optimizer == name), None)
+            marked = " (not declared)" * bool(found and task.comparison.undeclared)
+            words.append(f"{found}{marked}" if found else task.standing(name))
+        rows.append({"name": name, "swatch": shades[name], "words": words})
+    return {"tasks": [task.comparison.task for task in results.tasks], "rows": rows, "family": results.family}
 
 
 def _verdicts(task: TaskResults) -> list[dict[str, Any]]:
@@ -110,6 +126,7 @@ def _task(
         "id": f"task-{task_index + 1}",
         "name": task.comparison.task,
         "verdicts": _verdicts(task),
+        "luck": luck_of_search(task),
         "board": _board(task, shades),
         "figures": {part: _figures(drawings, drawn) for part, drawings in parts.items()},
         "contrasts": _contrasts(task),
@@ -133,11 +150,11 @@ def _board(task: TaskResults, shades: Mapping[str, Any]) -> dict[str, Any]:
     head, rows = leaderboard(task)
     first = "ascending" if comparison.mode(comparison.metric) == "min" else "descending"
     level = percent(1 - comparison.config.report.alpha)
+    last = ", diverged runs last," * (task.typical == "median")
     return {
         "task": comparison.task,
-        "caption": f"{task.typical.capitalize()} over seeds{', diverged runs last,' * (task.typical == 'median')} with "
-                   f"its {level} interval, not corrected for the number of contrasts; differences to "
-                   f"{comparison.baseline}, paired by seed.",
+        "caption": f"{task.typical.capitalize()} over {counted(task)}{last} with its own {level} "
+                   f"interval; differences to {comparison.baseline}, pair by pair, with intervals that hold with {level} for all contrasts at once.",
         "head": [{"name": name, "sorted": first if index == 1 else ""} for index, name in enumerate(head)],
         "rows": [
             {"baseline": row[0].text == comparison.baseline, "swatch": shades[row[0].text],
@@ -150,7 +167,7 @@ def _board(task: TaskResults, shades: Mapping[str, Any]) -> dict[str, Any]:
 def _cell(cell: Cell, column: str) -> dict[str, Any]:
     missing = cell.value is None or (isinstance(cell.value, float) and not math.isfinite(cell.value))  # which are last
     wide = column == "tuned hyperparameters"
-    verdict = cell.text if column == "verdict" and cell.value != ORDER.index("-") else None
+    verdict = cell.text if column.startswith("verdict on ") and cell.value != ORDER.index("-") else None
     return {"text": cell.text, "value": "" if missing else cell.value, "verdict": verdict, "wide": wide}
 
 
@@ -202,9 +219,11 @@ def _method(results: Results) -> dict[str, Any]:
 
 
 CONTRAST_COLUMNS = (
-    "metric", "clock", "optimizer", "n", "n_diverged", "mean_difference", "t_low", "t_high", "bca_low", "bca_high",
-    "median_difference", "median_low", "median_high", "p_t_holm", "p_wilcoxon_holm", "p_sign_flip_holm", "d_z",
-    "p_better", "wins", "ties", "losses", "margin", "margin_declared", "p_tost", "verdict", "declared",
+    "metric", "clock", "optimizer", "unit", "n", "seeds", "n_diverged", "mean_difference", "low", "high", "t_low",
+    "t_high", "bca_low", "bca_high",
+    "median_difference", "median_low", "median_high", "test", "p", "p_t_holm", "p_wilcoxon_holm",
+    "p_sign_flip_holm", "d_z",
+    "p_better", "wins", "ties", "losses", "margin", "margin_declared", "p_tost", "p_equivalent", "verdict", "declared",
 )  # fmt: skip
 
 
@@ -226,7 +245,8 @@ def _run(source: Source) -> dict[str, Any]:
     facts = {
         "task": f"{config.task.name}, preset {config.preset}, {config.train.epochs} epochs per trial, "
                 f"{config.retrain_epochs} in retraining, batches of {config.train.batch_size}",
-        "search": f"{config.search.trials} trials per optimizer, {config.search.sampler}, {config.search.scheduler}, "
+        "search": f"{config.search.studies} {'study' if config.search.studies == 1 else 'studies'} per optimizer, "
+                  f"{config.search.trials} trials each, {config.search.sampler}, {config.search.scheduler}, "
                   f"seed {config.search.seed}",
         "seeds": ", ".join(map(str, config.retrain.seeds)),
         "data": f"{data['name']} ({', '.join(f'{k} {v:,}' for k, v in rows.items())})" if data.get("name") else None,

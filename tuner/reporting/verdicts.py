@@ -11,11 +11,16 @@ from typing import get_args
 import pandas as pd
 
 from tuner.analysis import stats
+from tuner.analysis.design import MOST
 from tuner.analysis.rules import TESTS
+from tuner.analysis.units import PLURALS
+from tuner.comparison.caveats import FEW_UNITS
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
+from tuner.comparison.inclusion import failed_search
 from tuner.comparison.results import Results, TaskResults
 from tuner.reporting.numbers import interval, percent, result, signed
+from tuner.reporting.subject import answer_is_about, found_once, tuned
 from tuner.text import number, p_value
 
 ABOUT = 1.05
@@ -24,21 +29,28 @@ VERDICTS = get_args(stats.Verdict)
 
 
 def verdict(task: TaskResults, optimizer: str) -> str:
-    """A sentence on an optimizer and its task's baseline, with the numbers behind it."""
+    """A sentence on an optimizer and its task's baseline, with the numbers behind it and what it is about."""
     comparison = task.comparison
     contrast = task.contrast(optimizer)
     if optimizer == comparison.baseline:
-        row = next(row for row in task.summary.to_dict("records") if row["optimizer"] == optimizer)
-        if not row["n"]:
-            return f"{optimizer} is the baseline, and {_lacking(comparison, optimizer)}."
-        if task.typical == "mean":
-            return f"{optimizer} is the baseline, with {number(row['mean'])} {comparison.metric}."
-        lost = f"; it diverged on {row['seeds_diverged']} of {row['n']} seeds" if row["seeds_diverged"] else ""
-        return f"{optimizer} is the baseline, with a median {comparison.metric} of {result(row['median'])}{lost}."
+        return _of_baseline(task)
     if contrast is None:
         return f"{optimizer} {_lacking(comparison, optimizer)}."
     numbers = _numbers(contrast, comparison.config.report.alpha)
-    return f"{_claim(contrast)}{_exploratory(comparison)}{numbers}{_cost(task, optimizer)}."
+    claim = f"{_claim(task, contrast)}{_exploratory(comparison)}{numbers}"
+    return f"{claim}{_open(task, contrast)}{_cost(task, optimizer)}.{_failed_search(comparison, contrast)}"
+
+
+def _of_baseline(task: TaskResults) -> str:
+    name, metric = task.comparison.baseline, task.comparison.metric
+    row = next(row for row in task.summary.to_dict("records") if row["optimizer"] == name)
+    if not row["n"]:
+        return f"{name} is the baseline, and {_lacking(task.comparison, name)}."
+    if task.typical == "mean":
+        return f"{name} is the baseline, with {number(row['mean'])} {metric}."
+    runs = row["seeds"] - row["seeds_failed"]
+    lost = f"; it diverged on {row['seeds_diverged']} of {runs} seeds" if row["seeds_diverged"] else ""
+    return f"{name} is the baseline, with a median {metric} of {result(row['median'])}{lost}."
 
 
 def _lacking(comparison: Comparison, optimizer: str) -> str:
@@ -47,17 +59,20 @@ def _lacking(comparison: Comparison, optimizer: str) -> str:
     return f"has no {comparison.metric}" if retrained else "was not retrained"
 
 
-def _claim(contrast: Contrast) -> str:
+def _claim(task: TaskResults, contrast: Contrast) -> str:
     name, baseline, metric = contrast.optimizer, contrast.baseline, contrast.metric
     word, _, slightly = contrast.verdict.partition(", ")
-    if word in ("better", "worse"):
-        size = f", {slightly}, which is {_margin(contrast)}" if slightly else ""
-        return f"{name} is {word} than {baseline} on {metric}{size}"
-    if word == "equivalent":
-        return f"{name} is equivalent to {baseline} on {metric}, within {_margin(contrast)}"
     if contrast.reason:
         return f"{name} and {baseline} cannot be told apart on {metric}: {contrast.reason}"
-    return f"{name} is neither shown to be better than {baseline} on {metric} nor to be worse"
+    how = tuned(task, contrast)
+    if contrast.about == "configurations":
+        name, baseline, how = f"{name}'s configuration", f"{baseline}'s", found_once(task, contrast)
+    if word in ("better", "worse"):
+        size = f", {slightly}, which is {_margin(contrast)}" if slightly else ""
+        return f"{name} is {word} than {baseline} on {metric}{size}{how}"
+    if word == "equivalent":
+        return f"{name} is equivalent to {baseline} on {metric}, within {_margin(contrast)}{how}"
+    return f"{name} is neither shown to be better than {baseline} on {metric} nor to be worse{how}"
 
 
 def _margin(contrast: Contrast) -> str:
@@ -74,7 +89,7 @@ def _exploratory(comparison: Comparison) -> str:
 
 
 def _numbers(contrast: Contrast, alpha: float) -> str:
-    """Behind a claim: both values, their difference with its interval, test, p-value and seeds."""
+    """Behind a claim: both values, their difference with its interval, test, p-value and units."""
     if not contrast.n:
         return ""
     median = "median " * contrast.by_ranks
@@ -82,21 +97,56 @@ def _numbers(contrast: Contrast, alpha: float) -> str:
     if contrast.reason:
         return text
     low, high = contrast.interval
-    between = f"uncorrected {percent(1 - alpha)} interval {interval(low, high)}"
-    inside = "no interval of so few" if math.isnan(low) else between
+    several = contrast.family > 1
+    between = f"{'simultaneous ' * several}{percent(1 - alpha)} interval {interval(low, high)}"
+    inside = "no interval of so few" if math.isnan(low) or math.isinf(high - low) else between
     ranks = "decided by ranks, diverged runs last: " * contrast.by_ranks
     text += f", a {median}difference of {signed(contrast.typical_difference)} ({inside}; {ranks}"
     contrary = contrast.shift * contrast.typical_difference < 0
     which = "medians" if contrast.by_ranks else "means"
     decided = contrast.verdict not in ("equivalent", "inconclusive")
-    seeds = f"{contrast.n} seeds{f'; by ranks, the {which} say otherwise' if decided and contrary else ''}"
-    return f"{text}{TESTS[contrast.test]}, Holm-corrected {p_value(contrast.p)}, {seeds})"
+    aside = f"; by ranks, the {which} say otherwise" if decided and contrary else ""
+    only = "only " * (contrast.n <= FEW_UNITS)
+    family = f" corrected for {contrast.family} contrasts" if several else ""
+    p = contrast.p_equivalent if contrast.verdict == "equivalent" else contrast.p
+    test = "two one-sided t-tests" if contrast.verdict == "equivalent" else TESTS[contrast.test]
+    return f"{text}{test} over {only}{contrast.units}, {p_value(p)}{family}{aside})"
+
+
+def _open(task: TaskResults, contrast: Contrast) -> str:
+    """How much would decide what is open."""
+    decisive = task.decisive(contrast.optimizer)
+    if decisive is None:
+        return ""
+    wanted = {"show a difference of this size": decisive.difference,
+              "show that it is within the margin": decisive.equivalence}  # fmt: skip
+    parts = [f"{design.units} {PLURALS[contrast.unit]} would {what}" for what, design in wanted.items()
+             if design and design.units]  # fmt: skip
+    if not parts:
+        return f"; not even {MOST:,} {PLURALS[contrast.unit]} would show so small a difference"
+    return f"; some {' and '.join(parts)}"
+
+
+def _failed_search(comparison: Comparison, contrast: Contrast) -> str:
+    """That who is worse contains the other, so that its rule cannot be what is worse."""
+    failed = failed_search(comparison, contrast)
+    if failed is None:
+        return ""
+    inner = contrast.baseline if failed == contrast.optimizer else contrast.optimizer
+    return f" {failed} contains {inner}: {failure_of(failed, inner)}"
+
+
+def failure_of(optimizer: str, inner: str) -> str:
+    """What it means that an optimizer is worse than one that it contains."""
+    return (f"a search that found {inner}'s settings could not be worse, so it is {optimizer}'s search that "
+            f"failed, not its rule; give it more trials or a narrower space, or start it from {inner}'s best point.")  # fmt: skip
 
 
 def _diverged(contrast: Contrast) -> str:
     """Which of the two diverged, and how often."""
     counts = {contrast.optimizer: contrast.diverged, contrast.baseline: contrast.baseline_diverged}
-    parts = [f"{name} diverged on {count} of {contrast.n} seeds" for name, count in counts.items() if count]
+    where = f"in {{}} of {contrast.units}" if contrast.unit == "study" else f"on {{}} of {contrast.units}"
+    parts = [f"{name} diverged {where.format(count)}" for name, count in counts.items() if count]
     return f"{' and '.join(parts)}; " if parts else ""
 
 
@@ -139,10 +189,11 @@ def _cost(task: TaskResults, optimizer: str) -> str:
 
 
 def verdicts(results: Results) -> list[str]:
-    """A sentence per task and optimizer, and of several tasks one per optimizer."""
+    """What the answer is about, then a sentence per task and optimizer, and of several tasks one per optimizer."""
+    about = answer_is_about(results)
     if results.across is None:
-        return [verdict(task, name) for task in results.tasks for name in task.summary["optimizer"]]
-    sentences = [overall(results, name) for name in results.optimizers]
+        return about + [verdict(task, name) for task in results.tasks for name in task.summary["optimizer"]]
+    sentences = about + [overall(results, name) for name in results.optimizers]
     for task in results.tasks:
         sentences += ["", f"{task.comparison.task}:", *(verdict(task, name) for name in task.summary["optimizer"])]
     return sentences
@@ -154,7 +205,7 @@ def overall(results: Results, optimizer: str) -> str:
     if not by_word:
         return f"{optimizer} {without_verdict(results, optimizer)}."
     parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in by_word.items())
-    return f"{optimizer} against {baselines(results)}: {parts}."
+    return f"{optimizer} against {baselines(results)}: {parts} (corrected for {results.family} contrasts)."
 
 
 def without_verdict(results: Results, optimizer: str) -> str:
@@ -168,8 +219,10 @@ def without_verdict(results: Results, optimizer: str) -> str:
 def by_verdict(results: Results, optimizer: str) -> dict[str, list[str]]:
     """The tasks of each verdict that there is, the good ones first; marked where the comparison was not declared."""
     named = [
-        (task.verdict(optimizer), task.comparison.task + " (not declared)" * bool(task.comparison.undeclared))
-        for task in results.tasks
+        (contrast.verdict, task.comparison.task + " (not declared)" * bool(task.comparison.undeclared))
+        for task, contrasts in zip(results.tasks, results.together, strict=True)
+        for contrast in contrasts
+        if contrast.optimizer == optimizer
     ]
     tasks_by_word = {word: [name for verdict, name in named if verdict == word] for word in VERDICTS}
     return {word: tasks for word, tasks in tasks_by_word.items() if tasks}

@@ -24,7 +24,7 @@ from tests.support.edited_runs import (
 from tests.support.made_runs import make_run, make_tasks
 from tuner.comparison.caveats import Kind
 from tuner.comparison.results import Results, compare
-from tuner.reporting.caveats import SENTENCES, caveat_sentences
+from tuner.reporting.caveats import WORDS, caveat_sentences, grouped
 from tuner.store.run import Run
 
 EFFECTS = {"diag_hessian": -0.05, "adam": 0.0, "sgdm": 0.05}
@@ -45,28 +45,29 @@ def run(clean_run: Run, tmp_path: Path) -> Run:
 
 
 def caveats(*runs: Run) -> list[str]:
-    return [text.removeprefix("mnist1d: ") for text in caveat_sentences(compare(list(runs)))]
+    return caveat_sentences(compare(list(runs)))
 
 
 def test_a_run_that_nothing_limits_has_no_caveat(clean_run: Run) -> None:
     assert caveats(clean_run) == []
 
 
-MISSING = "{} seeds of sgdm or adam have no partner and do not count in their contrast."
+MISSING = "seeds that have no partner do not count in their contrast: {} of sgdm or adam."
+DIVERGED = "retraining runs that diverged count as worse than all others, at the cost of a whole run: "
+BOUNDARY = "best values at the boundary of what was searched, where a wider range may do better: "
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (without("sgdm"), ["sgdm has not been retrained."]),
-        (where("sgdm", "0 1", **LOST), ["sgdm: 2 of 12 retraining runs failed and are left out.", MISSING.format(2)]),
-        (without("sgdm", "0 1"), ["the retraining of sgdm is not complete.", MISSING.format(2)]),
-        (where("sgdm", "0 1", status="diverged"), ["sgdm: 2 of 12 retraining runs diverged and count as worse than all "
-                                                  "others, at the cost of a whole run."]),
+        (without("sgdm"), ["not retrained: sgdm."]),
+        (where("sgdm", "0 1", **LOST), ["retraining runs that failed are left out: sgdm 2 of 12.", MISSING.format(2)]),
+        (without("sgdm", "0 1"), ["the retraining is not complete: sgdm.", MISSING.format(2)]),
+        (where("sgdm", "0 1", status="diverged"), [DIVERGED + "sgdm 2 of 12."]),
         (where("sgdm", status="odd"), ["seeds.csv: status odd is not known; these runs count as complete."]),
-        (where("adam", "3", cohort="2"), ["retraining runs trained as stacks (diag_hessian alone, adam 2 at once, sgdm "
-                                          "alone): their seconds and ms per step are shares of a stack's, and "
-                                          "comparable between optimizers only with --cohort 1."]),
+        (where("adam", "3", cohort="2"), ["retraining runs trained as stacks: their seconds and ms per step are shares "
+                                          "of a stack's, and comparable between optimizers only with --cohort 1: "
+                                          "diag_hessian alone, adam 2 at once, sgdm alone."]),
     ],
 )  # fmt: skip
 def test_caveats_of_the_retraining(run: Run, change: Callable[[Row], Row | None], expected: list[str]) -> None:
@@ -79,14 +80,14 @@ def test_complete_runs_without_a_finite_value_count_as_diverged(run: Run) -> Non
     assert caveats(run) == ["test_loss: 2 runs have no finite value and count as diverged."]
     edit_seeds(run, where("diag_hessian", "0 1", test_loss="nan", status="diverged"))
     (found,) = caveats(run)
-    assert found.startswith("diag_hessian: 2 of 12 retraining runs diverged")
+    assert found == DIVERGED + "diag_hessian 2 of 12."
 
 
 def test_few_seeds_that_are_compared_by_ranks_since_one_diverged(run: Run) -> None:
     edit_seeds(run, lambda row: row if int(row["seed"]) < 5 else None)
     edit_seeds(run, where("sgdm", "1", status="diverged"))
-    assert ("few seeds (5): the Wilcoxon signed-rank test may find nothing, since its least p-value, corrected for 2 "
-            "contrasts, is 0.12.") in caveats(run)  # fmt: skip
+    assert ("too few for the test to find anything, whatever there is: the least p-value of the Wilcoxon signed-rank "
+            "test over 5 seeds, corrected for 2 contrasts, is 0.12.") in caveats(run)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -121,33 +122,43 @@ def test_nominal_costs_beside_counted_ones(run: Run, uncounted: dict[str, str | 
     for optimizer, seeds in uncounted.items():
         edit_seeds(run, where(optimizer, seeds, nominal_grad_equivalents=""))
     assert caveats(run) == [
-        f"gradient-equivalents of {name} are by nominal costs, those of other runs by counted FLOPs." for name in named
+        f"gradient-equivalents by nominal costs, beside those of other runs by counted FLOPs: {name}." for name in named
     ]
 
 
-@pytest.mark.parametrize("n", [3, 5, 9])
+FEW = "few studies or seeds: how often a true difference of one standard deviation is found: "
+
+
+@pytest.mark.parametrize("n", [5, 9])
 def test_few_seeds_say_what_they_can_find(run: Run, n: int) -> None:
     edit_config(run, "seeds:\n" + "".join(f"  - {seed}\n" for seed in range(12)),
                 "seeds:\n" + "".join(f"  - {seed}\n" for seed in range(n)))  # fmt: skip
     edit_seeds(run, lambda row: row if int(row["seed"]) < n else None)
-    found = 100 * TTestPower().power(1.0, n, 0.05)
+    found = 100 * TTestPower().power(1.0, n, 0.05 / 2)
     assert caveats(run) == [
-        f"few seeds ({n}): a true difference of one standard deviation is found in {found:.0f} % of such comparisons, "
-        "by a t-test and before correction for their number."
+        f"{FEW}in {found:.0f} % of comparisons by a t-test over {n} seeds, corrected for 2 contrasts."
     ]
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_verdict_of_three_or_four_is_marked(run: Run, n: int) -> None:
+    edit_seeds(run, lambda row: row if row["optimizer"] != "sgdm" or int(row["seed"]) < n else None)
+    marked = [text for text in caveats(run) if text.startswith("a verdict of three or four studies or seeds")]
+    assert [text.rpartition(": ")[2] for text in marked] == [f"sgdm ({n} seeds)."]
 
 
 def test_few_seeds_are_said_beside_a_contrast_that_has_none(run: Run) -> None:
     edit_seeds(run, lambda row: row if int(row["seed"]) < (2 if row["optimizer"] == "sgdm" else 5) else None)
-    assert any(text.startswith("few seeds (5)") for text in caveats(run))
+    assert any("over 5 seeds" in text for text in caveats(run))
+    assert any(text.startswith("without 3 studies") and text.endswith(": sgdm has 2 seeds.") for text in caveats(run))
 
 
 @pytest.mark.parametrize("test", ["wilcoxon", "sign_flip"])
 def test_few_seeds_of_a_test_that_cannot_find_anything(run: Run, test: str) -> None:
     edit_config(run, "  test: t\n", f"  test: {test}\n")
     edit_seeds(run, lambda row: row if int(row["seed"]) < 5 else None)  # 2 / 2^5 is above 0.05
-    (few,) = [text for text in caveats(run) if text.startswith("few seeds (5)")]
-    assert "found in 40 %" not in few
+    assert any(text.startswith("too few for the test") for text in caveats(run))
+    assert not any(text.startswith(FEW) for text in caveats(run))
 
 
 def trials_of_sgdm(numbers: range, **change: str) -> Callable[[Row], Row]:
@@ -162,17 +173,30 @@ def test_diverged_trials(run: Run) -> None:
 def test_a_search_that_was_cut_off(run: Run) -> None:
     edit_trials(run, lambda row: None if row["optimizer"] == "sgdm" and row["trial"] == "19" else row)
     assert caveats(run)[:2] == [
-        "the search of sgdm is not complete.",
-        "the numbers of trials are not equal (diag_hessian 20, adam 20, sgdm 19).",
+        "the search is not complete: sgdm.",
+        "the numbers of trials are not equal: diag_hessian 20, adam 20, sgdm 19.",
     ]
 
 
 def test_best_values_at_the_boundary(run: Run) -> None:
+    at_the_boundary(run, "sgdm")
+    assert caveats(run) == [BOUNDARY + "sgdm (lr)."]
+
+
+def at_the_boundary(run: Run, optimizer: str) -> None:
+    high = run.config().optimizers[optimizer].space["lr"].high
     best = run.best()
-    space = run.config().optimizers["sgdm"].space
-    best["optimizers"]["sgdm"]["hp"]["lr"] = space["lr"].high
+    for entry in best["optimizers"][optimizer]["studies"]:
+        entry["hp"]["lr"] = high
     run.write_best({key: value for key, value in best.items() if key != "schema_version"})
-    assert caveats(run) == ["sgdm: lr at the boundary of what was searched; a wider range may do better."]
+
+
+def test_a_baseline_at_the_boundary_is_the_first_caveat(run: Run) -> None:
+    at_the_boundary(run, "adam")
+    edit_seeds(run, where("sgdm", "0 1", status="diverged"))
+    first, *others = caveats(run)
+    assert first.startswith("the baseline's own best value lies at the boundary") and first.endswith(": adam (lr).")
+    assert others == [DIVERGED + "sgdm 2 of 12."]
 
 
 def test_training_that_is_tuned_for_some_or_otherwise(run: Run) -> None:
@@ -208,7 +232,8 @@ def test_few_trials(run: Run) -> None:
     [
         ("  scheduler: fifo\n", "  scheduler: asha\n", "ASHA stopped trials early, which favours optimizers that start "
                                                        "fast."),
-        ("  epochs: 10\n  analyze", "  epochs: 20\n  analyze", "hyperparameters were chosen by trials of 10 epochs"),
+        ("  epochs: 10\n  analyze", "  epochs: 20\n  analyze", "hyperparameters were chosen by trials of another length than the "
+                                                                "retraining: 10 epochs, then 20; no "),
         ("  metric: null\n", "  metric: val_loss\n", "val_loss is what the hyperparameters were chosen by; a test "
                                                      "split would say more."),
         ("  cpus_per_trial: 1.0\n", "  cpus_per_trial: 0.5\n", "runs shared their device"),
@@ -239,10 +264,10 @@ def test_two_runs_made_alike_have_no_caveat(run: Run) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("  trials: 20\n", "  trials: 10\n", "the runs were searched with different trials, samplers, seeds or "
-                                             "schedulers: budgets are not equal."),
-        ("  sampler: tpe\n", "  sampler: random\n", "the runs were searched with different trials, samplers, seeds or "
-                                                    "schedulers: budgets are not equal."),
+        ("  trials: 20\n", "  trials: 10\n", "the runs were searched with different trials, studies, samplers, "
+                                             "seeds or schedulers: budgets are not equal."),
+        ("  sampler: tpe\n", "  sampler: random\n", "the runs were searched with different trials, studies, samplers, "
+                                                    "seeds or schedulers: budgets are not equal."),
         ("  alpha: 0.05\n", "  alpha: 0.1\n", "the runs declare different comparisons; that of the first is used."),
     ],
 )  # fmt: skip
@@ -290,9 +315,9 @@ def test_a_run_that_does_not_know_its_hardware(run: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (where("sgdm", "1", **LOST), "1 seed of sgdm or adam has no partner and does not count"),
-        (where("sgdm", "1", **LOST), "sgdm: 1 of 12 retraining runs failed and is left out."),
-        (where("sgdm", "1", status="diverged"), "1 of 12 retraining runs diverged and counts as"),
+        (where("sgdm", "1", **LOST), "do not count in their contrast: 1 of sgdm or adam."),
+        (where("sgdm", "1", **LOST), "retraining runs that failed are left out: sgdm 1 of 12."),
+        (where("sgdm", "1", status="diverged"), "sgdm 1 of 12."),
         (where("sgdm", "1", test_loss="inf"), "1 run has no finite value and counts as"),
     ],
 )
@@ -321,4 +346,18 @@ def test_few_tasks_are_a_caveat_and_enough_are_none(tasks: list[Run]) -> None:
 
 
 def test_every_kind_of_caveat_has_a_sentence() -> None:
-    assert list(SENTENCES) == list(get_args(Kind))
+    assert list(WORDS) == list(get_args(Kind))
+
+
+def test_each_kind_is_there_once_with_its_tasks(tasks: list[Run]) -> None:
+    found = compare(tasks[:3])
+    names = [task.comparison.task for task in found.tasks]
+    kinds = [group.kind for group in grouped(found)]
+    assert len(kinds) == len(set(kinds))
+    assert kinds == [kind for kind in get_args(Kind) if kind in kinds]
+    (few,) = [group for group in grouped(found) if group.kind == "few_trials"]
+    assert (few.tasks, few.items) == (names, {})
+    assert few.sentence(several=True).endswith(f"are guesses ({', '.join(names)}).")
+    (marked,) = [group for group in grouped(found) if group.kind == "few_units"]
+    assert marked.listed(several=True) == [f"diag_hessian (3 seeds) on {', '.join(names)}"]
+    assert caveat_sentences(found) == [group.sentence(several=True) for group in grouped(found)]
