@@ -25,8 +25,8 @@ Kind = Literal[
     "failed", "retraining_incomplete", "unpaired", "diverged", "trials_diverged", "least_p_too_large", "low_power",
     "studies_added", "seeds_added", "searches_differ", "stopped_early", "epochs_differ", "search_incomplete",
     "trials_unequal", "few_trials", "training_tuned_apart", "declarations_differ", "metric_chosen_by", "at_boundary",
-    "stacked", "device_shared", "hardware_differs", "several_commands", "nominal_costs", "task_repeated", "no_common_task",
-    "tasks_left_out", "no_target", "few_tasks",
+    "stacked", "device_shared", "hardware_differs", "several_commands", "nominal_costs", "task_repeated",
+    "no_common_task", "tasks_left_out", "no_target", "few_tasks",
 ]  # fmt: skip
 """The gravest first."""
 

@@ -68,7 +68,8 @@ def answer_is_about(results: Results) -> list[str]:
 def _of_optimizers(tasks: list[TaskResults]) -> str:
     text = (f"The answer is about optimizers, each tuned with {_trials(tasks)} trials. Of each there are "
             f"{_studies(tasks)} studies, independent searches, whose winners were retrained on {_seeds(tasks)}; an "
-            f"optimizer is held against {_baselines(tasks)} study by study, so that a lucky search makes no verdict.")  # fmt: skip
+            f"optimizer is held against {_baselines(tasks)} study by study, so that a lucky search makes no "
+            "verdict.")  # fmt: skip
     luck = luck_of_search(tasks[0]) if len(tasks) == 1 else ""
     return f"{text} {luck}" if luck else text
 

@@ -139,7 +139,8 @@ def _failed_search(comparison: Comparison, contrast: Contrast) -> str:
 def failure_of(optimizer: str, inner: str) -> str:
     """What it means that an optimizer is worse than one that it contains."""
     return (f"a search that found {inner}'s settings could not be worse, so it is {optimizer}'s search that "
-            f"failed, not its rule; give it more trials or a narrower space, or start it from {inner}'s best point.")  # fmt: skip
+            f"failed, not its rule; give it more trials or a narrower space, or start it from {inner}'s best "
+            "point.")  # fmt: skip
 
 
 def _diverged(contrast: Contrast) -> str:
