@@ -83,8 +83,11 @@ def test_tables_have_their_columns_in_order_and_their_values(run: Run, tmp_path:
         (columns, then), (columns_now, now) = cells(run.path / name), cells(again.path / name)
         assert [column for column in columns_now if column in columns] == columns, name
         assert len(then) == len(now), name
+        for row in [*then, *now]:
+            row.pop("p", None)  # is corrected anew, for the number of contrasts
+        known = [column for column in columns if column != "p"]
         assert differences([list(map(number, row.values())) for row in then],
-                           [[number(row[column]) for column in columns] for row in now], name) == []  # fmt: skip
+                           [[number(row[column]) for column in known] for row in now], name) == []  # fmt: skip
 
 
 def number(cell: str) -> float | str:
@@ -133,6 +136,8 @@ def test_a_run_that_lacks_nothing_is_shown_and_left_as_it_is(
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != config}
     then = config.read_text()
     shown = printed(capsys, *command)
-    assert "sgd is better than adam on test_loss: 1.243 against 1.468, a difference of -0.226" in shown
+    assert (
+        "sgd's configuration is better than adam's on test_loss, found by one search each: 1.243 against 1.468" in shown
+    )
     assert {path: path.read_bytes() for path in before} == before
     assert has_lines_of(config.read_text(), then)

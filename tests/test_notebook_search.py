@@ -105,7 +105,7 @@ def test_the_result_is_sentences_then_a_table_of_few_columns(executed: tuple[Pat
     html = shown.data["text/html"]
     assert re.search(r"^<p>adam is the baseline, .*<p>Mine is .*</p><table><caption>mnist1d</caption><tr>", html)
     head, *rows = (re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in html.split("<tr>")[1:])
-    assert head[:4] == ["optimizer", "test_loss", "difference to adam", "verdict"] and len(head) <= 10
+    assert head[:4] == ["optimizer", "test_loss", "difference to adam", "verdict on configurations"] and len(head) <= 10
     assert {row[0] for row in rows} == {"adam", "Mine"} and all(len(row) == len(head) for row in rows)
     assert max(len(digits) for digits in re.findall(r"\d+\.(\d+)", " ".join(map(" ".join, rows)))) <= 6
     assert shown.data["text/plain"].startswith("Result of runs/whole\nadam is the baseline, ")

@@ -164,7 +164,7 @@ def test_tables_of_a_result_are_those_of_the_files(result: Result) -> None:
 def test_verdicts_winners_and_document_agree(result: Result) -> None:
     (row,) = result.verdicts.to_dict("records")
     assert (row["task"], row["optimizer"], row["baseline"], row["metric"]) == ("mnist1d", "sgd", "adam", "test_loss")
-    assert f"sgd is {row['verdict']}" in row["sentence"] or row["verdict"] not in ("better", "worse")
+    assert f"sgd's configuration is {row['verdict']}" in row["sentence"] or row["verdict"] not in ("better", "worse")
     best = json.loads((result.path / "best.json").read_text())["optimizers"]
     assert {name: won.hp for name, won in result.best.items()} == {name: entry["hp"] for name, entry in best.items()}
     (task,) = json.loads(result.to_json())["tasks"]

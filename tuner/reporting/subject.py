@@ -67,9 +67,9 @@ def answer_is_about(results: Results) -> list[str]:
 
 def _of_optimizers(tasks: list[TaskResults]) -> str:
     text = (f"The answer is about optimizers, each tuned with {_trials(tasks)} trials. Of each there are "
-            f"{_studies(tasks)} studies, independent searches, whose winners were retrained on {_seeds(tasks)}; an "
-            f"optimizer is held against {_baselines(tasks)} study by study, so that a lucky search makes no "
-            "verdict.")  # fmt: skip
+            f"{_studies(tasks)} studies, independent searches, each winner retrained on {_seeds(tasks)}; an "
+            f"optimizer is held against {_baselines(tasks)} study by study, so that one lucky search is not "
+            "enough.")  # fmt: skip
     luck = luck_of_search(tasks[0]) if len(tasks) == 1 else ""
     return f"{text} {luck}" if luck else text
 
@@ -82,7 +82,7 @@ def _of_few_studies(tasks: list[TaskResults]) -> str:
 
 def _of_one_search(tasks: list[TaskResults]) -> str:
     return (f"The answer is about configurations, not optimizers: of each optimizer the one that a single search of "
-            f"{_trials(tasks)} trials found. Its retraining was repeated, on {_seeds(tasks)}, but not the search: "
+            f"{_trials(tasks)} trials found. Its retraining was repeated ({_seeds(tasks)}), but not the search: "
             f"another may find settings that are better or worse. {MEASURED} {ADVICE}")  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def _studies(tasks: list[TaskResults]) -> str:
 
 def _seeds(tasks: list[TaskResults]) -> str:
     counts = {len(task.comparison.config.retrain.seeds) for task in tasks}
-    return f"{_from_to(counts)} evaluation {'seed' if counts == {1} else 'seeds'} each"
+    return f"{_from_to(counts)} evaluation {'seed' if counts == {1} else 'seeds'}"
 
 
 def _from_to(counts: set[int]) -> str:

@@ -232,8 +232,8 @@ def test_few_trials(run: Run) -> None:
     [
         ("  scheduler: fifo\n", "  scheduler: asha\n", "ASHA stopped trials early, which favours optimizers that start "
                                                        "fast."),
-        ("  epochs: 10\n  analyze", "  epochs: 20\n  analyze", "hyperparameters were chosen by trials of another length than the "
-                                                                "retraining: 10 epochs, then 20; no "),
+        ("  epochs: 10\n  analyze", "  epochs: 20\n  analyze", "hyperparameters were chosen by trials of another "
+                                                                "length than the retraining: 10 epochs, then 20; no "),
         ("  metric: null\n", "  metric: val_loss\n", "val_loss is what the hyperparameters were chosen by; a test "
                                                      "split would say more."),
         ("  cpus_per_trial: 1.0\n", "  cpus_per_trial: 0.5\n", "runs shared their device"),

@@ -42,8 +42,12 @@ def as_json(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]
 def test_a_run_becomes_a_page_with_figures_and_tables(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     out = said(capsys, run.path)
 
-    assert re.search(r"^diag_hessian is better than adam on test_loss: 0\.\d+ against 0\.\d+", out, re.M)
-    assert re.search(r"^sgdm is worse than adam on test_loss", out, re.M)
+    assert re.search(
+        r"^diag_hessian's configuration is better than adam's on test_loss, found by one search each: 0\.\d+ against 0\.\d+",
+        out,
+        re.M,
+    )
+    assert re.search(r"^sgdm's configuration is worse than adam's on test_loss", out, re.M)
     assert f"report: {run.path}/report.html" in out
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert SHA in page
@@ -108,7 +112,7 @@ def test_another_baseline_and_metric(run: Run, capsys: pytest.CaptureFixture[str
     assert {entry["optimizer"]: entry["verdict"] for entry in task["optimizers"]} == {
         "diag_hessian": "better", "adam": "better", "adamw": "better", "sgdm": None,
     }  # fmt: skip
-    mark = "on test_acc (not declared: the baseline and metric were chosen afterwards): "
+    mark = " (not declared: the baseline and metric were chosen afterwards): "
     for made, said in ((declared, True), (task, False)):
         assert made["declared"] is said
         assert {row["declared"] for row in made["contrasts"]} == {said}
@@ -146,7 +150,7 @@ def test_several_tasks_are_compared_together(tmp_path: Path, capsys: pytest.Capt
     out = said(capsys, *runs, "--out", tmp_path / "report")
     found = as_json(capsys, *runs)
 
-    assert "diag_hessian against adam: better on mnist1d, resnet18." in out
+    assert "diag_hessian against adam: better on mnist1d, resnet18 (corrected for 6 contrasts)." in out
     assert {task["task"] for task in found["tasks"]} == {"mnist1d", "resnet18"}
     across = found["across_tasks"]
     assert across["mean_ranks"]["diag_hessian"] == 1

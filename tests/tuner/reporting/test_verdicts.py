@@ -85,16 +85,18 @@ def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
 
     means, difference = seeds.mean(), (seeds["diag_hessian"] - seeds["adam"]).mean()
     assert text.startswith(
-        f"diag_hessian is better than adam on test_loss: {means['diag_hessian']:.4g} against {means['adam']:.4g}, "
-        f"a difference of {difference:.3g} (uncorrected 95 % interval -"
+        "diag_hessian's configuration is better than adam's on test_loss, found by one search each: "
+        f"{means['diag_hessian']:.4g} against {means['adam']:.4g}, a difference of {difference:.3g} (simultaneous 95 % "
+        "interval -"
     )
     ps = [ttest_rel(seeds[name], seeds["adam"]).pvalue for name in ("diag_hessian", "sgdm")]
-    assert f"; paired t-test, Holm-corrected p = {multipletests(ps, method='holm')[1][0]:.2g}, 12 seeds); " in text
+    p = multipletests(ps, method="bonferroni")[1][0]
+    assert f"; paired t-test over 12 seeds, {p_value(p)} corrected for 2 contrasts); " in text
     logs = np.log(ms["diag_hessian"] / ms["adam"])
     low, high = np.exp(t.interval(0.95, 11, logs.mean(), sem(logs)))
     ratio = np.exp(logs.mean())
     assert text.endswith(f"a step takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f}).")
-    assert verdicts.verdict(task, "sgdm").startswith("sgdm is worse than adam on test_loss: ")
+    assert verdicts.verdict(task, "sgdm").startswith("sgdm's configuration is worse than adam's on test_loss, ")
     assert verdicts.verdict(task, "adam") == f"adam is the baseline, with {means['adam']:.4g} test_loss."
 
 
@@ -127,7 +129,9 @@ def test_an_equivalence_names_its_margin(run: Run) -> None:
 
     edit_seeds(run, near)
     (task,) = compare([run]).tasks
-    assert verdicts.verdict(task, "sgdm").startswith("sgdm is equivalent to adam on test_loss, within 0.2: ")
+    assert verdicts.verdict(task, "sgdm").startswith(
+        "sgdm's configuration is equivalent to adam's on test_loss, within 0.2, found by one search each: "
+    )
     reason = "the same value on every seed"
     assert verdicts.verdict(task, "diag_hessian").startswith(
         f"diag_hessian and adam cannot be told apart on test_loss: {reason}: 0.555 against 0.555"
@@ -224,7 +228,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 def test_over_tasks_verdicts_are_gathered_the_good_ones_first(tasks: list[Run]) -> None:
     found = compare(tasks)
-    expected = {task.comparison.task: task.verdict("diag_hessian") for task in found.tasks}
+    expected = {
+        task.comparison.task: contrast.verdict for task, (contrast,) in zip(found.tasks, found.together, strict=True)
+    }
 
     text = verdicts.overall(found, "diag_hessian")
 
@@ -236,9 +242,10 @@ def test_over_tasks_verdicts_are_gathered_the_good_ones_first(tasks: list[Run]) 
     assert all(task in text for task in expected)
     assert verdicts.overall(found, "adam") == "adam is the baseline."
     said = verdicts.verdicts(found)
-    assert said[:2] == [text, "adam is the baseline."]
+    assert said[1:3] == [text, "adam is the baseline."]
+    assert said[0].startswith("The answer is about configurations")
     for task in found.tasks:
-        assert all(verdicts.verdict(task, name) in said[2:] for name in ("adam", "diag_hessian"))
+        assert all(verdicts.verdict(task, name) in said[3:] for name in ("adam", "diag_hessian"))
 
 
 def test_an_optimizer_that_was_never_retrained_is_not_the_baseline(tasks: list[Run], tmp_path: Path) -> None:
