@@ -9,6 +9,7 @@ no ray.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,12 @@ class Corrected:
     difference: Array
     equivalence: Array
     level: Array
+
+    def parts(self, sizes: Sequence[int]) -> list[Corrected]:
+        """Of each group of contrasts, one after the other, of these sizes."""
+        ends = np.cumsum(sizes)[:-1]
+        columns = (np.split(column, ends) for column in (self.difference, self.equivalence, self.level))
+        return [Corrected(*part) for part in zip(*columns, strict=True)]
 
 
 def correct(difference: Array, equivalence: Array, alpha: float) -> Corrected:

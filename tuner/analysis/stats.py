@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from tuner.analysis import paired, simultaneous, units
+from tuner.analysis import intervals, paired, units
+from tuner.analysis.family import Corrected, correct
 from tuner.analysis.paired import NAN, Array, differences, holm
 from tuner.analysis.rules import FEWEST_PAIRS, TESTS, Margin, Rules, Test
 
@@ -56,34 +57,47 @@ def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> 
     return decided(table, mode, rules)
 
 
-def decided(table: pd.DataFrame, mode: Mode, rules: Rules, family: int | None = None) -> pd.DataFrame:
+def decided(table: pd.DataFrame, mode: Mode, rules: Rules, corrected: Corrected | None = None) -> pd.DataFrame:
     """The rows with what is said of them: the one place in which verdicts and the intervals beside them are made.
 
     Args:
         table: ``contrasts``' rows.
-        family: contrasts that share the level; those rows that can be tested, unless a claim is over more.
+        corrected: what their p-values come to as part of a larger family; by default the rows are the family.
 
     Returns:
-        With ``test``, the one that decides; ``family``; ``p`` and ``p_equivalent``, the p-values of a difference and of
-        equivalence, corrected over the family; ``low`` and ``high``, the interval that agrees with the test, at
-        1 - alpha for the whole family at once; ``verdict`` and, where there is one, its ``reason``.
+        With ``test``, the one that decides; ``family``, how many contrasts have such a p-value; ``p`` and
+        ``p_equivalent``, the p-values of a difference and of equivalence, corrected over the family, see ``family``;
+        ``level``, at which the difference was decided, and ``low`` and ``high``, the interval at 1 - level, which
+        agrees with the decision; ``verdict`` and, where there is one, its
+        ``reason``.
     """
     rows = table.to_dict("records")
-    tests: list[Test] = [BY_RANKS if row["n_diverged"] > 0 else rules.test for row in rows]
-    raw = np.array([row[f"p_{test}"] for row, test in zip(rows, tests, strict=True)])
-    size = family or max(1, int((~np.isnan(raw)).sum()))
-    ends = [simultaneous.interval(row["differences"], test, rules.alpha / size)
-            for row, test in zip(rows, tests, strict=True)]  # fmt: skip
+    tests = [deciding_test(row, rules) for row in rows]
+    corrected = corrected or correct(*raw(table, rules), rules.alpha)
+    ends = [intervals.interval(row["differences"], test, level)
+            for row, test, level in zip(rows, tests, corrected.level, strict=True)]  # fmt: skip
     table = table.assign(
         test=tests,
-        family=size,
-        p=simultaneous.corrected(raw, size),
-        p_equivalent=simultaneous.corrected(table["p_tost"].to_numpy(float), size),
+        family=int((~np.isnan(corrected.difference)).sum()),
+        p=corrected.difference,
+        p_equivalent=corrected.equivalence,
+        level=corrected.level,
         low=[low for low, _ in ends],
         high=[high for _, high in ends],
     )
     judged = [verdict(row, mode, rules) for row in table.to_dict("records")]
     return table.assign(verdict=[word for word, _ in judged], reason=[reason for _, reason in judged])
+
+
+def deciding_test(row: Mapping[Hashable, Any], rules: Rules) -> Test:
+    """The declared one or, where a run diverged, that of ranks."""
+    return BY_RANKS if row["n_diverged"] > 0 else rules.test
+
+
+def raw(table: pd.DataFrame, rules: Rules) -> tuple[Array, Array]:
+    """The p-values of differences and of equivalences, (m,) each, before correction."""
+    differences = [row[f"p_{deciding_test(row, rules)}"] for row in table.to_dict("records")]
+    return np.array(differences, float), table["p_tost"].to_numpy(float)
 
 
 def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:

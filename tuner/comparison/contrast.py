@@ -45,6 +45,7 @@ class Contrast:
     family: int
     p: float
     p_equivalent: float
+    level: float
     low: float
     high: float
     shift: float
@@ -76,7 +77,7 @@ class Contrast:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the difference, at the level that the verdict is at; NaN where there is none of so few."""
+        """Of the difference, at 1 - ``level``; NaN where there is none of so few."""
         return self.low, self.high
 
     @property

@@ -53,7 +53,7 @@ def decisive(comparison: Comparison, contrast: Contrast) -> Decisive | None:
     """Of a contrast that is open, by its t-test; none of others, and where there is no spread to plan by."""
     if contrast.verdict != "inconclusive" or contrast.reason or contrast.by_ranks or not contrast.sd_difference > 0:
         return None
-    alpha = comparison.config.report.alpha / contrast.family
+    alpha = contrast.level
     mean, sd = contrast.mean_difference, contrast.sd_difference
     seeds = contrast.seeds / contrast.n if contrast.unit == "study" else 1.0
     within = not math.isnan(contrast.margin) and abs(mean) < contrast.margin

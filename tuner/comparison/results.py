@@ -4,7 +4,7 @@ ray."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.analysis import across_tasks, curves, stats, units
+from tuner.analysis.family import correct
 from tuner.analysis.stats import Verdict
 from tuner.analysis.variance import VarianceSplit
 from tuner.comparison import evidence
@@ -192,11 +193,23 @@ class Results:
 
     @cached_property
     def together(self) -> list[list[Contrast]]:
-        """The contrasts that decide, task by task, where a claim is over all tasks: they are one family."""
-        family = sum(int(task.primary["p"].notna().sum()) for task in self.tasks if len(task.primary))
-        return [
-            [Contrast.of_row(row) for row in _decided(task, max(1, family)).to_dict("records")] for task in self.tasks
-        ]
+        """The contrasts that decide, task by task, for claims over all tasks: one family, at the smallest of the tasks'
+        levels."""
+        tasks = [task for task in self.tasks if len(task.primary)]
+        if not tasks:
+            return [[] for _ in self.tasks]
+        rules = {id(task): task.comparison.rules(task.comparison.metric) for task in tasks}
+        alpha = min(each.alpha for each in rules.values())
+        raw = [stats.raw(task.primary, rules[id(task)]) for task in tasks]
+        p, equivalence = (np.concatenate(each) for each in zip(*raw, strict=True))
+        parts = correct(p, equivalence, alpha).parts([len(own) for own, _ in raw])
+        family = sum(int((~np.isnan(p)).sum()) for p, _ in raw)
+        found: dict[int, list[Contrast]] = {}
+        for task, part in zip(tasks, parts, strict=True):
+            mode, declared = task.comparison.mode(task.comparison.metric), replace(rules[id(task)], alpha=alpha)
+            table = stats.decided(task.primary, mode, declared, part).assign(family=family)
+            found[id(task)] = [Contrast.of_row(row) for row in table.to_dict("records")]
+        return [found.get(id(task), []) for task in self.tasks]
 
     @property
     def family(self) -> int:
@@ -301,14 +314,6 @@ class Across:
     def profile(self) -> pd.DataFrame:
         """Of the times by ``clock``: index tau from 1 to ``TAU_MAX``."""
         return across_tasks.performance_profile(self.times(self.clock), np.linspace(1.0, TAU_MAX, 301).tolist())
-
-
-def _decided(task: TaskResults, family: int) -> pd.DataFrame:
-    comparison = task.comparison
-    if not len(task.primary):
-        return task.primary
-    mode, rules = comparison.mode(comparison.metric), comparison.rules(comparison.metric)
-    return stats.decided(task.primary, mode, rules, family)
 
 
 def _numbers(table: pd.DataFrame, column: str) -> stats.Array:

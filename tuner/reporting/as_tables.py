@@ -70,7 +70,7 @@ def _latex_table(task: TaskResults) -> str:
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
     level = percent(1 - comparison.config.report.alpha)
     caption = (f"{comparison.task}, {subject(task)}: {task.typical} {comparison.metric} over {counted(task)} with its "
-               f"own {level} interval; differences with simultaneous {level} intervals; {test} against "
+               f"own {level} interval; differences with intervals at their Holm-corrected levels; {test} against "
                f"{comparison.baseline}{', by ranks where runs diverged' * (task.typical == 'median')}")  # fmt: skip
     return "\n".join([
         r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",

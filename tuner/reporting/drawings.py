@@ -21,7 +21,6 @@ from tuner.comparison.results import CLOCKS, Across, Results, TaskResults
 from tuner.figures import lines, pairs, ranks, svg
 from tuner.figures import searches as search_figures
 from tuner.reporting import tuning
-from tuner.reporting.numbers import percent
 
 CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 PROCESSES = min(4, os.cpu_count() or 1)
@@ -137,13 +136,12 @@ def _pairs(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Draw
     sign, better = (1.0, "lower") if comparison.mode(comparison.metric) == "min" else (-1.0, "higher")
     values = comparison.values(comparison.metric).dropna(subset="value")
     values["value"] *= sign
-    level = percent(1 - comparison.config.report.alpha)
     contrasts = [contrast for contrast in task.primary_contrasts if contrast.n > 0]
     if contrasts:
         intervals = pd.DataFrame([_interval(task, contrast, sign) for contrast in contrasts])
         title = f"{comparison.task}: differences to {comparison.baseline} on {comparison.metric}"
-        caption = (f"Differences to {comparison.baseline} on {comparison.metric}, {_each(contrasts)}, with "
-                   f"simultaneous {level} intervals; {better} is better")  # fmt: skip
+        caption = (f"Differences to {comparison.baseline} on {comparison.metric}, {_each(contrasts)}, with intervals "
+                   f"at their Holm-corrected levels; {better} is better")  # fmt: skip
         differences_by_unit = pd.concat([_differences(task, contrast, sign) for contrast in contrasts])
         yield Drawing(_file(index, "differences"), title, caption, pairs.differences,
                       (intervals, differences_by_unit, comparison.baseline, names, comparison.metric,

@@ -154,8 +154,8 @@ def _board(task: TaskResults, shades: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": comparison.task,
         "caption": f"{task.typical.capitalize()} over {counted(task)}{last} with its own {level} "
-                   f"interval; differences to {comparison.baseline}, pair by pair, with intervals that "
-                   f"hold with {level} for all contrasts at once.",
+                   f"interval; differences to {comparison.baseline}, pair by pair, with intervals "
+                   "at the levels that they were decided at, after Holm.",
         "head": [{"name": name, "sorted": first if index == 1 else ""} for index, name in enumerate(head)],
         "rows": [
             {"baseline": row[0].text == comparison.baseline, "swatch": shades[row[0].text],

@@ -97,8 +97,8 @@ def _numbers(contrast: Contrast, alpha: float) -> str:
     if contrast.reason:
         return text
     low, high = contrast.interval
-    several = contrast.family > 1
-    between = f"{'simultaneous ' * several}{percent(1 - alpha)} interval {interval(low, high)}"
+    at = " at its corrected level" if contrast.level < alpha else ""
+    between = f"{confidence(contrast)} interval {interval(low, high)}{at}"
     inside = "no interval of so few" if math.isnan(low) or math.isinf(high - low) else between
     ranks = "decided by ranks, diverged runs last: " * contrast.by_ranks
     text += f", a {median}difference of {signed(contrast.typical_difference)} ({inside}; {ranks}"
@@ -107,10 +107,15 @@ def _numbers(contrast: Contrast, alpha: float) -> str:
     decided = contrast.verdict not in ("equivalent", "inconclusive")
     aside = f"; by ranks, the {which} say otherwise" if decided and contrary else ""
     only = "only " * (contrast.n <= FEW_UNITS)
-    family = f" corrected for {contrast.family} contrasts" if several else ""
+    corrected = "Holm-corrected " * (contrast.family > 1)
     p = contrast.p_equivalent if contrast.verdict == "equivalent" else contrast.p
     test = "two one-sided t-tests" if contrast.verdict == "equivalent" else TESTS[contrast.test]
-    return f"{text}{test} over {only}{contrast.units}, {p_value(p)}{family}{aside})"
+    return f"{text}{test} over {only}{contrast.units}, {corrected}{p_value(p)}{aside})"
+
+
+def confidence(contrast: Contrast) -> str:
+    """Of the interval beside a verdict: "98.3 %"."""
+    return percent(round(1 - contrast.level, 3))
 
 
 def _open(task: TaskResults, contrast: Contrast) -> str:
@@ -206,7 +211,7 @@ def overall(results: Results, optimizer: str) -> str:
     if not by_word:
         return f"{optimizer} {without_verdict(results, optimizer)}."
     parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in by_word.items())
-    return f"{optimizer} against {baselines(results)}: {parts} (corrected for {results.family} contrasts)."
+    return f"{optimizer} against {baselines(results)}: {parts} (Holm-corrected over {results.family} contrasts)."
 
 
 def without_verdict(results: Results, optimizer: str) -> str:

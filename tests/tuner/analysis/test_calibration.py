@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from tuner.analysis import paired, simultaneous
+from tuner.analysis import paired
+from tuner.analysis.family import correct
 from tuner.analysis.rules import TESTS, Rules
 from tuner.analysis.stats import contrast, contrasts, verdict
 
@@ -49,17 +50,13 @@ def judged(x: Array, y: Array, margin: float | None = None) -> Iterator[dict[str
             contrast(own, baseline, "min", Rules(margin=margin)) | {"unit": "seed", "n": len(own)} for own in members
         ]
         found: dict[str, Any] = {test: [] for test in TESTS}
+        tost = np.array([row["p_tost"] for row in rows])
         for test in TESTS:
-            corrected = simultaneous.corrected(np.array([row[f"p_{test}"] for row in rows]), len(rows))
-            for row, p, own in zip(rows, corrected, members, strict=True):
+            corrected = correct(np.array([row[f"p_{test}"] for row in rows]), tost, ALPHA)
+            for row, p, equivalent, own in zip(rows, corrected.difference, corrected.equivalence, members, strict=True):
                 shift = row["shift"] if test != "wilcoxon" else rank_sign(own - baseline)
-                found[test].append(
-                    verdict(
-                        row | {"p": p, "shift": shift, "p_equivalent": min(1.0, len(rows) * row["p_tost"])},
-                        "min",
-                        Rules(),
-                    )[0]
-                )
+                seen = row | {"p": p, "p_equivalent": equivalent, "shift": shift}
+                found[test].append(verdict(seen, "min", Rules())[0])
         yield found
 
 
@@ -122,7 +119,7 @@ def test_of_single_contrasts_without_a_difference_one_in_twenty_is_called_one() 
 
 
 def test_of_families_without_a_difference_one_in_twenty_has_a_verdict() -> None:
-    """The level is that of a whole task; so of 2,000 contrasts far less than 5 % are called better or worse."""
+    """Holm holds the level of a whole task; so of 2,000 contrasts far less than 5 % are called better or worse."""
     m = 2000 // FAMILY
     found = list(judged(*families(m, 20, seed=3)))
     for test in TESTS:
@@ -191,12 +188,13 @@ def test_an_effect_of_one_standard_deviation_is_found_over_20_seeds() -> None:
     assert least(m, power) <= claimed(found["t"]) <= most(m, power)
 
 
-def test_in_families_of_five_such_effects_are_found_as_often_as_at_their_share_of_the_level() -> None:
+def test_in_families_of_five_such_effects_are_found_too() -> None:
+    """All five effects there: Holm's last factors are small, so that nearly as many are found as of single ones."""
     found = list(judged(*families(60, 20, seed=5, effects=-1.0)))
-    power = paired.power(20, ALPHA / FAMILY)
-    words = [word for family in found for word in family["t"]]
-    assert sum(word == "better" for word in words) >= (power - 0.05) * len(words)
-    assert all("worse" not in family[test] for family in found for test in TESTS)
+    for test in TESTS:
+        words = [word for family in found for word in family[test]]
+        assert sum(word == "better" for word in words) >= 0.95 * len(words)
+        assert "worse" not in words
 
 
 # Equivalence.

@@ -105,7 +105,8 @@ def test_the_correction_is_over_each_contrasts_own_test() -> None:
     found = contrasts(values, "base", "min", Rules())
     raw = [scipy_stats.ttest_rel(runs["a"], y).pvalue, wilcoxon(differences(runs["b"], y))]
     assert found["test"].tolist() == ["t", "wilcoxon"]
-    assert found["p"].tolist() == pytest.approx([min(1.0, 2 * p) for p in raw])
+    small, large = sorted(raw)
+    assert sorted(found["p"]) == pytest.approx([2 * small, max(2 * small, large)])
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
@@ -143,7 +144,8 @@ def test_a_mean_does_not_hide_who_diverged(three: Run) -> None:
     text = verdicts.verdict(task, "diag_hessian")
     assert text.startswith(
         "diag_hessian's configuration is neither shown to be better than adam's on test_loss nor to be worse, found by "
-        "one search each: diag_hessian diverged on 1 of 3 seeds; median 0.377 against 0.3766, a median difference of -0.0056 (no interval of so few; decided by "
+        "one search each: diag_hessian diverged on 1 of 3 seeds; "
+        "median 0.377 against 0.3766, a median difference of -0.0056 (no interval of so few; decided by "
         "ranks, diverged runs last: Wilcoxon signed-rank test over only 3 seeds, p = 1)"
     )
     assert not any("3334" in shown for shown in (text, *caveat_sentences(compare([three]))))

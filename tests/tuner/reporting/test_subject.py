@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
 import tuner
 from tests.support.edited_runs import copied, edit_env, edit_seeds
 from tests.support.made_runs import make_run
+from tuner.analysis.family import correct
 from tuner.analysis.variance import split_variance
 from tuner.comparison.results import Results, compare
 from tuner.reporting.as_cell import cell
@@ -74,8 +76,8 @@ def test_sentences_say_it(runs: dict[int, Run]) -> None:
     )
     assert "interval" not in said[2].partition(";")[2].partition("; a step")[0]
     assert said[5].startswith("diag_hessian is better than adam on test_loss, both tuned with 3 trials: ")
-    assert " 95 % interval " in said[5] and "paired t-test over 5 studies, p " in said[5]
-    assert "corrected" not in said[5] and "simultaneous" not in said[5]  # of one contrast
+    assert "(95 % interval " in said[5] and "paired t-test over 5 studies, p " in said[5]
+    assert "corrected" not in said[5]  # of one contrast
 
 
 def test_the_summary_is_over_studies(runs: dict[int, Run]) -> None:
@@ -116,10 +118,15 @@ def test_of_several_tasks_it_is_said_once_where_it_is_the_same(runs: dict[int, R
 def test_over_several_tasks_all_contrasts_are_one_family(runs: dict[int, Run], tmp_path: Path) -> None:
     found = several(runs, tmp_path, 5)
     assert found.family == 2
-    for task, (contrast,) in zip(found.tasks, found.together, strict=True):
+    rows = pd.concat([task.primary for task in found.tasks])
+    expected = correct(rows["p_t"].to_numpy(), rows["p_tost"].to_numpy(), 0.05)
+    together = [contrast for (contrast,) in found.together]
+    assert [contrast.p for contrast in together] == pytest.approx(expected.difference)
+    assert [contrast.level for contrast in together] == pytest.approx(expected.level)
+    for task, contrast in zip(found.tasks, together, strict=True):
         (alone,) = task.primary_contrasts
-        assert contrast.p == pytest.approx(min(1.0, 2 * alone.p))
-        assert contrast.low < alone.low and contrast.high > alone.high
+        assert alone.level == 0.05
+        assert contrast.low <= alone.low and contrast.high >= alone.high
     across = document(found)["across_tasks"]
     assert across["contrasts"] == 2
     assert across["verdicts"] == {

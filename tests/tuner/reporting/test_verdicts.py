@@ -86,12 +86,12 @@ def test_a_verdict_gives_its_numbers(clean_run: Run) -> None:
     means, difference = seeds.mean(), (seeds["diag_hessian"] - seeds["adam"]).mean()
     assert text.startswith(
         "diag_hessian's configuration is better than adam's on test_loss, found by one search each: "
-        f"{means['diag_hessian']:.4g} against {means['adam']:.4g}, a difference of {difference:.3g} (simultaneous 95 % "
-        "interval -"
+        f"{means['diag_hessian']:.4g} against {means['adam']:.4g}, a difference of {difference:.3g} (97.5 % interval -"
     )
     ps = [ttest_rel(seeds[name], seeds["adam"]).pvalue for name in ("diag_hessian", "sgdm")]
     p = multipletests(ps, method="bonferroni")[1][0]
-    assert f"; paired t-test over 12 seeds, {p_value(p)} corrected for 2 contrasts); " in text
+    assert f"; paired t-test over 12 seeds, Holm-corrected {p_value(p)}); " in text
+    assert " at its corrected level; paired" in text
     logs = np.log(ms["diag_hessian"] / ms["adam"])
     low, high = np.exp(t.interval(0.95, 11, logs.mean(), sem(logs)))
     ratio = np.exp(logs.mean())

@@ -1,10 +1,4 @@
-"""One family: the level is shared among the contrasts of a claim, for tests and for intervals alike. No torch, no ray.
-
-Each of m contrasts has a share alpha / m (Bonferroni). A contrast is wrong in one way only, whatever is true of it: its
-difference cannot be zero and as large as the margin. So its test of a difference and its tests of equivalence may both
-have the whole share, and the intervals, at 1 - alpha / m, cover all differences at once with 1 - alpha at least. See
-docs/decisions.md for why it is not Holm's procedure.
-"""
+"""An interval agrees with its test: it holds the shifts of the differences that are not rejected. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -18,11 +12,6 @@ from tuner.analysis.rules import Test
 
 HALVINGS = 50
 TESTS: dict[Test, Callable[[Array], float]] = {"wilcoxon": paired.wilcoxon, "sign_flip": paired.sign_flip}
-
-
-def corrected(p: Array, family: int) -> Array:
-    """P-values of a family of so many contrasts; NaN stays NaN."""
-    return np.minimum(family * p, 1.0)
 
 
 def interval(d: Array, test: Test, alpha: float) -> tuple[float, float]:
