@@ -32,8 +32,11 @@ def bound(alpha: float, n: int, tau: float = TAU) -> float:
 
 
 def t_statistics(d: Array) -> tuple[Array, Array]:
-    """t after each difference from the third on, and how many there were; NaN without spread."""
+    """t after each difference from the third on, and how many there were; NaN without spread, and where
+    one of them is infinite."""
     n = np.arange(1, len(d) + 1).astype(float)
+    if np.isinf(d).any():
+        return np.full(len(n), NAN)[FEWEST_PAIRS - 1 :], n[FEWEST_PAIRS - 1 :]
     mean = np.cumsum(d) / n
     squares = np.cumsum((d - d.mean()) ** 2) - n * (mean - d.mean()) ** 2
     n, mean, squares = n[FEWEST_PAIRS - 1 :], mean[FEWEST_PAIRS - 1 :], squares[FEWEST_PAIRS - 1 :]

@@ -7,6 +7,7 @@ A run that diverged has an infinite value, worse than any number; where both of 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -155,6 +156,32 @@ def tost(d: Array, margin: float) -> float:
     mean = d @ ones / n
     standard_error = np.sqrt((d - mean) ** 2 @ ones / n) / np.sqrt(n - 1)
     return float(stats.t.cdf((abs(mean) - margin) / standard_error, n - 1))
+
+
+@dataclass(frozen=True)
+class Once:
+    """Differences, (n,), that are looked at once; what is made of means is NaN where one is infinite."""
+
+    d: Array
+
+    @property
+    def _finite(self) -> Array:
+        return self.d[:0] if np.isinf(self.d).any() else self.d
+
+    def t_test(self) -> float:
+        return t_test(self._finite)
+
+    def wilcoxon(self) -> float:
+        return wilcoxon(self.d) if varies(self.d) else NAN
+
+    def sign_flip(self) -> float:
+        return sign_flip(self._finite)
+
+    def tost(self, margin: float) -> float:
+        return tost(self._finite, margin)
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        return t_interval(self._finite, confidence)
 
 
 def holm(p: Array) -> Array:

@@ -9,17 +9,19 @@ plan, its boundary is that of the differences which there are. No torch, no ray.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 
 from tuner.analysis import e_process, paired, sign_vectors
 from tuner.analysis.boundaries import TLaw, boundaries, t_of
 from tuner.analysis.paired import NAN, Array
 from tuner.analysis.rules import FEWEST_PAIRS
 from tuner.analysis.spending import Looks
+from tuner.analysis.units import Pairs, Unit
 
 LEVELS = (1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.999)
 """At which boundaries are found; p-values between them are interpolated, smaller ones are said to be the first."""
@@ -79,15 +81,20 @@ class Course:
         return tuple(found)
 
     @property
+    def begun(self) -> bool:
+        """Whether there has been a look; an open-ended plan may be looked at any time."""
+        return self.open_ended or self.done >= self.looks.units[0]
+
+    @property
     def seen(self) -> Array:
         """The differences that have been looked at; later ones are for the next look."""
         if self.open_ended:
             return self.d
         return self.d[: self.taken[-1][1] if self.taken else 0]
 
-    def steps(self) -> list[Look]:
-        """Look by look; none of an open-ended plan."""
-        bounds = _bounds(self.looks, self.taken, self.alpha, two_sided=True)
+    def steps(self, alpha: float) -> list[Look]:
+        """Look by look, with the boundaries of a test at this level; none of an open-ended plan."""
+        bounds = _bounds(self.looks, self.taken, alpha, two_sided=True)
         return [
             Look(self.looks.units[look], n, paired.t_statistic(self.d[:n]), t_of(u, n))
             for (look, n), u in zip(self.taken, bounds, strict=True)
@@ -149,6 +156,42 @@ class Course:
         return float(d.mean()) - half, float(d.mean()) + half
 
 
+@dataclass(frozen=True)
+class Looked:
+    """How far a comparison has been looked at.
+
+    Attributes:
+        order: studies, or seeds, as ``unit`` says, in the order of the plan.
+        done: optimizer -> the units that its last look was of.
+    """
+
+    looks: Looks
+    unit: Unit
+    order: tuple[int, ...]
+    done: Mapping[str, int]
+
+    def seen(self, both: pd.DataFrame, optimizer: str, baseline: str) -> pd.DataFrame:
+        """The rows, with index study, seed, of units that have been looked at in this contrast."""
+        place = both.index.get_level_values(self.unit).map(self._places)
+        return both[place < self._done(optimizer, baseline)]
+
+    def course(self, pairs: Pairs, optimizer: str, baseline: str, alpha: float) -> tuple[Pairs, Course]:
+        """The pairs in the order of the plan, up to the last look, and their places in it; differences are still to be
+        put in. None of them where they are not of the plan's unit."""
+        place = np.array([self._places.get(name, -1) for name in pairs.names], dtype=int)
+        order = np.argsort(place, kind="stable") if pairs.unit == self.unit else np.zeros(0, dtype=int)
+        course = Course(np.zeros(len(order)), place[order], self._done(optimizer, baseline), self.looks, alpha)
+        n = len(course.seen)
+        return pairs.take(order[:n]), replace(course, d=course.d[:n], place=course.place[:n])
+
+    @property
+    def _places(self) -> dict[int, int]:
+        return {name: index for index, name in enumerate(self.order)}
+
+    def _done(self, optimizer: str, baseline: str) -> int:
+        return min(self.done.get(optimizer, 0), self.done.get(baseline, 0))
+
+
 def _ranks(d: Array) -> Array:
     """With their signs; 0 for no difference."""
     ranks = np.zeros(len(d))
@@ -166,11 +209,19 @@ def stopping_levels(t: Array, looks: Looks, taken: Taken, index: int, alpha: flo
     return np.where(np.isnan(t), NAN, np.where(score < least, 1.0, found))
 
 
-@lru_cache(maxsize=10_000)
 def _bounds(looks: Looks, taken: Taken, alpha: float, two_sided: bool) -> tuple[float, ...]:
-    """Of U, look by look."""
+    """Of U, look by look; found once for those to come as well, were no value lacking there."""
+    if not taken:
+        return ()
+    last, n = taken[-1]
+    rest = tuple((look, n + looks.units[look] - looks.units[last]) for look in range(last + 1, len(looks.units)))
+    return _all_bounds(looks, taken + rest, alpha, two_sided)[: len(taken)]
+
+
+@lru_cache(maxsize=10_000)
+def _all_bounds(looks: Looks, taken: Taken, alpha: float, two_sided: bool) -> tuple[float, ...]:
     spend = [looks.spent(alpha, look, two_sided=two_sided) for look, _ in taken]
-    return tuple(boundaries(TLaw(tuple(n for _, n in taken)), spend, two_sided=two_sided)) if taken else ()
+    return tuple(boundaries(TLaw(tuple(n for _, n in taken)), spend, two_sided=two_sided))
 
 
 def _levels(alpha: float, most: float) -> list[float]:

@@ -8,6 +8,7 @@ other that did. What cannot be said of so few, or such, numbers is NaN, and the 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from tuner.analysis import intervals, paired, units
 from tuner.analysis.family import Corrected, correct
 from tuner.analysis.paired import NAN, Array, differences, holm
 from tuner.analysis.rules import FEWEST_PAIRS, TESTS, Margin, Rules, Test
+from tuner.analysis.sequential import Course, Looked
 
 Mode = Literal["min", "max"]
 Verdict = Literal[
@@ -28,13 +30,17 @@ FEWEST_FOR_BCA = 20
 """Pairs. Said to be of 95 %, it covers 83 % of means of 5 normal differences, 90 % of 10, 92 % of 20."""
 
 
-def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> pd.DataFrame:
+def contrasts(
+    values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules, looked: Looked | None = None
+) -> pd.DataFrame:
     """Each optimizer of one task against the baseline.
 
     Args:
         values: columns optimizer, study, seed, value; a row per run. A run without a value (NaN) is missing; that of a
             diverged run is infinite.
         baseline: one of the optimizers.
+        looked: how far this has been looked at, where it goes on until it is decided: tests and intervals are then
+            those of ``sequential``, of what has been looked at.
 
     Returns:
         A row per other optimizer, in order of appearance: ``unit`` and ``about``, see ``units``; ``n`` units and
@@ -45,10 +51,13 @@ def contrasts(values: pd.DataFrame, baseline: str, mode: Mode, rules: Rules) -> 
     rows = []
     for name in dict.fromkeys(values["optimizer"]):
         if name != baseline:
-            pairs = units.pairs(runs.reindex(columns=[name, baseline]))
+            both, course = runs.reindex(columns=[name, baseline]), None
+            pairs = units.pairs(looked.seen(both, name, baseline) if looked else both)
+            if looked:
+                pairs, course = looked.course(pairs, name, baseline, rules.alpha)
             head = {"optimizer": name, "baseline": baseline, "unit": pairs.unit, "about": pairs.about,
                     "n": len(pairs.x), "seeds": pairs.seeds, "n_unpaired": pairs.unpaired}  # fmt: skip
-            rows.append(head | contrast(pairs.x, pairs.y, mode, rules))
+            rows.append(head | contrast(pairs.x, pairs.y, mode, rules, course))
     table = pd.DataFrame(rows, columns=None if rows else ["optimizer", "baseline", "n", "n_unpaired", "verdict"])
     if table.empty:
         return table
@@ -74,7 +83,7 @@ def decided(table: pd.DataFrame, mode: Mode, rules: Rules, corrected: Corrected 
     rows = table.to_dict("records")
     tests = [deciding_test(row, rules) for row in rows]
     corrected = corrected or correct(*raw(table, rules), rules.alpha)
-    ends = [intervals.interval(row["differences"], test, level)
+    ends = [_interval(row, test, level)
             for row, test, level in zip(rows, tests, corrected.level, strict=True)]  # fmt: skip
     table = table.assign(
         test=tests,
@@ -100,7 +109,15 @@ def raw(table: pd.DataFrame, rules: Rules) -> tuple[Array, Array]:
     return np.array(differences, float), table["p_tost"].to_numpy(float)
 
 
-def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
+def _interval(row: Mapping[Hashable, Any], test: Test, level: float) -> tuple[float, float]:
+    """That of a row of ``contrasts`` which agrees with its test at a level."""
+    course: Course | None = row["course"]
+    if course is None:
+        return intervals.interval(row["differences"], test, level)
+    return course.interval(1 - level) if test == "t" else (NAN, NAN)
+
+
+def contrast(x: Array, y: Array, mode: Mode, rules: Rules, course: Course | None = None) -> dict[str, Any]:
     """What ``x`` and ``y``, (n,), paired, differ by.
 
     Where a run diverged there are no means, and nothing that is made of them: a contrast is one of medians and ranks.
@@ -112,14 +129,17 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
         median_low and median_high, its interval; p_t, p_wilcoxon, p_sign_flip, two-sided; d_z, the mean over the
         standard deviation of the differences (Cohen 1988); p_better, the share of pairs in which x is better, ties by
         half; wins, ties, losses; margin, in the metric's unit, and margin_declared; p_tost, of the two one-sided
-        t-tests against it (Schuirmann 1987); shift, the sign of what the primary test has seen; differences, (n,).
+        t-tests against it (Schuirmann 1987); shift, the sign of what the primary test has seen; differences, (n,);
+        course, with these, where they have one.
     """
     scale = _unit(np.concatenate([x, y]))
     x, y = x / scale, y / scale
     d = differences(x, y)
     lost = np.isinf(x) | np.isinf(y)
     kept = slice(0 if lost.any() else None)  # what is made of means is of all pairs, or of none
-    lengths = _means(x[kept], y[kept], d[kept], 1 - rules.alpha) | _medians(x, y, d, 1 - rules.alpha)
+    course = course and replace(course, d=d)
+    tests = course or paired.Once(d)
+    lengths = _means(x[kept], y[kept], d[kept], tests, 1 - rules.alpha) | _medians(x, y, d, 1 - rules.alpha)
     lengths = {key: value * scale for key, value in lengths.items()}
     margin = absolute(rules.margin, lengths["baseline_median" if lost.any() else "baseline_mean"])
     better = d < 0 if mode == "min" else d > 0
@@ -130,9 +150,9 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
         "diverged": int(np.isinf(x).sum()),
         "baseline_diverged": int(np.isinf(y).sum()),
         **lengths,
-        "p_t": paired.t_test(d[kept]),
-        "p_wilcoxon": paired.wilcoxon(d) if paired.varies(d) else NAN,
-        "p_sign_flip": paired.sign_flip(d[kept]),
+        "p_t": tests.t_test(),
+        "p_wilcoxon": tests.wilcoxon(),
+        "p_sign_flip": tests.sign_flip(),
         "d_z": lengths["mean_difference"] / lengths["sd_difference"] if paired.varies(d[kept]) else NAN,
         "p_better": (wins + ties / 2) / len(d) if len(d) else NAN,
         "wins": wins,
@@ -140,14 +160,15 @@ def contrast(x: Array, y: Array, mode: Mode, rules: Rules) -> dict[str, Any]:
         "losses": len(d) - wins - ties,
         "margin": margin,
         "margin_declared": "" if rules.margin is None else str(rules.margin),
-        "p_tost": paired.tost(d[kept], margin / scale),
+        "p_tost": tests.tost(margin / scale),
         "shift": float(np.sign((paired.signed_ranks(d) if ranked else d).sum())),
         "differences": d * scale,
+        "course": course and replace(course, d=d * scale),
     }
 
 
-def _means(x: Array, y: Array, d: Array, confidence: float) -> dict[str, float]:
-    low, high = paired.t_interval(d, confidence)
+def _means(x: Array, y: Array, d: Array, tests: Course | paired.Once, confidence: float) -> dict[str, float]:
+    low, high = tests.interval(confidence)
     bca = paired.bca_interval(d, confidence) if len(d) >= FEWEST_FOR_BCA else (NAN, NAN)
     return {
         "mean": _mean(x),
@@ -205,6 +226,8 @@ def verdict(row: Mapping[Hashable, Any], mode: Mode, rules: Rules) -> tuple[Verd
 def reason_untestable(row: Mapping[Hashable, Any]) -> str:
     """Why nothing can be said; empty where something can."""
     unit: units.Unit = row["unit"]
+    if (course := row.get("course")) is not None and not course.begun:
+        return "it has not come to the first look"
     if row["n"] < FEWEST_PAIRS:
         if row["n"] == 0 and not row["n_unpaired"]:
             return "neither has a value"

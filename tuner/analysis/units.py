@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tuner.analysis.paired import Array
 from tuner.analysis.rules import FEWEST_PAIRS
@@ -24,6 +25,7 @@ class Pairs:
     Attributes:
         x, y: (n,), the optimizer's and the baseline's; of a study the mean over its paired seeds, infinite where a run
             of it diverged.
+        names: (n,), the study, or the seed, of each.
         seeds: paired retraining runs.
         unpaired: seeds that only one of the two has a value of.
     """
@@ -31,12 +33,17 @@ class Pairs:
     unit: Unit
     x: Array
     y: Array
+    names: NDArray[np.int_]
     seeds: int
     unpaired: int
 
     @property
     def about(self) -> About:
         return "optimizers" if self.unit == "study" and len(self.x) >= FEWEST_PAIRS else "configurations"
+
+    def take(self, which: NDArray[np.intp]) -> Pairs:
+        """Only these units, in this order."""
+        return replace(self, x=self.x[which], y=self.y[which], names=self.names[which])
 
 
 def pairs(both: pd.DataFrame) -> Pairs:
@@ -48,9 +55,11 @@ def pairs(both: pd.DataFrame) -> Pairs:
     """
     runs = both.dropna()
     unpaired = int(both.notna().any(axis=1).sum()) - len(runs)
-    unit, values = _in_units(runs.index.get_level_values("study").to_numpy(), runs.to_numpy(float))
+    studies = runs.index.get_level_values("study").to_numpy()
+    unit, values = _in_units(studies, runs.to_numpy(float))
+    names = np.unique(studies) if unit == "study" else runs.index.get_level_values("seed").to_numpy()
     x, y = values.T
-    return Pairs(unit, x, y, len(runs), unpaired)
+    return Pairs(unit, x, y, names.astype(int), len(runs), unpaired)
 
 
 def own(studies: pd.Series, values: Array) -> tuple[Unit, Array]:

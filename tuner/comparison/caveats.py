@@ -15,6 +15,7 @@ from tuner.comparison.inclusion import failures
 from tuner.comparison.longer import meanwhile
 from tuner.comparison.results import FEW_TASKS, Across, Results, TaskResults
 from tuner.comparison.tuned_training import tuned_alike, tuned_training
+from tuner.config.declared import E_PROCESS
 
 ENOUGH = 10
 """Studies, or seeds of a single search, beyond which it is no caveat how many there are."""
@@ -103,7 +104,7 @@ def _missing(task: TaskResults) -> Iterator[Limit]:
         elif row["seeds_failed"]:
             yield "failed", {"optimizer": row["optimizer"], "failed": row["seeds_failed"], "runs": row["seeds"]}
     sources = task.comparison.sources
-    wanted = {name: source.config.retraining_runs for source in sources for name in source.names.values()}
+    wanted = {shown: source.extent.retraining_runs(own) for source in sources for own, shown in source.names.items()}
     seeds = task.summary.set_index("optimizer")["seeds"]
     if short := [str(name) for name, n in seeds.items() if 0 < n < wanted[str(name)]]:
         yield "retraining_incomplete", {"optimizers": short}
@@ -130,7 +131,9 @@ def _few(task: TaskResults) -> Iterator[Limit]:
             yield "untested", head
         elif contrast.n <= FEW_UNITS and not contrast.reason:
             yield "few_units", head
-    tested = sorted((each for each in task.primary_contrasts if each.n >= FEWEST_PAIRS), key=lambda each: each.n)
+    stopped = task.looking.stopped if task.looking else {}
+    tested = [each for each in task.primary_contrasts if each.n >= FEWEST_PAIRS and each.optimizer not in stopped]
+    tested.sort(key=lambda each: each.n)
     for contrast in [each for each in tested if each.test != "t"][:1]:
         least = contrast.family * 2 / 2**contrast.n
         if least > alpha:
@@ -146,6 +149,8 @@ def _added(comparison: Comparison) -> Iterator[Limit]:
     """Of data that grew because of what it showed."""
     resumed = [entry for source in comparison.sources for entry in source.env.get("resumed") or []]
     commands = [entry for entry in resumed if isinstance(entry, dict)]
+    if comparison.config.report.spending == E_PROCESS and comparison.config.looks:
+        return  # which may grow at any time
     alpha = comparison.config.report.alpha
     if studies := [entry["added_studies"] for entry in commands if entry.get("added_studies")]:
         counts = [number if isinstance(number, int) else None for number in studies]
@@ -175,11 +180,11 @@ def _budgets(comparison: Comparison) -> Iterator[Limit]:
         yield "stopped_early", {}
     table, names = comparison.trials, [name for name in comparison.optimizers if comparison.spaces[name]]
     trials = {name: int((table["optimizer"] == name).sum()) for name in names}
-    wanted = {name: search.trials * search.studies for name in names
-              for search in [comparison.source(name).config.search]}  # fmt: skip
+    extents = {shown: (source.extent, own) for source in comparison.sources for own, shown in source.names.items()}
+    wanted = {name: extent.trials(own) for name, (extent, own) in extents.items() if name in names}
     if short := [name for name, n in trials.items() if n < wanted[name]]:
         yield "search_incomplete", {"optimizers": short}
-    if len(set(trials.values())) > 1:
+    if len({trials[name] / extents[name][0].studies(extents[name][1]) for name in names}) > 1:
         yield "trials_unequal", {"trials": trials}
     by_study = table[table["optimizer"].isin(names)].groupby(["optimizer", "study"]).size()
     if names and (len(by_study) == 0 or by_study.min() < searches.FEW_TRIALS or min(trials.values()) == 0):

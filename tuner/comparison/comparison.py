@@ -16,6 +16,7 @@ from tuner.analysis.stats import Mode
 from tuner.comparison.metrics import metrics, mode
 from tuner.config.schema import Config
 from tuner.config.space import Dimension
+from tuner.store.extent import Extent
 from tuner.store.run import Run
 from tuner.store.tables import HP
 from tuner.store.winners import by_study
@@ -33,6 +34,11 @@ class Source:
     config: Config
     env: dict[str, Any]
     names: dict[str, str]
+
+    @cached_property
+    def extent(self) -> Extent:
+        """What the run was to have of each optimizer, as it calls them."""
+        return Extent.of(self.config, self.run.path)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 
 from tuner.analysis.rules import Test
+from tuner.analysis.sequential import Course
 from tuner.analysis.stats import Verdict
 from tuner.analysis.units import PLURALS, About, Unit
 
@@ -51,6 +52,7 @@ class Contrast:
     shift: float
     verdict: Verdict
     reason: str
+    course: Course | None
 
     @classmethod
     def of_row(cls, row: Mapping[Hashable, object]) -> Contrast:

@@ -21,11 +21,14 @@ from tuner.text import line
 KNOWN_STATUS = ("complete", "diverged", "failed")
 
 
-def read(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> list[Comparison]:
+def read(
+    runs: Sequence[Run], baseline: str | None = None, metric: str | None = None, *, curves: bool = True
+) -> list[Comparison]:
     """One comparison per task, in the order of the runs.
 
     Args:
         baseline, metric: in place of those that the runs declare.
+        curves: whether they are needed.
 
     Raises:
         UserError: a run cannot be read; no task has this baseline, or this metric.
@@ -39,7 +42,7 @@ def read(runs: Sequence[Run], baseline: str | None = None, metric: str | None = 
         source = _source(run)
         groups.setdefault(_conditions(source), []).append(source)
     compared = [
-        _comparison(sources, label, baseline, metric)
+        _comparison(sources, label, baseline, metric, curves)
         for sources, label in zip(groups.values(), _labels(list(groups.values())), strict=True)
     ]
     known = list(dict.fromkeys(name for each in compared for name in each.optimizers))
@@ -80,7 +83,9 @@ def _labels(groups: list[list[Source]]) -> list[str]:
     ]
 
 
-def _comparison(sources: list[Source], label: str, baseline: str | None, metric: str | None) -> Comparison:
+def _comparison(
+    sources: list[Source], label: str, baseline: str | None, metric: str | None, curves: bool
+) -> Comparison:
     sources = _distinct(sources)
     optimizers = [name for source in sources for name in source.names.values()]
     seeds = _stacked([_renamed(source.run.seeds(), source) for source in sources])
@@ -95,7 +100,7 @@ def _comparison(sources: list[Source], label: str, baseline: str | None, metric:
         metric=chosen_metric,
         seeds=seeds,
         trials=_stacked([_renamed(source.run.trials(), source) for source in sources]),
-        curves=_stacked([_renamed(source.run.curves(), source) for source in sources]),
+        curves=_stacked([_renamed(source.run.curves(), source) for source in sources]) if curves else pd.DataFrame(),
         best={
             source.names[name]: entry
             for source in sources

@@ -14,20 +14,22 @@ import pandas as pd
 
 from tuner.analysis import across_tasks, curves, stats, units
 from tuner.analysis.family import correct
+from tuner.analysis.sequential import Looked
 from tuner.analysis.stats import Verdict
 from tuner.analysis.variance import VarianceSplit
-from tuner.comparison import evidence
+from tuner.comparison import evidence, looks
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.evidence import Decisive
 from tuner.comparison.load import read
+from tuner.comparison.looks import Looking
 from tuner.store.files import write_whole
 from tuner.store.run import Run
 from tuner.store.tables import hp_columns
 
 CLOCKS: dict[str, curves.Clock] = {"steps": "step", "grad_equivalents": "grad_equivalents", "seconds": "seconds"}
 """The clocks of seeds.csv -> of curves.parquet."""
-HIDDEN = ("shift", "differences")
+HIDDEN = ("shift", "differences", "course")
 """Columns of contrasts that are for this program alone."""
 COSTS = ("grad_equivalents", "seconds")
 TAU_MAX = 4.0
@@ -94,11 +96,23 @@ class TaskResults:
 
     def _contrasts(self, values: pd.DataFrame, metric: str, clock: str) -> pd.DataFrame:
         comparison = self.comparison
-        table = stats.contrasts(values, comparison.baseline, comparison.mode(metric), comparison.rules(metric))
+        table = stats.contrasts(
+            values, comparison.baseline, comparison.mode(metric), comparison.rules(metric), self.looked
+        )
         primary = metric == comparison.metric and clock == "steps"
         head: Any = {"task": comparison.task, "metric": metric, "mode": comparison.mode(metric), "clock": clock,
                      "primary": primary, "declared": not comparison.undeclared}  # fmt: skip
         return table.assign(**head)[[*head, *table.columns]]
+
+    @cached_property
+    def looked(self) -> Looked | None:
+        """How far the comparison has been looked at, where it goes on until it is decided."""
+        return looks.looked(self.comparison.sources)
+
+    @cached_property
+    def looking(self) -> Looking | None:
+        """What the looks at it have come to."""
+        return Looking.of(self.comparison)
 
     @cached_property
     def primary(self) -> pd.DataFrame:

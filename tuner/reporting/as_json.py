@@ -11,6 +11,7 @@ import pandas as pd
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.inclusion import failures
 from tuner.comparison.results import HIDDEN, Across, Results, TaskResults
+from tuner.reporting import looks
 from tuner.reporting.caveats import caveat_sentences, grouped
 from tuner.reporting.subject import answer_is_about
 from tuner.reporting.verdicts import overall, verdict
@@ -52,6 +53,7 @@ def _task(task: TaskResults) -> dict[str, Any]:
         "about": task.about,
         "studies": comparison.config.search.studies,
         "rules": {"test": declared.test, "alpha": declared.alpha, "margin": comparison.rules(comparison.metric).margin},
+        "looks": looks.document(task),
         "target": task.target,
         "data": [source.env.get("data") for source in comparison.sources],
         "optimizers": [

@@ -16,6 +16,7 @@ from tuner.analysis.stats import FEWEST_FOR_BCA
 from tuner.comparison.comparison import Source
 from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Results, TaskResults
 from tuner.figures.canvas import colour, dashed
+from tuner.reporting import looks
 from tuner.reporting.caveats import grouped
 from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
 from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
@@ -127,6 +128,7 @@ def _task(
         "name": task.comparison.task,
         "verdicts": _verdicts(task),
         "luck": luck_of_search(task),
+        "looks": looks.table(task),
         "board": _board(task, shades),
         "figures": {part: _figures(drawings, drawn) for part, drawings in parts.items()},
         "contrasts": _contrasts(task),
@@ -216,7 +218,8 @@ def _method(results: Results) -> dict[str, Any]:
         size = f"{margin} of {comparison.baseline}'s value" if isinstance(margin, str) else number(margin)
         within = f"differences within {size} do not matter" if margin is not None else "no margin is declared"
         rules[comparison.task] = f"{TESTS[declared.test]} at level {declared.alpha:g}; {within}"
-    return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA}
+    looked = any(task.looking for task in results.tasks)
+    return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA, "looks": looked}
 
 
 CONTRAST_COLUMNS = (

@@ -12,13 +12,13 @@ import pandas as pd
 
 from tuner.analysis import stats
 from tuner.analysis.design import MOST
-from tuner.analysis.rules import TESTS
 from tuner.analysis.units import PLURALS
 from tuner.comparison.caveats import FEW_UNITS
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.inclusion import failed_search
 from tuner.comparison.results import Results, TaskResults
+from tuner.reporting.looks import test_name, when_decided
 from tuner.reporting.numbers import interval, percent, result, signed
 from tuner.reporting.subject import answer_is_about, found_once, tuned
 from tuner.text import number, p_value
@@ -38,7 +38,8 @@ def verdict(task: TaskResults, optimizer: str) -> str:
         return f"{optimizer} {_lacking(comparison, optimizer)}."
     numbers = _numbers(contrast, comparison.config.report.alpha)
     claim = f"{_claim(task, contrast)}{_exploratory(comparison)}{numbers}"
-    return f"{claim}{_open(task, contrast)}{_cost(task, optimizer)}.{_failed_search(comparison, contrast)}"
+    aside = f"{when_decided(task, contrast)}{_open(task, contrast)}{_cost(task, optimizer)}"
+    return f"{claim}{aside}.{_failed_search(comparison, contrast)}"
 
 
 def _of_baseline(task: TaskResults) -> str:
@@ -109,7 +110,7 @@ def _numbers(contrast: Contrast, alpha: float) -> str:
     only = "only " * (contrast.n <= FEW_UNITS)
     corrected = "Holm-corrected " * (contrast.family > 1)
     p = contrast.p_equivalent if contrast.verdict == "equivalent" else contrast.p
-    test = "two one-sided t-tests" if contrast.verdict == "equivalent" else TESTS[contrast.test]
+    test = "two one-sided t-tests" if contrast.verdict == "equivalent" else test_name(contrast)
     return f"{text}{test} over {only}{contrast.units}, {corrected}{p_value(p)}{aside})"
 
 

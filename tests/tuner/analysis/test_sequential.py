@@ -45,7 +45,7 @@ def test_levels_are_those_of_courses() -> None:
 
 def test_a_course_that_stops_at_its_boundary_has_the_level_as_its_p_value() -> None:
     d = np.random.default_rng(1).normal(0, 1, 20)
-    for look in course(d).steps():
+    for look in course(d).steps(ALPHA):
         for level, bound in (
             (ALPHA, look.boundary),
             (ALPHA, look.boundary * (1 - 1e-9)),
@@ -125,8 +125,8 @@ def test_what_came_after_the_last_look_is_not_looked_at() -> None:
     for test in ("t_test", "sign_flip", "wilcoxon"):
         assert getattr(course(d), test)() == getattr(course(late), test)()
     assert course(d).interval(0.95) == course(late).interval(0.95)
-    assert len(course(d).steps()) == 2
-    assert course(d[:4]).steps() == [] and math.isnan(course(d[:4]).t_test())
+    assert len(course(d).steps(ALPHA)) == 2
+    assert course(d[:4]).steps(ALPHA) == [] and math.isnan(course(d[:4]).t_test())
     assert all(map(math.isnan, course(d[:4]).interval(0.95)))
 
 
@@ -134,10 +134,10 @@ def test_a_pair_without_a_value_changes_the_boundary_and_not_what_is_spent() -> 
     d = np.random.default_rng(13).normal(0, 1, 18)
     place = np.delete(np.arange(20), [3, 11])
     found = course(d, place=place, done=20)
-    assert [(look.units, look.n) for look in found.steps()] == [(5, 4), (10, 9), (15, 13), (20, 18)]
-    assert found.steps()[0].boundary == pytest.approx(stats.t.isf(ALPHA / 16 / 2, 3))
+    assert [(look.units, look.n) for look in found.steps(ALPHA)] == [(5, 4), (10, 9), (15, 13), (20, 18)]
+    assert found.steps(ALPHA)[0].boundary == pytest.approx(stats.t.isf(ALPHA / 16 / 2, 3))
     too_few = course(d[:3], place=np.array([0, 6, 12]), done=20)
-    assert [(look.units, look.n) for look in too_few.steps()] == [(15, 3)]
+    assert [(look.units, look.n) for look in too_few.steps(ALPHA)] == [(15, 3)]
 
 
 def test_without_spread_nothing_is_said() -> None:
@@ -150,7 +150,7 @@ def test_an_open_ended_plan_is_looked_at_after_any_unit() -> None:
     plan = Looks((), "e_process")
     d = np.random.default_rng(14).normal(2.5, 1, 12)
     found = course(d, plan)
-    assert found.steps() == [] and found.t_test() < ALPHA
+    assert found.steps(ALPHA) == [] and found.t_test() < ALPHA
     low, high = found.interval(0.95)
     t_low, t_high = paired.t_interval(d, 0.95)
     assert low < t_low < t_high < high and low > 0

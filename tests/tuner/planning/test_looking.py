@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
 import pytest
 
 from tests.support.plans import config, ended
@@ -17,6 +16,7 @@ from tuner.errors import UserError
 from tuner.jobs import Job
 from tuner.planning.cohorts import CohortSizes, studies_at_once
 from tuner.planning.plan import Plan, retrain_plan, search_plan
+from tuner.planning.study_db import StudyDatabase
 from tuner.store.extent import Extent
 from tuner.store.run import Run
 from tuner.store.seed_rows import missing_runs
@@ -25,7 +25,8 @@ from tuner.store.seed_rows import missing_runs
 @pytest.fixture(autouse=True)
 def _no_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """study.db holds nothing that a plan hangs on, and takes most of the time."""
-    monkeypatch.setattr(optuna.storages, "RDBStorage", lambda url: optuna.storages.InMemoryStorage())
+    monkeypatch.setattr(StudyDatabase, "write", lambda self, last=False: True)
+    monkeypatch.setattr("tuner.planning.study.orphans", lambda storage, name: set())
 
 
 THREE = {"three": {"class": "pkg.Three", "space": {"lr": {"low": 0.0, "high": 1.0}}}}
