@@ -104,13 +104,29 @@ def test_a_run_is_extended_and_not_cut() -> None:
         extend(config(), {"search.trials": 5})
 
 
+def test_studies_are_added_and_not_taken_away() -> None:
+    assert extend(config(), {"search.studies": 3}).search.studies == 3
+    with pytest.raises(
+        UserError, match=r"^search\.studies: 2 asked, but the run has 3; a run can be extended, not cut$"
+    ):
+        extend(config(studies=3), {"search.studies": 2})
+
+
+def test_seeds_of_later_studies_are_those_that_were_declared(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", config(studies=3))
+    same = {"task": "blobs", "status": "complete", "optimizer": "one"}
+    rows = [same | {"study": study, "seed": 10_000 * study + seed} for study, seed in ((0, 7), (2, 7), (2, 5))]
+    run.write_seeds(rows, [])
+    assert keep_seeds(config(studies=3, seeds=[4]), run.retrained_seeds()).retrain.seeds == [7, 5, 4]
+
+
 def test_seeds_that_a_run_has_come_before_those_that_it_gets(tmp_path: Path) -> None:
     asked = config()
     run = Run.create(tmp_path / "run", asked)
     assert keep_seeds(asked, run.retrained_seeds()) == asked
     rows = [("one", 7), ("one", 3), ("two", 7), ("two", 11)]
     same = {"task": "blobs", "status": "complete"}
-    run.write_seeds([same | {"optimizer": name, "seed": seed} for name, seed in rows], [])
+    run.write_seeds([same | {"optimizer": name, "study": 0, "seed": seed} for name, seed in rows], [])
     assert keep_seeds(config(seeds=[0, 11, 4]), run.retrained_seeds()).retrain.seeds == [7, 3, 11, 0, 4]
     counts = Counter(keep_seeds(config(seeds=12), run.retrained_seeds()).retrain.seeds)
     assert counts == dict.fromkeys(range(12), 1)

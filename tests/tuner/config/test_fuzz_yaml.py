@@ -200,7 +200,7 @@ STATUS = {
     "schema_version": 1, "state": "running", "updated": "2026-01-01T00:00:00+00:00", "host": "node", "pid": 7,
     "progress": [{"phase": "search", "optimizer": "adam", "running": 2, "left_s": 1.5, "done": 0, "total": 2}],
 }  # fmt: skip
-WHICH = {"task": "rahimi_recht", "optimizer": "adam", "seed": "0"}
+WHICH = {"task": "rahimi_recht", "optimizer": "adam", "study": "0", "seed": "0"}
 CLOCKS = {"steps": "1", "seconds": "1.0", "cohort": "1", "hp.lr": "0.001"}
 TRIAL = {**WHICH, "trial": "0", "state": "complete", "value": "0.5", **CLOCKS}
 LOSSES = {"train_loss": "0.5", "val_loss": "0.5", "test_loss": "0.5"}

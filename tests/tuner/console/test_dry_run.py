@@ -40,8 +40,8 @@ def in_new_process(*argv: str) -> str:
 def test_help_names_every_flag_without_torch_or_ray(folder: Path) -> None:
     out = in_new_process("--help")
     assert out.startswith("usage: python -m tuner.search ")
-    flags = ["task", "optimizers", "trials", "seeds", "preset", "gpus-per-trial", "cpus-per-trial", "max-concurrent",
-             "cohort", "address", "sampler", "scheduler", "data-dir", "dataset", "out", "name", "configs", "set",
+    flags = ["task", "optimizers", "trials", "studies", "seeds", "preset", "gpus-per-trial", "cpus-per-trial",
+             "max-concurrent", "cohort", "address", "sampler", "scheduler", "data-dir", "dataset", "out", "name", "configs", "set",
              "dry-run", "json", "quiet", "verbose"]  # fmt: skip
     assert set(flags) <= set(re.findall(r"--([a-z-]+)", out))
     assert everything(folder) == {}
@@ -79,10 +79,14 @@ def test_a_dry_run_counts_the_runs(folder: Path, capsys: pytest.CaptureFixture[s
         "--name",
         "a",
     ]
-    out = dry_run(capsys, *argv)
+    out = dry_run(capsys, *argv, "--studies", "1")
     assert "21 trials: 3 optimizers x 7, 10 epochs each\n" in out
-    assert "6 retraining runs: 3 optimizers x 2 seeds, 20 epochs each\n" in out
+    assert "6 retraining runs: 3 optimizers x 2 seeds, 10 epochs each\n" in out
     assert "27 training runs in all\n" in out
+    studies = dry_run(capsys, *argv, "--studies", "4")
+    assert "84 trials: 3 optimizers x 4 studies x 7, 10 epochs each\n" in studies
+    assert "24 retraining runs: 3 optimizers x 4 studies x 2 seeds, 10 epochs each\n" in studies
+    assert "108 training runs in all\n" in studies
     assert "1 CPUs and 0 GPUs per run, 4 at once, of this machine\n" in out
     assert out.endswith("nothing was started; the run directory would be runs/a\n")
     assert everything(folder) == {}
@@ -100,9 +104,9 @@ def test_a_dry_run_shows_space_and_published_defaults(capsys: pytest.CaptureFixt
 
 
 def test_a_dry_run_as_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--trials", "4", "--seeds", "3", "--json"))
+    plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--trials", "4", "--studies", "2", "--seeds", "3", "--json"))
     assert plan["schema_version"] == 1
-    assert plan["runs"] == {"trials": 8, "retrain": 6, "total": 14}
+    assert plan["runs"] == {"trials": 16, "retrain": 12, "total": 28}
     assert plan["config"]["retrain"]["seeds"] == [0, 1, 2]
     assert plan["space"]["adam"]["lr"] == {"low": 1e-5, "high": 0.5, "log": True}
     assert plan["resources"] == {"cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 4, "address": None,
@@ -121,28 +125,34 @@ def compared(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_what_will_be_compared_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compared(capsys, "--task", "mnist1d") == (
-        "diag_hessian against adam, by test_loss (val_loss if the task has no test split), paired over 10 seeds: "
-        "paired t-test at level 0.05; differences within 2% of adam's value do not matter"
+    assert compared(capsys, "--task", "mnist1d", "--studies", "5", "--seeds", "4") == (
+        "diag_hessian against adam, by test_loss (val_loss if the task has no test split), paired over 5 studies of "
+        "4 seeds each (about optimizers): paired t-test at level 0.05; differences within 2% of adam's value do not "
+        "matter"
+    )
+    assert compared(capsys, "--task", "mnist1d", "--studies", "2", "--seeds", "1").endswith(
+        "paired over 2 studies of 1 seed each (about nothing that can be tested): below 3 studies there is no test"
     )
     three = ["--task", "rahimi_recht", "--optimizers", "ssvp", "sgd", "sgdm", "--set", "report.test=sign_flip",
-             "report.alpha=0.1"]  # fmt: skip
+             "report.alpha=0.1", "--studies", "1", "--seeds", "10"]  # fmt: skip
     assert compared(capsys, *three) == (
-        "ssvp, sgd against sgdm, by train_loss, paired over 10 seeds: sign-flip test at level 0.1 over 2 contrasts, "
-        "after Holm; differences within 1% of sgdm's value do not matter"
+        "ssvp, sgd against sgdm, by train_loss, paired over 10 seeds (about the configurations that one search each "
+        "finds): sign-flip test at level 0.1 over 2 contrasts, after Holm; differences within 1% of sgdm's value "
+        "do not matter"
     )
-    declared = ["--set", "report.baseline=diag_hessian", "report.metric=test_acc", "--seeds", "2"]
+    declared = ["--set", "report.baseline=diag_hessian", "report.metric=test_acc", "--studies", "1", "--seeds", "2"]
     assert compared(capsys, "--task", "mnist1d", *declared) == (
-        "adam against diag_hessian, by test_acc, paired over 2 seeds: below 3 seeds there is no test"
+        "adam against diag_hessian, by test_acc, paired over 2 seeds (about the configurations that one search each "
+        "finds): below 3 seeds there is no test"
     )
     assert compared(capsys, "--task", "mnist1d", "--optimizers", "sgd").startswith("sgd alone: nothing to compare it")
 
 
 def test_the_document_has_the_comparison_the_time_and_the_data(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--json"))
+    plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--studies", "3", "--seeds", "10", "--json"))
     assert {key: value for key, value in plan["comparison"].items() if key != "sentence"} == {
-        "baseline": "adam", "others": ["diag_hessian"], "metric": "test_loss", "seeds": 10, "test": "t", "alpha": 0.05,
-        "margin": "2%",
+        "baseline": "adam", "others": ["diag_hessian"], "metric": "test_loss", "studies": 3, "seeds": 10, "test": "t",
+        "alpha": 0.05, "margin": "2%",
     }  # fmt: skip
     assert plan["time"].startswith("time: not known yet; a few steps are timed before Ray starts")
     assert plan["data"] == (
@@ -169,7 +179,8 @@ def test_what_was_expected_of_a_run_is_said_of_one_that_goes_on(
 
 
 def test_an_optimizer_without_a_space_is_one_trial(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--task", "mnist1d", "--trials", "7", "--seeds", "5", "--set", "optimizers.adam.args.lr=0.01"]
+    argv = ["--task", "mnist1d", "--trials", "7", "--studies", "1", "--seeds", "5"]
+    argv += ["--set", "optimizers.adam.args.lr=0.01"]
     out = dry_run(capsys, *argv, "--optimizers", "adam", "sgd")
     assert "8 trials: 1 optimizers x 7 + 1 x 1 without anything to search, 10 epochs each\n" in out
     assert "18 training runs in all\n" in out

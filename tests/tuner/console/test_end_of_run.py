@@ -47,7 +47,9 @@ def fill(run: Run, one: list[str], two: list[str], states: tuple[str, str] = ("c
     """A run whose optimizers have a trial of that state each, and retrained seeds of those statuses."""
     best = {}
     for name, state in zip(("one", "two"), states, strict=True):
-        run.append_trials([{"task": "blobs", "optimizer": name, "trial": 0, "state": state, "seed": SEED}], [])
+        run.append_trials(
+            [{"task": "blobs", "optimizer": name, "study": 0, "trial": 0, "state": state, "seed": SEED}], []
+        )
         valid = state == "complete"
         best[name] = entry() if valid else entry(hp=None, value=None, trial=None, n_diverged=1)
     run.write_best({"task": "blobs", "metric": "val_loss", "optimizers": best})
@@ -57,7 +59,7 @@ def fill(run: Run, one: list[str], two: list[str], states: tuple[str, str] = ("c
 
 
 def seed_row(name: str, seed: int, status: str = "complete", **values: Any) -> dict[str, Any]:
-    row = {"task": "blobs", "optimizer": name, "seed": seed, "status": status}
+    row = {"task": "blobs", "optimizer": name, "study": 0, "seed": seed, "status": status}
     return row if status == "failed" else row | {"val_loss": 1.0 + seed, "test_loss": 2.0, "step_ms": 4.0} | values
 
 
@@ -134,7 +136,7 @@ def test_a_summary_is_plain_json(run: Run) -> None:
 def test_the_metric_its_like_and_the_accuracy_are_shown(
     run: Run, metric: str, columns: list[str], chosen: list[str]
 ) -> None:
-    row = {"task": "blobs", "optimizer": "one", "seed": 0, "status": "complete"}
+    row = {"task": "blobs", "optimizer": "one", "study": 0, "seed": 0, "status": "complete"}
     run.write_seeds([row | dict.fromkeys(columns, 0.5)], [])
     seeds = run.seeds().dropna(axis="columns", how="all")
     assert metrics(config(metric=metric), seeds) == chosen
@@ -226,7 +228,7 @@ def test_a_line_says_what_was_trained(run: Run) -> None:
 
 
 def test_what_trained_together_is_said_where_anything_did(run: Run) -> None:
-    trial = {"task": "blobs", "trial": 0, "state": "complete", "seed": SEED}
+    trial = {"task": "blobs", "study": 0, "trial": 0, "state": "complete", "seed": SEED}
     run.write_best({"task": "blobs", "metric": "val_loss", "optimizers": {"one": entry(), "two": entry()}})
     sizes = [("one", 4), ("one", 2), ("two", 1)]
     run.append_trials([trial | {"optimizer": name, "cohort": size} for name, size in sizes], [])

@@ -159,15 +159,16 @@ def test_many_seeds_are_checked_at_once() -> None:
 
 
 def trial(run: Run, number: int, value: Any) -> None:
-    row = {"task": "t", "optimizer": "o", "trial": number, "state": "complete", "value": 1.0, "seed": 1, "hp.x": value}
+    row = {"task": "t", "optimizer": "o", "study": 0, "trial": number, "state": "complete", "value": 1.0, "seed": 1}
+    row |= {"hp.x": value}
     run.append_trials([row], ["x"])
 
 
 @pytest.mark.parametrize("name", ["1", "007", "True"])
 def test_an_optimizer_may_be_called_by_a_number(tmp_path: Path, name: str) -> None:
     run = Run.create(tmp_path / "r", adam())
-    run.write_seeds([{"task": "t", "optimizer": name, "seed": 0, "status": "complete"}], [])
-    run.append_curves([{"task": "t", "optimizer": name, "split": "val", "metric": "loss", "value": 1.0}])
+    run.write_seeds([{"task": "t", "optimizer": name, "study": 0, "seed": 0, "status": "complete"}], [])
+    run.append_curves([{"task": "t", "optimizer": name, "study": 0, "split": "val", "metric": "loss", "value": 1.0}])
     assert run.seeds()["optimizer"].tolist() == [name]
     assert run.curves()["optimizer"].tolist() == [name]
 

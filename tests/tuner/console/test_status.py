@@ -31,10 +31,10 @@ def at_noon(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
     return now
 
 
-def new_run(folder: Path) -> Run:
-    """Two optimizers, four trials and two seeds each; nothing has begun."""
+def new_run(folder: Path, studies: int = 1) -> Run:
+    """Two optimizers, four trials and two seeds of each study; nothing has begun."""
     optimizers = {name: {"class": "pkg.Opt", "space": SPACE} for name in NAMES}
-    return Run.create(folder / "run", run_config(optimizers, trials=4, seeds=2))
+    return Run.create(folder / "run", run_config(optimizers, trials=4, seeds=2, studies=studies))
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return new_run(tmp_path)
 
 
-def add_trials(run: Run, optimizer: str, *states: str, start: int = 0) -> None:
+def add_trials(run: Run, optimizer: str, *states: str, start: int = 0, study: int = 0) -> None:
     rows = [
-        {"task": "blobs", "optimizer": optimizer, "trial": n, "state": state, "seed": 1000, "steps": 8, "seconds": 1.0,
-         "value": None if state == "failed" else 1.0 / (n + 1), "cohort": 1, "hp.lr": 0.25 * n,
-         "error": f"ValueError: lr of trial {n}" if state == "failed" else ""}
+        {"task": "blobs", "optimizer": optimizer, "study": study, "trial": n, "state": state, "seed": 1000 + study,
+         "steps": 8, "seconds": 1.0, "value": None if state == "failed" else 1.0 / (n + 1), "cohort": 1,
+         "hp.lr": 0.25 * n, "error": f"ValueError: lr of trial {n}" if state == "failed" else ""}
         for n, state in enumerate(states, start)
     ]  # fmt: skip
     run.append_trials(rows, ["lr"])
@@ -66,7 +66,7 @@ def set_best(run: Run, **trials: int | None) -> None:
 
 
 def set_seeds(run: Run, *cells: tuple[str, int, str, float]) -> None:
-    rows = [{"task": "blobs", "optimizer": name, "seed": seed, "status": status, "hp.lr": lr}
+    rows = [{"task": "blobs", "optimizer": name, "study": seed // 10_000, "seed": seed, "status": status, "hp.lr": lr}
             for name, seed, status, lr in cells]  # fmt: skip
     run.write_seeds(rows, ["lr"])
 
@@ -102,6 +102,31 @@ def test_a_run_under_way(run: Run) -> None:
         "retrain  diag_hessian  0/2",
         "failed: adam trial 2: ValueError: lr of trial 2",
     ]
+
+
+def test_a_run_of_several_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts are of all of them; what is one trial's names its study, unless that is the first."""
+    at_noon(monkeypatch)
+    run = new_run(tmp_path, studies=3)
+    add_trials(run, "adam", "complete", "failed")
+    add_trials(run, "adam", "complete", "complete", "diverged", "failed", study=2)
+    none = {"hp": None, "value": None, "trial": None, "n_trials": 0, "n_diverged": 0, "n_failed": 0, "at_boundary": []}
+    studies = [none | {"study": 0, "trial": 0, "value": 1.0, "hp": {"lr": 0.0}}]
+    studies += [none | {"study": 2, "trial": 1, "value": 0.5, "hp": {"lr": 0.25}}]
+    entry = studies[1] | {"studies": studies}
+    run.write_best({"task": "blobs", "metric": "val_loss", "optimizers": {"adam": entry}})
+    set_seeds(run, ("adam", 0, "complete", 0.0), ("adam", 20_000, "complete", 0.25), ("adam", 20_001, "complete", 0.0))
+    say(run, "running", 3.0)
+    found = describe(run)
+    assert lines(found)[1:] == [
+        "search   adam          6/12  2 running  1 diverged  2 failed  best val_loss 0.5 (study 2 trial 1: lr=0.25)",
+        "search   diag_hessian  0/12  2 running",
+        "retrain  adam          2/6",  # one is of what was once the best
+        "retrain  diag_hessian  0/6",
+        "failed: adam trial 1: ValueError: lr of trial 1",
+        "failed: adam study 2 trial 3: ValueError: lr of trial 3",
+    ]
+    assert found["studies"] == 3 and found["best"]["adam"]["study"] == 2
 
 
 def test_a_run_that_has_ended(run: Run) -> None:
@@ -209,8 +234,8 @@ def test_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert found == {
         "schema_version": 1, "run": str(run.path), "task": "blobs", "metric": "val_loss", "state": "running",
         "ago_s": 2.0, "host": "node7", "pid": 4321, "left_s": 10.0, "complete": False,
-        "best": {"adam": {"value": 1.0, "trial": 0, "hp": {"lr": 0.0}}},
-        "failures": [{"optimizer": "adam", "trial": 1, "error": "ValueError: lr of trial 1"}],
+        "studies": 1, "looks": {}, "best": {"adam": {"study": 0, "value": 1.0, "trial": 0, "hp": {"lr": 0.0}}},
+        "failures": [{"optimizer": "adam", "study": 0, "trial": 1, "error": "ValueError: lr of trial 1"}],
     }  # fmt: skip
     assert phases[0] == {
         "phase": "search", "optimizer": "adam", "total": 4, "running": 2, "left_s": 10.0, "done": 2, "diverged": 0,

@@ -26,8 +26,8 @@ from tuner.store.run import Run
 
 SPACE = {"lr": {"low": 0.0, "high": 1.0}}
 RULE = "class Rule:\n    step = 1.0\n"
-TRIAL = {"task": "blobs", "optimizer": "one", "trial": 0, "state": "complete", "value": 0.5, "seed": 1000, "steps": 1,
-         "seconds": 1.0, "cohort": 1, "error": "", "hp.lr": 0.5}  # fmt: skip
+TRIAL = {"task": "blobs", "optimizer": "one", "study": 0, "trial": 0, "state": "complete", "value": 0.5, "seed": 1000,
+         "steps": 1, "seconds": 1.0, "cohort": 1, "error": "", "hp.lr": 0.5}  # fmt: skip
 
 
 def config(*classes: str, folder: Path | None = None) -> Config:
