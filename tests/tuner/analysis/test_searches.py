@@ -94,7 +94,7 @@ def test_trials_count_as_they_stand_in_the_file(tmp_path: Path) -> None:
         "switch": [lr > 0.01 for lr in hp["lr"]],
     }
     rows = [
-        {"task": "t", "optimizer": "one", "trial": i, "state": "complete", "value": values[i], "seed": 0}
+        {"task": "t", "optimizer": "one", "study": 0, "trial": i, "state": "complete", "value": values[i], "seed": 0}
         | {f"hp.{name}": column[i] for name, column in own.items()}
         for i in range(30)
     ]
@@ -135,7 +135,7 @@ def test_lists_are_choices_like_others(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", run_config({"one": {"class": "pkg.Opt", "space": {"betas": betas}}}))
     run.append_trials(
         (
-            {"task": "t", "optimizer": "one", "trial": i, "state": "complete", "value": lr[i], "seed": 0}
+            {"task": "t", "optimizer": "one", "study": 0, "trial": i, "state": "complete", "value": lr[i], "seed": 0}
             | hp_columns({"lr": lr[i], "betas": chosen[i]})
             for i in range(30)
         ),
