@@ -18,8 +18,8 @@ from tuner.trackers import tracker as trackers
 CONFIG: Any = SimpleNamespace(task=SimpleNamespace(name="blobs"))
 SEARCHED = Job("search", "adam", 3, 1000, {"lr": 0.25, "nesterov": True, "kind": "x"})
 RETRAINED = Job("retrain", "adam", 3, 7, {"lr": 0.5})
-SETTINGS = {"task": "blobs", "optimizer": "adam", "phase": "search", "trial": 3, "seed": 1000, "hp.lr": 0.25,
-            "hp.nesterov": True, "hp.kind": "x"}  # fmt: skip
+SETTINGS = {"task": "blobs", "optimizer": "adam", "study": 0, "phase": "search", "trial": 3, "seed": 1000,
+            "hp.lr": 0.25, "hp.nesterov": True, "hp.kind": "x"}  # fmt: skip
 COMPLETE = Outcome(
     "complete",
     {"train_loss": 0.5, "val_top_5": 0.75},

@@ -34,9 +34,15 @@ CHANGES: dict[str, Any] = {
     "optimizers.one.contains": ["two"], "optimizers.two.contains": ["one"],
     "search.space": {"n": {"low": 0.0, "high": 1.0}},
     "report.baseline": "one", "report.metric": "test_loss", "report.test": "wilcoxon", "report.alpha": 0.01,
-    "report.margin": {"loss": 0.5},
+    "report.margin": {"loss": 0.5}, "report.spending": "pocock", "report.rho": 1.0,
 }  # fmt: skip
-FIXED = {"schema_version", "configs", "search.optimizers"}  # no other value is valid beside the rest
+FIXED = {
+    "schema_version",
+    "configs",
+    "search.optimizers",
+    "report.until",
+    "report.looks",
+}  # no other value is valid beside the rest
 
 
 def leaves(content: dict[str, Any], path: str = "") -> dict[str, Any]:

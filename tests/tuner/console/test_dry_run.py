@@ -41,8 +41,8 @@ def test_help_names_every_flag_without_torch_or_ray(folder: Path) -> None:
     out = in_new_process("--help")
     assert out.startswith("usage: python -m tuner.search ")
     flags = ["task", "optimizers", "trials", "studies", "seeds", "preset", "gpus-per-trial", "cpus-per-trial",
-             "max-concurrent", "cohort", "address", "sampler", "scheduler", "data-dir", "dataset", "out", "name", "configs", "set",
-             "dry-run", "json", "quiet", "verbose"]  # fmt: skip
+             "max-concurrent", "cohort", "address", "sampler", "scheduler", "data-dir", "dataset", "out", "name",
+             "configs", "set", "dry-run", "json", "quiet", "verbose"]  # fmt: skip
     assert set(flags) <= set(re.findall(r"--([a-z-]+)", out))
     assert everything(folder) == {}
 

@@ -82,8 +82,8 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
     return fake
 
 
-PARAMS = {"task": "blobs", "optimizer": "adam", "phase": "search", "trial": "3", "seed": "1000", "hp.lr": "0.25",
-          "hp.nesterov": "True", "hp.kind": "x"}  # fmt: skip
+PARAMS = {"task": "blobs", "optimizer": "adam", "study": "0", "phase": "search", "trial": "3", "seed": "1000",
+          "hp.lr": "0.25", "hp.nesterov": "True", "hp.kind": "x"}  # fmt: skip
 
 
 def test_mlflow_gets_a_run_for_each_training_run(

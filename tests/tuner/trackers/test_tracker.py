@@ -15,7 +15,7 @@ from tests.support.tracked import (
     SEARCHED,
 )
 from tuner.errors import UserError
-from tuner.jobs import Outcome
+from tuner.jobs import Job, Outcome
 from tuner.trackers import backend
 from tuner.trackers import tracker as trackers
 
@@ -128,3 +128,17 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     (tmp_path / "no_such_wandb" / "__init__.py").write_text("raise AssertionError('imported')")
     importlib.invalidate_caches()
     trackers.check("wandb")
+
+
+def test_no_two_jobs_of_several_studies_share_a_label() -> None:
+    """It is a directory of TensorBoard's; study 0 has those of before there were studies."""
+    jobs = [
+        Job(phase, "adam", trial, 1000 + study if phase == "search" else 10_000 * study + trial, {}, study)
+        for phase in ("search", "retrain")
+        for study in range(3)
+        for trial in range(3)
+    ]
+    ended = [backend.describe("blobs", job, COMPLETE, 0.0) for job in jobs]
+    assert len({run.label for run in ended}) == len({run.name for run in ended}) == len(jobs)
+    assert [ended[1].label, ended[8].label] == ["search-adam-1", "search-adam-study-2-2"]
+    assert [run.settings["study"] for run in ended] == [job.study for job in jobs]
