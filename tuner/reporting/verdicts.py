@@ -124,13 +124,20 @@ def _open(task: TaskResults, contrast: Contrast) -> str:
     decisive = task.decisive(contrast.optimizer)
     if decisive is None:
         return ""
-    wanted = {"show a difference of this size": decisive.difference,
-              "show that it is within the margin": decisive.equivalence}  # fmt: skip
-    parts = [f"{design.units} {PLURALS[contrast.unit]} would {what}" for what, design in wanted.items()
-             if design and design.units]  # fmt: skip
+    units, cheapest, parts = PLURALS[contrast.unit], decisive.cheapest, []
+    if decisive.difference.units:
+        parts.append(f"{decisive.difference.units} {units} would show a difference of this size")
+        if cheapest and cheapest.units:
+            parts[0] += f" (at least cost {cheapest.units} with {_seeds(cheapest.seeds)} each)"
+    if decisive.equivalence and decisive.equivalence.units:
+        parts.append(f"{decisive.equivalence.units} would show that it is within the margin")
     if not parts:
-        return f"; not even {MOST:,} {PLURALS[contrast.unit]} would show so small a difference"
-    return f"; some {' and '.join(parts)}"
+        return f"; not even {MOST:,} {units} would show so small a difference"
+    return f"; some {', and '.join(parts)}"
+
+
+def _seeds(count: float) -> str:
+    return "1 seed" if count == 1 else f"{count:g} seeds"
 
 
 def _failed_search(comparison: Comparison, contrast: Contrast) -> str:
