@@ -128,7 +128,7 @@ def _open(task: TaskResults, contrast: Contrast) -> str:
     if decisive.difference.units:
         parts.append(f"{decisive.difference.units} {units} would show a difference of this size")
         if cheapest and cheapest.units:
-            parts[0] += f" (at least cost {cheapest.units} with {_seeds(cheapest.seeds)} each)"
+            parts[0] += f" (most cheaply {cheapest.units} with {_seeds(cheapest.seeds)} each)"
     if decisive.equivalence and decisive.equivalence.units:
         parts.append(f"{decisive.equivalence.units} would show that it is within the margin")
     if not parts:

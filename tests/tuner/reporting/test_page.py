@@ -86,13 +86,15 @@ def test_it_asks_for_nothing_and_complains_of_nothing(
     assert [url for url in heard.requests if not url.startswith("data:")] == [path.as_uri()]
 
 
-def test_the_verdicts_and_the_leaderboard_are_on_the_first_screen(browser: Browser, single: Path) -> None:
+def test_what_it_is_about_the_verdicts_and_the_caveats_are_on_the_first_screen(browser: Browser, single: Path) -> None:
     page, _ = opened(browser, single)
 
-    for name in EFFECTS:
-        place = page.get_by_role("rowheader", name=name).bounding_box()
-        assert place is not None
-        assert place["y"] + place["height"] < DESK["height"]
+    parts = ("#answer .about", "#answer .verdicts", "#answer .caveats", "#answer table.board")
+    places = [page.locator(part).bounding_box() for part in parts]
+    tops = [place["y"] for place in places if place is not None]
+    assert len(tops) == len(parts) and tops == sorted(tops)
+    caveats = places[2]
+    assert caveats is not None and caveats["y"] < DESK["height"]
     assert page.locator("#answer .verdicts .verdict").all_inner_texts() == ["better", "worse"]
 
 
@@ -173,6 +175,17 @@ def test_values_are_shown_under_the_pointer_and_by_arrow_keys(browser: Browser, 
     page.get_by_role("navigation").get_by_role("button", name="adam").click()
     curves.locator("svg").hover()
     assert tip.locator("strong").all_inner_texts() == ["sgdm", "diag_hessian"]  # as they lie, from above
+
+
+def test_several_tasks_are_a_matrix_of_verdicts(browser: Browser, several: Path) -> None:
+    page, _ = opened(browser, several)
+    rows = page.locator("#answer table.matrix tr").all()
+    cells = [row.locator("th, td").all_inner_texts() for row in rows]
+    assert cells[0] == ["optimizer", "mnist1d", "resnet18"]
+    assert [row[0].strip() for row in cells[1:]] == list(EFFECTS)
+    assert cells[2][1:] == ["baseline", "baseline"]
+    assert {word for row in (cells[1], cells[3]) for word in row[1:]} <= {"better", "worse", "inconclusive"}
+    assert page.locator("#answer .about").count() == 1
 
 
 @pytest.mark.parametrize("which", ["single", "several"])
