@@ -94,6 +94,8 @@ def comparison(config: Config) -> dict[str, Any]:
         "test": declared.test,
         "alpha": declared.alpha,
         "margin": declared.margin.get(metric.partition("_")[2]),
+        "looks": config.looks,
+        "spending": declared.spending if config.looks else None,
     }
     return plan | {"sentence": _sentence(plan, config.task)}
 
@@ -116,7 +118,13 @@ def _sentence(plan: dict[str, Any], task: TaskConfig) -> str:
     unit = "studies" if plan["studies"] > 1 else "seeds"
     enough = plan[unit] >= FEWEST_PAIRS
     rules = f"{test}; {margin}" if enough else f"below {FEWEST_PAIRS} {unit} there is no test"
-    return f"{', '.join(others)} against {plan['baseline']}, by {metric}{default}, {_pairs(plan)}: {rules}"
+    looks = f"; {_looks(plan, unit)}" if plan["looks"] else ""
+    return f"{', '.join(others)} against {plan['baseline']}, by {metric}{default}, {_pairs(plan)}: {rules}{looks}"
+
+
+def _looks(plan: dict[str, Any], unit: str) -> str:
+    after = ", ".join(map(str, plan["looks"]))
+    return f"looks after {after} {unit} ({plan['spending']}); what is decided stops, so that all this is the most there may be"
 
 
 def _pairs(plan: dict[str, Any]) -> str:

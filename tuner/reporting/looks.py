@@ -73,14 +73,14 @@ def plan(looking: Looking) -> str:
 
 
 def rows(task: TaskResults) -> list[dict[str, Any]]:
-    """Each look at each contrast: the statistic, its boundary at the contrast's share of the level, the decision."""
+    """Each look at each contrast: the statistic, its boundary at the level at which it was decided, the decision."""
     looking, found = task.looking, []
     decisions = {(look["units"], name): word for look in (looking.taken if looking else ())
                  for name, word in look["decided"].items()}  # fmt: skip
     for contrast in task.primary_contrasts if looking else ():
         if contrast.course is None:
             continue
-        shown = contrast.course.steps(task.comparison.config.report.alpha / contrast.family)
+        shown = contrast.course.steps(contrast.level)
         for index, look in enumerate(shown, start=1):
             decision = decisions.get((look.units, contrast.optimizer), "goes on")
             found.append({"optimizer": contrast.optimizer, "look": index, **asdict(look), "decision": decision})
