@@ -23,7 +23,7 @@ help:
 	@echo "make docs       write docs/optimizers.md and docs/tasks.md from docstrings and YAML files"
 
 demo: .venv/.installed
-	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam --trials 12 --seeds 5
+	$(BIN)/python -m tuner.search --task mnist1d --preset smoke --optimizers diag_hessian adam
 
 optional: .venv/.installed
 	@if command -v uv >/dev/null; then uv pip install -q --python $(BIN)/python -r requirements-optional.txt; \

@@ -124,7 +124,8 @@ def _sentence(plan: dict[str, Any], task: TaskConfig) -> str:
 
 def _looks(plan: dict[str, Any], unit: str) -> str:
     after = ", ".join(map(str, plan["looks"]))
-    return f"looks after {after} {unit} ({plan['spending']}); what is decided stops, so that all this is the most there may be"
+    most = "what is decided stops, so that all this is the most there may be"
+    return f"looks after {after} {unit} ({plan['spending']}); {most}"
 
 
 def _pairs(plan: dict[str, Any]) -> str:

@@ -59,15 +59,18 @@ def present(done: Executed, *, as_json: bool) -> str:
 
 
 def _add_verdicts(summary: dict[str, Any], results: Results | None) -> list[str]:
-    """Put the verdicts into the summary; a sentence on each."""
+    """Put the verdicts, and what they are about, into the summary; that in words, and a sentence on each."""
+    from tuner.reporting.subject import answer_is_about
     from tuner.reporting.verdicts import verdict
 
+    summary["about"] = None
     if results is None:
         return []
     (task,) = results.tasks
+    summary["about"] = task.about
     for entry in summary["optimizers"]:
         entry["verdict"] = task.verdict(entry["optimizer"])
-    return [verdict(task, contrast.optimizer) for contrast in task.primary_contrasts]
+    return [*answer_is_about(results), *(verdict(task, contrast.optimizer) for contrast in task.primary_contrasts)]
 
 
 def _next_commands(done: Executed, summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -185,7 +188,9 @@ def print_table(summary: dict[str, Any], config: Config, console: Console) -> No
     step = step_head(shared=shared(config, largest))
     for column in ("optimizer", *shown, step, *([COHORT] if cohorts else []), "diverged", "at boundary"):
         table.add_column(Text(column), no_wrap=True)
-    table.add_column("best hyperparameters", overflow="fold")
+    studies = config.search.studies
+    best = "best hyperparameters" if studies == 1 else f"hyperparameters of the best of {studies} studies"
+    table.add_column(best, overflow="fold")
     for entry in summary["optimizers"]:
         cells = [
             entry["optimizer"],
