@@ -141,7 +141,7 @@ def _few(task: TaskResults) -> Iterator[Limit]:
                                         "least": min(1.0, least)}  # fmt: skip
             return
     if tested and (fewest := tested[0]).n < ENOUGH:
-        share = alpha / fewest.family
+        share = alpha / max(1, fewest.family)
         yield "low_power", {"units": fewest.units, "power": power(fewest.n, share), "contrasts": fewest.family}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 from pathlib import Path
 
 import tuner
@@ -20,7 +21,7 @@ def test_verdicts_then_a_table_per_task(tmp_path: Path) -> None:
     )
     html = cell(results)
     said = re.findall("<p>([^<]*)</p>", html)
-    assert said == [sentence.replace("'", "&#x27;") for sentence in verdicts(results) if sentence]
+    assert said == [escape(sentence) for sentence in verdicts(results) if sentence]
     tables = html.split("<table>")[1:]
     assert [re.findall("<caption>(.*)</caption>", text) for text in tables] == [["mnist1d"], ["tabular_mlp"]]
     for text, task in zip(tables, results.tasks, strict=True):
