@@ -31,10 +31,13 @@ def start(
     folder: Path, module: str, *args: object, env: dict[str, str] | None = None, report: bool = False
 ) -> subprocess.Popen[str]:
     """``python -m module args`` in a folder, under way in a session of its own; without a report, whose figures take
-    seconds, unless it is asked for."""
-    without = ["--no-report"] if module in WRITE_REPORTS and not report else []
+    seconds, unless it is asked for, and with one study, where presets have several."""
+    words = [*map(str, args)]
+    less = ["--no-report"] if module in WRITE_REPORTS and not report else []
+    if module == "tuner.search" and not {"--studies", "--resume"} & set(words):
+        less += ["--studies", "1"]
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, args), *without],
+        [sys.executable, "-m", module, *words, *less],
         cwd=folder, env=environment() if env is None else env, text=True, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
