@@ -90,12 +90,14 @@ class Comparison:
             return {name: space[name].read(column.iloc[0]) for name, column in cells.items() if len(column)}
         return {}
 
+    def winners(self, optimizer: str) -> list[dict[str, Any]]:
+        """The hyperparameters of each study's winner."""
+        of_studies = [study["hp"] for study in by_study(self.best.get(optimizer, {"hp": None})).values() if study["hp"]]
+        return of_studies or list(filter(None, [self.hp(optimizer)]))
+
     def at_boundary(self, optimizer: str) -> list[str]:
         """Which of them lie in the outer 5 % of their range, of the winner of any study."""
-        winners = [
-            entry["hp"] or {} for entry in by_study(self.best.get(optimizer, {"hp": self.hp(optimizer)})).values()
-        ]
-        tables = [boundary(hp, self.spaces[optimizer]) for hp in (winners if any(winners) else [self.hp(optimizer)])]
+        tables = [boundary(hp, self.spaces[optimizer]) for hp in self.winners(optimizer)]
         outer = {name for table in tables for name in table.loc[table["at_boundary"], "hyperparameter"]}
         return [name for name in self.spaces[optimizer] if name in outer]
 

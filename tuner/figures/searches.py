@@ -11,6 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tuner.config.engine_options import TRAINING
 from tuner.config.space import Dimension
 from tuner.figures.canvas import (
     INK,
@@ -38,7 +39,7 @@ def search(
     trials: pd.DataFrame,
     optimizer: str,
     space: Mapping[str, Dimension],
-    best: Mapping[str, Any] | None,
+    winners: Sequence[Mapping[str, Any]],
     metric_label: str,
     mode: Literal["min", "max"],
     names: Sequence[str],
@@ -47,12 +48,12 @@ def search(
     """One panel per hyperparameter: the value of every trial against it, on the searched scale.
 
     Diverged trials are crosses at the worse edge of the panel, whatever their value; those that a scheduler stopped are
-    hollow; failed ones are not shown. The best hyperparameters are ringed where a trial has them. The points of more
+    hollow; failed ones are not shown. Each study's winner is ringed where a trial has its values. The points of more
     than ``CROWD`` trials are smaller, and an image in an SVG.
 
     Args:
         trials: columns optimizer, state, value and ``hp.<name>``, of one task.
-        best: hyperparameters by name.
+        winners: hyperparameters by name, of each study.
         importance: shares by hyperparameter, written beside its name.
     """
     counted = trials[(trials["optimizer"] == optimizer) & (trials["state"] != "failed")]
@@ -68,7 +69,9 @@ def search(
     gap = 12.0
     width = (WIDTH - left - 10 - gap * (columns - 1)) / columns
     edge = y.high if mode == "min" else y.low
-    chosen = _chosen(counted, space, best)
+    chosen = np.zeros(len(counted), bool)
+    for winner in winners:
+        chosen |= _chosen(counted, space, winner)
     titles = _with_importances(list(space), importance or {}, width)
     for index, (name, dimension) in enumerate(space.items()):
         row, column = divmod(index, columns)
@@ -117,11 +120,11 @@ def _fitting(x: Scale, width: float) -> Scale:
     return Scale(x.low, x.high, x.log, ticks, labels)
 
 
-def _chosen(trials: pd.DataFrame, space: Mapping[str, Dimension], best: Mapping[str, Any] | None) -> NDArray[np.bool_]:
-    """Which trial has the best hyperparameters; none where it is not in the table."""
-    same = (trials["state"] == "complete").to_numpy(bool) & (best is not None and len(space) > 0)
-    for name, dimension in space.items() if best else ():
-        column, value = trials.get(HP + name), (best or {}).get(name)
+def _chosen(trials: pd.DataFrame, space: Mapping[str, Dimension], winner: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which trial has these hyperparameters, the first; none where it is not in the table."""
+    same = (trials["state"] == "complete").to_numpy(bool) & (len(space) > 0)
+    for name, dimension in space.items():
+        column, value = trials.get(HP + name), winner.get(name)
         if column is None or value is None:
             return np.zeros(len(trials), bool)
         if dimension.choices is not None:
@@ -176,7 +179,8 @@ def _apart(panel: Panel, x: NDArray[np.float64], y: NDArray[np.float64], which: 
 def _with_importances(names: Sequence[str], shares: Mapping[str, float], width: float) -> list[str]:
     known = [shares.get(name, np.nan) for name in names]
     after = [f" · {100 * share:.0f} %" if np.isfinite(share) else "" for share in known]
-    written = labels(names, width + 8 - max(map(text_width, after), default=0))
+    room = width + 8 - max(map(text_width, after), default=0)
+    written = labels([name.removeprefix(TRAINING) for name in names], room)
     return [label + share for label, share in zip(written, after, strict=True)]
 
 

@@ -199,7 +199,7 @@ def _search(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Dra
         about = f"No importances: {importance.reason}." if importance.reason else f"Importances: {listed}{few}."
         file = _file(index, f"search-{_of(name, names)}")
         yield Drawing(file, f"{comparison.task}: the search of {name}", f"{name}. {about}", search_figures.search,
-                      (trials, name, comparison.spaces[name], comparison.hp(name), metric, mode, names,
+                      (trials, name, comparison.spaces[name], comparison.winners(name), metric, mode, names,
                        shares))  # fmt: skip
 
 

@@ -43,7 +43,8 @@ def points(axes: Axes, marker: str, hollow: bool = False, size: float | None = N
 
 def made(mode: Any = "min", trials: pd.DataFrame = TRIALS, **how: Any) -> Any:
     best = how.pop("best", {"lr": 0.01, "kind": "1"})
-    return search(trials, "sgd", how.pop("space", SPACE), best, "val_loss", mode, NAMES, **how)
+    winners = how.pop("winners", [best] if best else [])
+    return search(trials, "sgd", how.pop("space", SPACE), winners, "val_loss", mode, NAMES, **how)
 
 
 def test_every_trial_is_at_its_place() -> None:
@@ -67,6 +68,11 @@ def test_the_best_is_ringed_once() -> None:
         assert points(axes, "o", hollow=True, size=9) == [(x, 0.25)]
     for best in (None, {"lr": 0.02, "kind": "1"}, {"kind": "1"}):
         assert points(made(best=best).axes[0], "o", hollow=True, size=9) == []
+
+
+def test_the_winner_of_each_study_is_ringed() -> None:
+    axes = made(winners=[{"lr": 0.01, "kind": "1"}, {"lr": 0.001, "kind": "1"}]).axes[0]
+    assert len(points(axes, "o", hollow=True, size=9)) == 2
 
 
 def test_importance_stands_beside_the_names() -> None:
@@ -175,7 +181,7 @@ def test_odd_searches(values: list[float], count: int) -> None:
     trials = TRIALS.assign(value=values, optimizer=name).rename(columns={"hp.lr": "hp.l$r_1$", "hp.kind": "hp.<k>"})
     space = dict(list(ODD_SPACE.items())[:count])
     for table in (trials, trials[:0], trials[3:4]):
-        svg.inline(search(table, name, space, {"l$r_1$": 0.01, "<k>": "1"}, "$v$", "min", ODD_NAMES), "search")
+        svg.inline(search(table, name, space, [{"l$r_1$": 0.01, "<k>": "1"}], "$v$", "min", ODD_NAMES), "search")
 
 
 @pytest.mark.parametrize("shares", [[0.0, 0.0], [np.nan, 0.5], [1e-9] * 7])
