@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,12 +20,9 @@ from tuner.machine import code
 from tuner.machine.resources import settle, this_machine
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.estimate import Estimate, estimate, sentences, warning
-from tuner.store import provenance
-from tuner.store.columns import STUDY
-from tuner.store.extent import Extent
+from tuner.planning.remaining import Work, remaining_work
+from tuner.store import extent, provenance
 from tuner.store.run import Run
-from tuner.store.seed_rows import current_rows, missing_runs
-from tuner.store.winners import winners
 from tuner.text import fault
 from tuner.workers.preflight import Preflight, PreflightResult
 
@@ -71,20 +67,6 @@ class RaySetting:
 
     inside: Inside | None = None
     verbose: bool = False
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a command has to do.
-
-    Attributes:
-        search: whether trials may be among it, or only retraining.
-        trials, seeds: how many are left, per optimizer on average.
-    """
-
-    search: bool
-    trials: float
-    seeds: float
 
 
 def new_run(
@@ -147,11 +129,24 @@ def resume(
         if not work.trials and not seeds:
             run.write_config(config)
             run.finish_curves()  # which a full disk may have prevented
+            take_missed_looks(config, run, tell)
             return with_results(Executed(run, config, None), tell, report=report)
         provenance.check_code(config, run, allowed=changed_code, remark=lambda text: tell(events.CodeRemark(text)))
         retrain = config.retrain.model_copy(update={"seeds": (not config.looks and seeds) or config.retrain.seeds})
         checked = preflight(config.model_copy(update={"retrain": retrain}), run.objects(), tell, ray)
         return with_results(run_plan(config, run, work, checked, tell, ray), tell, report=report)
+
+
+def take_missed_looks(config: Config, run: Run, tell: Listener) -> None:
+    """Look, where a command ended between the last run and that: looks are a function of what there is."""
+    from tuner.planning.looking import Looking
+
+    before = extent.read(run.path) if config.looks else {}
+    all_stopped = set(config.optimizers) <= set(before.get("stopped", ()))
+    if len(before.get("looks", ())) < len(config.looks) and not all_stopped:
+        looking = Looking(config, decisions(config, run, tell), run.path)
+        while looking.take():
+            pass
 
 
 def with_results(done: Executed, tell: Listener, *, report: bool) -> Executed:
@@ -175,25 +170,6 @@ def with_results(done: Executed, tell: Listener, *, report: bool) -> Executed:
     except Exception as error:  # what was found is shown all the same
         tell(events.NotWritten(f"report.html: cannot be drawn ({fault(error)})"))
     return replace(done, all_written=False)
-
-
-def remaining_work(config: Config, run: Run, search: bool) -> tuple[Work, list[int]]:
-    """What a run lacks, and the seeds that are among it."""
-    names, trials, extent = config.optimizers, 0, Extent.of(config, run.path)
-    if search:
-        recorded = Counter((row["optimizer"], int(row[STUDY])) for row in run.trial_rows())
-        for name in names:
-            lacking = (config.trials(name) - recorded[name, study] for study in range(extent.studies(name)))
-            trials += sum(max(0, lack) for lack in lacking)
-    best = run.best_optimizers()
-    of_study = winners(best)
-    missing = [
-        each
-        for each in missing_runs(extent, current_rows(run.valid_seed_rows(), best))
-        if of_study.get((each.optimizer, each.study), {"hp": {}})["hp"] is not None
-    ]
-    work = Work(search, trials / len(names), len(missing) / len(names))
-    return work, list(dict.fromkeys(each.declared_seed for each in missing))
 
 
 def tell_lacking_weights(config: Config, run: Run, tell: Listener) -> None:

@@ -70,7 +70,7 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
         config,
         run,
         tell,
-        search=config.search.studies > before.search.studies or (config.unit == "study" and bool(config.looks)),
+        search=args.studies is not None or (config.unit == "study" and bool(config.looks)),
         changed_code=args.allow_changed_code,
         report=not args.no_report,
         ray=execute.RaySetting(program.inside, args.verbose),

@@ -203,6 +203,8 @@ class Recursion:
             return self._law.first_bound(wanted) if wanted > 0 else math.inf
         if wanted < LEAST_SPENT:
             return math.inf
+        if self._series.above(least) <= wanted:
+            return least
         return float(brentq(lambda x: self._series.above(x) - wanted, least, self._edge))
 
     def stop_at(self, bound: float) -> None:

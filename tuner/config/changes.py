@@ -90,7 +90,8 @@ def _check_looks(config: Config, asked: Config) -> None:
             units = "studies" if config.unit == "study" else "seeds"
             raise UserError(
                 f"{section}.{key}: this run is decided at looks after {looks} {units}, as declared before it began; "
-                f"{now} in place of {before} would be another plan, of a new run (only report.spending=e_process grows)"
+                f"{now} in place of {before} would be another plan, of a new run (with report.spending=e_process "
+                f"{grows} may grow)"
             )
 
 

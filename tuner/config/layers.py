@@ -6,7 +6,7 @@ defaults < optimizer < task < preset < --configs < --set < flags
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
@@ -75,7 +75,7 @@ def resolve(
         content = _with_spaces(content, names, layers)
     if "configs" in content:
         raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
-    _check_effect(command_line[0][1], content)
+    _check_effect(command_line[0][1], content, shared=mapping_at(content, "search", "space"))
     _check_margins(content)
     config = validated(content | {"configs": configs and str(configs.absolute())}, layers)
     for name, optimizer in config.optimizers.items():
@@ -275,15 +275,20 @@ def _check_settings(settings: dict[str, Any], task: str, optimizers: list[str], 
             raise UserError(f"task.args: unknown key {key!r}{nearest(key, valid)}")
 
 
-def _check_effect(settings: dict[str, Any], content: Any, path: str = "") -> None:
+def _check_effect(settings: dict[str, Any], content: Any, path: str = "", shared: Collection[str] = ()) -> None:
     """
+    Args:
+        shared: dimensions of all optimizers' spaces.
+
     Raises:
         UserError: an empty mapping was set where there is more, which merging leaves as it is.
     """
     for key, value in settings.items():
         below = mapping_at(content, key)
+        if key == "space" and path.startswith("optimizers."):
+            below = {name: dim for name, dim in below.items() if name not in shared}
         if isinstance(value, dict) and value:
-            _check_effect(value, below, f"{path}{key}.")
+            _check_effect(value, below, f"{path}{key}.", shared)
         elif value == {} and below:
             raise UserError(f"--set {path}{key}={{}}: has no effect; set the keys below it: {', '.join(below)}")
 

@@ -218,6 +218,8 @@ class Config(Section):
     def _check_seeds(self) -> None:
         """Refuse evaluation seeds that are a search seed, or those of two studies."""
         seeds = set(self.retrain.seeds)
+        if (largest := max(seeds) + SEEDS_APART * (len(self.studies) - 1)) >= 2**63:
+            raise ValueError(f"retrain.seeds: must be below 2^63 in all {len(self.studies)} studies, got {largest}")
         for search in map(self.search_seed, self.studies):
             if any(search - SEEDS_APART * study in seeds for study in self.studies[: search // SEEDS_APART + 1]):
                 raise ValueError(
@@ -279,10 +281,6 @@ class Config(Section):
     def most_units(self) -> int:
         """Studies, or seeds, of each optimizer: all that may be."""
         return self.search.studies if self.unit == "study" else len(self.retrain.seeds)
-
-    def unit_of(self, study: int, seed: int) -> int:
-        """Which unit, from 0, a retraining run of ``retrain.seeds``' seed belongs to."""
-        return study if self.unit == "study" else self.retrain.seeds.index(seed)
 
     @property
     def looks(self) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config.schema import Config
-from tuner.store.extent import Extent, write
+from tuner.store.extent import Extent, read, write
 
 Decide = Callable[[int], Mapping[str, str]]
 """What a look at the first so many units of each optimizer decides: the verdicts of contrasts that are."""
@@ -27,7 +27,8 @@ class Looking:
     def __init__(self, config: Config, decide: Decide | None, path: Path) -> None:
         self.config = config
         self._decide, self._path = decide, path
-        self._steps = config.looks if decide else []
+        before = [look["units"] for look in read(path).get("looks", ())] if decide else []
+        self._steps = sorted({*before, *config.looks}) if decide else []  # an open-ended plan that grew has new ones
         self._taken: list[dict[str, Any]] = []
         self._stopped: dict[str, int] = {}
 

@@ -12,7 +12,7 @@ from tuner.jobs import Done, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.looking import Looking
 from tuner.planning.progress import Progress
-from tuner.planning.study import OptimizerStudy
+from tuner.planning.study import OptimizerStudy, SinceStart
 from tuner.planning.study_db import OpenStorage
 from tuner.store.background import BackgroundThread
 from tuner.store.columns import STUDY
@@ -44,10 +44,11 @@ class Search:
         rows_of = defaultdict(list)
         for row in rows:
             rows_of[row["optimizer"], int(row[STUDY])].append(row)
+        since_start = {name: SinceStart() for name in config.optimizers}
         self.studies = {
             (name, number): OptimizerStudy(
                 config, name, number, storage, sizes.startup(name), writer,
-                asked.get((name, number)), rows_of[name, number],
+                asked.get((name, number)), rows_of[name, number], since_start[name],
             )
             for name in config.optimizers for number in config.studies
         }  # fmt: skip
@@ -148,7 +149,8 @@ class Search:
 
     def close(self, patience_s: float) -> list[str]:
         """See study.db written; what could not be."""
-        faults = [study.database.close(patience_s) for study in self.studies.values()]
+        until = time.monotonic() + patience_s
+        faults = [study.database.close(max(0.0, until - time.monotonic())) for study in self.studies.values()]
         return [fault for fault in faults if fault]
 
 

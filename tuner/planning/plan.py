@@ -69,7 +69,7 @@ class Plan:
         return bool(self.retrain.running) or (self.search is not None and self.search.running)
 
     def abandoned_searches(self) -> list[str]:
-        """The optimizers of which a search was given up."""
+        """The optimizers whose searches were given up."""
         studies = self.search.studies.values() if self.search else ()
         return list(dict.fromkeys(study.optimizer for study in studies if study.abandoned))
 

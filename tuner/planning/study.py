@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import optuna
@@ -28,7 +29,15 @@ STATES = {
 }  # fmt: skip
 ANY_TRIAL = create_trial(state=TrialState.WAITING)
 ABANDONED_AFTER = 5
-"""A search is given up when so many trials have ended and all of them failed."""
+"""The searches of an optimizer are given up when so many of its trials have ended and all of them failed."""
+
+
+@dataclass
+class SinceStart:
+    """How many trials of an optimizer, of all its studies, this command saw end."""
+
+    ended: int = 0
+    failed: int = 0
 
 
 class OptimizerStudy:
@@ -45,6 +54,7 @@ class OptimizerStudy:
         writer: of one thread, for study.db.
         asked: hyperparameters of the trials that earlier commands began, by number.
         rows: the study's rows of trials.csv, as text, which earlier commands wrote.
+        since_start: shared with the optimizer's other studies.
 
     Attributes:
         best: the best trial that ran to the end of its budget, with its value; None as long as there is none.
@@ -61,6 +71,7 @@ class OptimizerStudy:
         writer: Executor,
         asked: Mapping[int, dict[str, Any]] | None = None,
         rows: Sequence[Row] = (),
+        since_start: SinceStart | None = None,
     ) -> None:
         self.config = config
         self.optimizer = optimizer
@@ -70,7 +81,7 @@ class OptimizerStudy:
         self.asked = 0
         self.counts = dict.fromkeys(get_args(State), 0)
         self.best: tuple[Job, float] | None = None
-        self._since_start = {"ended": 0, "failed": 0}
+        self._since_start = since_start or SinceStart()
         self._running: dict[int, optuna.Trial] = {}
         self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
         self._startup = startup
@@ -145,8 +156,8 @@ class OptimizerStudy:
 
     @property
     def abandoned(self) -> bool:
-        """Whether all of its trials fail, so that more would, too."""
-        return self._since_start["failed"] == self._since_start["ended"] >= ABANDONED_AFTER
+        """Whether all of the optimizer's trials fail, so that more would, too."""
+        return self._since_start.failed == self._since_start.ended >= ABANDONED_AFTER
 
     @property
     def asks(self) -> bool:
@@ -191,8 +202,8 @@ class OptimizerStudy:
         trial = self._running.pop(job.trial)
         value = outcome.metrics.get(self.config.task.metric, math.nan)
         self._count(job, outcome.state, value)
-        self._since_start["ended"] += 1
-        self._since_start["failed"] += outcome.state == "failed"
+        self._since_start.ended += 1
+        self._since_start.failed += outcome.state == "failed"
         trial.set_user_attr(STATE, outcome.state)
         if outcome.state == "stopped":
             # TPE ranks pruned trials by their last value, after those that ran to the end.

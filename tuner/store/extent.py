@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tuner.config.schema import Config
+from tuner.config.schema import Config, Positive
 from tuner.errors import UserError
 from tuner.store.files import write_whole
+from tuner.store.json_shapes import Content
 
 FILE = "looks.json"
 
@@ -40,9 +42,15 @@ class Extent:
 
     def includes(self, optimizer: str, study: int, seed: int | None = None) -> bool:
         """Whether a study is among it, or the retraining run of one of ``retrain.seeds``."""
-        if self.config.unit == "seed":
-            return seed is None or self.config.unit_of(study, seed) < self.units(optimizer)
-        return study < self.units(optimizer)
+        units = self.units(optimizer)
+        if self.config.unit == "study":
+            return study < units
+        return seed is None or units >= self.config.most_units or self._places[seed] < units
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Of the evaluation seeds, in their order."""
+        return {seed: place for place, seed in enumerate(self.config.retrain.seeds)}
 
     def studies(self, optimizer: str) -> int:
         return self.units(optimizer) if self.config.unit == "study" else 1
@@ -68,6 +76,20 @@ class Extent:
         )
 
 
+class Look(Content):
+    units: Positive
+    decided: dict[str, str]
+
+
+class Looks(Content):
+    """What looks.json says."""
+
+    unit: Literal["study", "seed"]
+    most: Positive
+    looks: list[Look]
+    stopped: dict[str, Positive]
+
+
 def write(path: Path, config: Config, looks: Sequence[Mapping[str, Any]], stopped: Mapping[str, int]) -> None:
     """Write looks.json: what was decided at each look, and who stopped after how many units."""
     content = {"unit": config.unit, "most": config.most_units, "looks": looks, "stopped": stopped}
@@ -82,10 +104,9 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads((path / FILE).read_text(encoding="utf-8"))
-        if all(isinstance(units, int) and units >= 1 for units in content["stopped"].values()):
-            return dict(content)
+        Looks.model_validate(content)
     except FileNotFoundError:
         return {}
-    except (ValueError, LookupError, AttributeError, TypeError):
-        pass
-    raise UserError(f"{path / FILE}: is damaged; remove it, and the next command writes it anew")
+    except ValueError:  # of pydantic, too
+        raise UserError(f"{path / FILE}: is damaged; remove it, and the next command writes it anew") from None
+    return dict(content)

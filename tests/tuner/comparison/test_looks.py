@@ -14,6 +14,7 @@ from tuner.comparison.looks import decided
 from tuner.comparison.results import compare
 from tuner.console.end_of_run import summarize
 from tuner.console.status_view import describe, lines
+from tuner.execute import resume
 from tuner.planning.looking import Looking
 from tuner.reporting.as_json import document
 from tuner.reporting.looks import plan, rows
@@ -147,3 +148,15 @@ def test_diverged_runs_are_looked_at_by_ranks(tmp_path: Path) -> None:
     (task,) = compare([run]).tasks
     assert task.verdict("sgdm") == "worse"
     assert "sequential signed-rank test" in verdict(task, "sgdm")
+
+
+def test_the_last_look_that_a_command_did_not_come_to_is_taken_by_the_next(tmp_path: Path) -> None:
+    settings = [*UNTIL, "report.looks=[3, 8]"]
+    run = make_run(tmp_path / "run", effects=EFFECTS, studies=8, seeds=2, trials=4, settings=settings, draw=3)
+    looking = Looking(run.config(), lambda units: {}, run.path)
+    looking.take()  # and killed when all else was done
+    assert len(json.loads((run.path / "looks.json").read_text())["looks"]) == 1
+    resume(run.config(), run, lambda event: None, search=True)
+    content = json.loads((run.path / "looks.json").read_text())
+    assert content == json.loads((looked_at(run).path / "looks.json").read_text())
+    assert content["stopped"]["sgdm"] == 3

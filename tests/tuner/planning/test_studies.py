@@ -18,6 +18,7 @@ from tests.support.workers import Workers, abandon, finish, of_any_state, planne
 from tuner.config.schema import Config
 from tuner.jobs import Job, checkpoint_name
 from tuner.planning.cohorts import CohortSizes
+from tuner.planning.looking import Looking
 from tuner.planning.phases import Search
 from tuner.planning.samplers import sampling_seed
 from tuner.planning.study import OptimizerStudy
@@ -134,18 +135,19 @@ def test_a_study_without_a_valid_trial_is_not_retrained_and_the_others_are(run_o
     assert best["hp"] is not None and best["n_diverged"] == 2
 
 
-def test_a_study_that_is_given_up_leaves_the_others(run_of: RunOf) -> None:
+@pytest.mark.parametrize(("broken", "trials", "retrained"), [({1}, 21, {"0", "2"}), ({0, 1, 2}, 5, set())])
+def test_searches_are_given_up_where_all_studies_fail(
+    run_of: RunOf, broken: set[int], trials: int, retrained: set[str]
+) -> None:
     def becomes(job: Job) -> Any:
-        return "failed" if (job.optimizer, job.study) == ("one", 1) else "complete"
+        return "failed" if job.optimizer == "one" and job.study in broken else "complete"
 
     asked, workers = config(trials=7), Workers(becomes=becomes)
     run = run_of(asked)
     plan = finish(asked, run, workers)
-    assert plan.abandoned_searches() == ["one"]
-    rows = run.trial_rows()
-    counts = [sum(row["optimizer"] == "one" and row["study"] == str(study) for row in rows) for study in range(3)]
-    assert counts == [7, 5, 7]
-    assert {row["study"] for row in run.seed_rows() if row["optimizer"] == "one"} == {"0", "2"}
+    assert plan.abandoned_searches() == (["one"] if trials < 21 else [])
+    assert sum(row["optimizer"] == "one" for row in run.trial_rows()) == trials
+    assert {row["study"] for row in run.seed_rows() if row["optimizer"] == "one"} == retrained
 
 
 # Cut off and resumed; grown.
@@ -277,7 +279,9 @@ def test_checkpoints_of_study_0_have_the_names_of_older_versions_and_no_two_jobs
 def test_a_cohort_is_of_all_studies_of_an_optimizer(run_of: RunOf) -> None:
     asked = config(studies=4, trials=16, cohort="auto")
     times = {"one": {1: 1.0, 16: 0.1}, "two": {1: 1.0}}
-    search = Search(asked, run_of(asked), optuna.storages.InMemoryStorage, CohortSizes(asked, times, 8))
+    run = run_of(asked)
+    looking = Looking(asked, None, run.path)
+    search = Search(asked, run, optuna.storages.InMemoryStorage, CohortSizes(asked, times, 8), looking)
     first, second = search.next_jobs(), search.next_jobs()
     assert [(job.study, job.trial) for job in first] == [(study, trial) for trial in range(4) for study in range(4)]
     assert {job.optimizer for job in first} == {"one"} and [str(job) for job in second] == ["two trial 0"]
@@ -297,6 +301,7 @@ def test_a_study_learns_from_the_most_of_its_results_however_many_workers_there_
     sizes = CohortSizes(asked, {"one": {1: 1.0, **times}}, 1)
     search = Search.__new__(Search)
     search.config, search.sizes = asked, sizes
+    search.looking = Looking(asked, None, Path())
     search.run = type("Unwritten", (), {"append_asked": lambda *args: None})()  # type: ignore[assignment]
     search.studies = {("one", number): Counted(number, trials) for number in range(studies)}  # type: ignore[misc]
     chance, running, most = random.Random(seed), [], 0
