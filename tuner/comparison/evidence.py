@@ -50,7 +50,10 @@ def luck_of_difference(comparison: Comparison, optimizer: str) -> VarianceSplit:
 
 
 def decisive(comparison: Comparison, contrast: Contrast) -> Decisive | None:
-    """Of a contrast that is open, by its t-test; none of others, and where there is no spread to plan by."""
+    """Of a contrast that is open, by its t-test; none of others, where another test decides or looks do, which need
+    more, and where there is no spread to plan by."""
+    if contrast.test != "t" or contrast.course is not None:
+        return None
     if contrast.verdict != "inconclusive" or contrast.reason or contrast.by_ranks or not contrast.sd_difference > 0:
         return None
     alpha = contrast.level
