@@ -73,7 +73,8 @@ def plan(looking: Looking) -> str:
 
 
 def rows(task: TaskResults) -> list[dict[str, Any]]:
-    """Each look at each contrast: the statistic, its boundary at the level at which it was decided, the decision."""
+    """Each look at each contrast: the statistic, its boundary at the level at which it was decided, the decision; none
+    of a comparison that was not declared, as looks decided on another."""
     looking, found = task.looking, []
     decisions = {(look["units"], name): word for look in (looking.taken if looking else ())
                  for name, word in look["decided"].items()}  # fmt: skip
@@ -82,7 +83,8 @@ def rows(task: TaskResults) -> list[dict[str, Any]]:
             continue
         shown = contrast.course.steps(contrast.level)
         for index, look in enumerate(shown, start=1):
-            decision = decisions.get((look.units, contrast.optimizer), "goes on")
+            decided = decisions.get((look.units, contrast.optimizer), "goes on")
+            decision = "-" if task.comparison.undeclared else decided
             found.append({"optimizer": contrast.optimizer, "look": index, **asdict(look), "decision": decision})
     return found
 

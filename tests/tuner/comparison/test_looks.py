@@ -93,6 +93,11 @@ def test_statistics_and_boundaries_are_those_of_the_looks(run: Run) -> None:
     json.dumps(content, allow_nan=False)
 
 
+def test_what_looks_decided_is_not_said_of_a_comparison_that_was_not_declared(run: Run) -> None:
+    (task,) = compare([run], metric="val_loss").tasks
+    assert {row["decision"] for row in rows(task)} == {"-"}
+
+
 def test_what_stopped_is_not_missing(run: Run) -> None:
     config = run.config()
     run.write_status({"state": "ended", "updated": "2026-01-01T00:00:00+00:00", "progress": []})
