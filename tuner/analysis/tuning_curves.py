@@ -79,6 +79,7 @@ def tuning_curves(
         return TuningCurves("median", _joined(parts))
     table = _joined([_over_studies(trials[trials["optimizer"] == name], name, mode, confidence) for name in names])
     if studies < 2:
+        table = table.assign(low=NAN, high=NAN)  # also of who has several
         return TuningCurves("single", table, f"{reason}; of one study nothing says how its curve varies")
     if studies < FEWEST_PAIRS:
         reason = f"{reason}; an interval of {studies} studies says nothing, at least {FEWEST_PAIRS} are needed"

@@ -31,6 +31,14 @@ def learning_search(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare([run]).tasks[0].comparison
 
 
+def test_studies_that_one_optimizer_alone_has_give_no_interval(learning_search: Comparison) -> None:
+    trials = of_studies(learning_search, 5).trials
+    uneven = replace(learning_search, trials=trials[(trials["optimizer"] == "adam") | (trials["study"] == 0)])
+    curves = tuning.curves_of(uneven)
+    assert curves.kind == "single" and curves.table[["low", "high"]].isna().all(axis=None)
+    assert "one study, no interval. " in tuning.caption(curves, uneven)
+
+
 def of_studies(comparison: Comparison, count: int) -> Comparison:
     """Its trials as those of so many studies, each a little better than the one before."""
     trials = comparison.trials
