@@ -218,7 +218,7 @@ def _method(results: Results) -> dict[str, Any]:
         size = f"{margin} of {comparison.baseline}'s value" if isinstance(margin, str) else number(margin)
         within = f"differences within {size} do not matter" if margin is not None else "no margin is declared"
         rules[comparison.task] = f"{TESTS[declared.test]} at level {declared.alpha:g}; {within}"
-    looked = any(task.looking for task in results.tasks)
+    looked = any(task.looked for task in results.tasks)
     return {"rules": rules, "few": FEW_TASKS, "bca": FEWEST_FOR_BCA, "looks": looked}
 
 
