@@ -14,6 +14,7 @@ from tuner.reporting.leaderboard import (
     step_time,
     typical_and_interval,
 )
+from tuner.reporting.looks import test_name
 from tuner.reporting.numbers import percent
 from tuner.reporting.subject import answer_is_about, subject
 from tuner.reporting.verdicts import overall, verdict
@@ -57,7 +58,7 @@ def latex(results: Results) -> str:
 
 def _latex_table(task: TaskResults) -> str:
     comparison = task.comparison
-    test = TESTS[comparison.config.report.test]
+    tests = list(dict.fromkeys(map(test_name, task.primary_contrasts))) or [TESTS[comparison.config.report.test]]
     head = ["Optimizer", metric_heads(task)[0], "Difference", "p (corrected)", "$d_z$", "Verdict",
             step_head(shared=comparison.shared)]  # fmt: skip
     lines = []
@@ -69,9 +70,10 @@ def _latex_table(task: TaskResults) -> str:
                  task.standing(row["optimizer"]), step_time(task, row).text]  # fmt: skip
         lines.append(" & ".join(map(_escaped_latex, cells)) + r" \\")
     level = percent(1 - comparison.config.report.alpha)
+    ranks = ", by ranks where runs diverged" * (task.typical == "median")
     caption = (f"{comparison.task}, {subject(task)}: {task.typical} {comparison.metric} over {counted(task)} with its "
-               f"own {level} interval; differences with intervals at their Holm-corrected levels; {test} against "
-               f"{comparison.baseline}{', by ranks where runs diverged' * (task.typical == 'median')}")  # fmt: skip
+               f"own {level} interval; differences with intervals at their Holm-corrected levels; "
+               f"{' or '.join(tests)} against {comparison.baseline}{ranks}")  # fmt: skip
     return "\n".join([
         r"\begin{table}", r"  \centering", rf"  \caption{{{_escaped_latex(caption)}}}",
         r"  \begin{tabular}{lllllll}", r"    \toprule",

@@ -36,6 +36,13 @@ def test_name(contrast: Contrast) -> str:
     return (OPEN_ENDED if contrast.course.open_ended else SEQUENTIAL)[contrast.test]
 
 
+def equivalence_test_name(contrast: Contrast) -> str:
+    """The test that shows equivalence."""
+    if contrast.course is None:
+        return "two one-sided t-tests"
+    return f"two one-sided {'e-processes of the t-test' if contrast.course.open_ended else 'group-sequential t-tests'}"
+
+
 def when_decided(task: TaskResults, contrast: Contrast) -> str:
     """At which look, and after how much of what could have been; empty where there are no looks."""
     looking = task.looking

@@ -18,7 +18,7 @@ from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.inclusion import failed_search
 from tuner.comparison.results import Results, TaskResults
-from tuner.reporting.looks import test_name, when_decided
+from tuner.reporting.looks import equivalence_test_name, test_name, when_decided
 from tuner.reporting.numbers import interval, percent, result, signed
 from tuner.reporting.subject import answer_is_about, found_once, tuned
 from tuner.text import number, p_value
@@ -110,7 +110,7 @@ def _numbers(contrast: Contrast, alpha: float) -> str:
     only = "only " * (contrast.n <= FEW_UNITS)
     corrected = "Holm-corrected " * (contrast.family > 1)
     p = contrast.p_equivalent if contrast.verdict == "equivalent" else contrast.p
-    test = "two one-sided t-tests" if contrast.verdict == "equivalent" else test_name(contrast)
+    test = (equivalence_test_name if contrast.verdict == "equivalent" else test_name)(contrast)
     return f"{text}{test} over {only}{contrast.units}, {corrected}{p_value(p)}{aside})"
 
 

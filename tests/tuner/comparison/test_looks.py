@@ -17,6 +17,7 @@ from tuner.console.status_view import describe, lines
 from tuner.execute import resume
 from tuner.planning.looking import Looking
 from tuner.reporting.as_json import document
+from tuner.reporting.as_tables import latex
 from tuner.reporting.looks import plan, rows
 from tuner.reporting.verdicts import verdict
 from tuner.store.extent import Extent
@@ -71,6 +72,9 @@ def test_the_sentence_says_when_it_was_decided(run: Run) -> None:
     assert "; decided at look 1 of 3, after 3 of 8 studies" in verdict(task, "sgdm")
     assert "group-sequential t-test over only 3 studies" in verdict(task, "sgdm")
     assert "; decided at look 2 of 3, after 6 of 8 studies" in verdict(task, "adamw")
+    assert task.verdict("adamw") == "equivalent"
+    assert "two one-sided group-sequential t-tests over 6 studies" in verdict(task, "adamw")
+    assert "levels; group-sequential t-test against adam}" in latex(compare([run]))
     assert (
         "of what the last look would have taken, 36 of 96 trials and 18 of 48 retraining runs"
         in plan(task.looking).lower()
