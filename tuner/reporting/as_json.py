@@ -51,7 +51,7 @@ def _task(task: TaskResults) -> dict[str, Any]:
         "baseline": comparison.baseline,
         "declared": not comparison.undeclared,
         "about": task.about,
-        "studies": comparison.config.search.studies,
+        "studies": max(map(comparison.studies, comparison.optimizers), default=0),
         "rules": {"test": declared.test, "alpha": declared.alpha, "margin": comparison.rules(comparison.metric).margin},
         "looks": looks.document(task),
         "target": task.target,

@@ -21,34 +21,35 @@ ADVICE = f"For a verdict on optimizers, search each several times: --studies {EN
 
 def tuned(task: TaskResults, contrast: Contrast) -> str:
     """Behind a claim on two optimizers: how they were tuned, which is part of what is claimed."""
-    names = _searched(task, contrast)
-    trials = task.comparison.config.search.trials
-    if not names:
+    trials = {name: _trials_of(task, name) for name in searched(task, contrast)}
+    if not trials:
         return ""
-    each = f"tuned with {trials} {'trial' if trials == 1 else 'trials'}"
-    return f", {'both ' if len(names) == 2 else names[0] + ' '}{each}"
+    (first, count), *others = trials.items()
+    each = f"tuned with {count} {'trial' if count == 1 else 'trials'}"
+    if others and len(set(trials.values())) == 1:
+        return f", both {each}"
+    return f", {first} {each}" + "".join(f", {name} with {number}" for name, number in others)
 
 
 def found_once(task: TaskResults, contrast: Contrast) -> str:
     """Behind a claim on two configurations: that one search of each found them."""
-    names = _searched(task, contrast)
+    names = searched(task, contrast)
     return {0: "", 1: f", {''.join(names[:1])}'s by one search"}.get(len(names), ", found by one search each")
 
 
-def _searched(task: TaskResults, contrast: Contrast) -> list[str]:
+def searched(task: TaskResults, contrast: Contrast) -> list[str]:
+    """Which of the two have hyperparameters that were searched for."""
     return [name for name in (contrast.optimizer, contrast.baseline) if task.comparison.spaces[name]]
 
 
 def subject(task: TaskResults) -> str:
     """In a caption: "optimizers, tuned with 30 trials, 5 studies of each"."""
-    search = task.comparison.config.search
+    if not _retrained(task):
+        return "the configurations that were found"
     if task.about == "optimizers":
-        return f"optimizers, tuned with {search.trials} trials, {search.studies} studies of each"
-    return f"the configurations that {_how_many(search.studies)} of each optimizer found"
-
-
-def _how_many(studies: int) -> str:
-    return "one search" if studies == 1 else f"{studies} searches"
+        return f"optimizers, tuned with {_trials([task])} trials, {studies([task])} studies of each"
+    found = studies([task])
+    return f"the configurations that {'one search' if found == '1' else f'{found} searches'} of each optimizer found"
 
 
 def answer_is_about(results: Results) -> list[str]:
@@ -56,28 +57,61 @@ def answer_is_about(results: Results) -> list[str]:
     with its tasks before it, where it is not of all."""
     kinds: dict[str, list[TaskResults]] = {}
     for task in results.tasks:
-        if any(task.comparison.spaces.values()) and any(contrast.n for contrast in task.primary_contrasts):
-            once = task.comparison.config.search.studies == 1
-            kinds.setdefault("once" if once else task.about, []).append(task)
+        if any(task.comparison.spaces.values()) and _compared(task):
+            kinds.setdefault(_kind(task), []).append(task)
     texts = [(PARAGRAPHS[kind](tasks), tasks) for kind, tasks in kinds.items()]
     if len(texts) == 1:
         return [text for text, _ in texts]
     return [f"{', '.join(task.comparison.task for task in tasks)}: {text}" for text, tasks in texts]
 
 
+def _compared(task: TaskResults) -> list[Contrast]:
+    return [contrast for contrast in task.primary_contrasts if contrast.n]
+
+
+def _kind(task: TaskResults) -> str:
+    if task.about == "optimizers":
+        return "optimizers"
+    if studies([task]) == "1":
+        return "once"
+    return "few" if all(contrast.unit == "study" for contrast in _compared(task)) else "one in common"
+
+
 def _of_optimizers(tasks: list[TaskResults]) -> str:
     text = (f"The answer is about optimizers, each tuned with {_trials(tasks)} trials. Of each there are "
-            f"{_studies(tasks)} studies, independent searches, each winner retrained on {_seeds(tasks)}; an "
+            f"{studies(tasks)} studies, independent searches, each winner retrained on {_seeds(tasks)}; an "
             f"optimizer is held against {_baselines(tasks)} study by study, so that one lucky search is not "
             "enough.")  # fmt: skip
     luck = luck_of_search(tasks[0]) if len(tasks) == 1 else ""
-    return f"{text} {luck}" if luck else text
+    return " ".join(filter(None, [text, *(_exceptions(task, len(tasks) > 1) for task in tasks), luck]))
+
+
+def _exceptions(task: TaskResults, several: bool) -> str:
+    """Which optimizers of such a task the answer is not about; empty where there are none."""
+    names = [contrast.optimizer for contrast in _compared(task) if contrast.about != "optimizers"]
+    if not names:
+        return ""
+    on = f" on {task.comparison.task}" if several else ""
+    return (f"Not so of {', '.join(names)}{on}, with fewer than {FEWEST_PAIRS} studies in common with "
+            f"{task.comparison.baseline}: there it is about the configurations that were found.")  # fmt: skip
 
 
 def _of_few_studies(tasks: list[TaskResults]) -> str:
-    return (f"The answer is about configurations. Of each optimizer there are {_studies(tasks)} studies, independent "
+    return (f"The answer is about configurations. Of each optimizer there are {studies(tasks)} studies, independent "
             f"searches, but fewer than {FEWEST_PAIRS} in common, of which nothing is tested: another search may find "
             f"settings that are better or worse by more than the differences below. {MEASURED} {ADVICE}")  # fmt: skip
+
+
+def _of_one_in_common(tasks: list[TaskResults]) -> str:
+    return (f"The answer is about configurations. Of each optimizer there are {studies(tasks)} studies, independent "
+            f"searches, but fewer than {FEWEST_PAIRS} in common with {_baselines(tasks)}: where it is one, "
+            f"its configurations are compared seed by seed{_two_in_common(tasks)}. Another search may find settings that "
+            f"are better or worse. {MEASURED} {ADVICE}")  # fmt: skip
+
+
+def _two_in_common(tasks: list[TaskResults]) -> str:
+    by_study = any(contrast.unit == "study" for task in tasks for contrast in _compared(task))
+    return ", where it is two nothing is tested" * by_study
 
 
 def _of_one_search(tasks: list[TaskResults]) -> str:
@@ -87,20 +121,33 @@ def _of_one_search(tasks: list[TaskResults]) -> str:
 
 
 PARAGRAPHS: dict[str, Callable[[list[TaskResults]], str]] = {
-    "optimizers": _of_optimizers, "configurations": _of_few_studies, "once": _of_one_search,
+    "optimizers": _of_optimizers, "few": _of_few_studies, "one in common": _of_one_in_common, "once": _of_one_search,
 }  # fmt: skip
 
 
 def _trials(tasks: list[TaskResults]) -> str:
-    return _from_to({task.comparison.config.search.trials for task in tasks})
+    return _from_to({_trials_of(task, name) for task in tasks for name in _retrained(task)})
 
 
-def _studies(tasks: list[TaskResults]) -> str:
-    return _from_to({task.comparison.config.search.studies for task in tasks})
+def _trials_of(task: TaskResults, optimizer: str) -> int:
+    return task.comparison.source(optimizer).config.search.trials
+
+
+def studies(tasks: list[TaskResults]) -> str:
+    """How many there are of each optimizer, which may be fewer than were planned: "5", or "1 to 5"."""
+    return _from_to({task.comparison.studies(name) for task in tasks for name in _retrained(task)})
+
+
+def _retrained(task: TaskResults) -> list[str]:
+    """The optimizers that were searched and retrained."""
+    comparison = task.comparison
+    return [name for name in comparison.optimizers if comparison.spaces[name] and comparison.studies(name)]
 
 
 def _seeds(tasks: list[TaskResults]) -> str:
-    counts = {len(task.comparison.config.retrain.seeds) for task in tasks}
+    """How many a study was retrained on."""
+    runs = [task.comparison.seeds.groupby(["optimizer", "study"]).size() for task in tasks]
+    counts = {int(count) for of_task in runs for count in of_task}
     return f"{_from_to(counts)} evaluation {'seed' if counts == {1} else 'seeds'}"
 
 

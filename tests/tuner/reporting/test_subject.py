@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,41 @@ def test_over_several_tasks_all_contrasts_are_one_family(runs: dict[int, Run], t
         task.comparison.task: {"diag_hessian": contrast.verdict}
         for task, (contrast,) in zip(found.tasks, found.together, strict=True)
     }
+
+
+def only(run: Run, path: Path, kept: Callable[[str, int], bool]) -> Results:
+    """Of a copy with the retraining runs of these studies alone, by optimizer."""
+    run = copied(run, path)
+    edit_seeds(run, lambda row: row if kept(row["optimizer"], int(row["study"])) else None)
+    return compare([run])
+
+
+def test_studies_are_counted_that_there_are(runs: dict[int, Run], tmp_path: Path) -> None:
+    found = only(runs[5], tmp_path / "run", lambda name, study: study < (4 if name == "adam" else 3))
+    (text,) = answer_is_about(found)
+    assert "Of each there are 3 to 4 studies, independent searches, each winner retrained on 4 evaluation" in text
+    assert "tuned with 3 trials, 3 to 4 studies of each" in latex(found)
+    assert document(found)["tasks"][0]["studies"] == 4
+    edit_seeds(found.tasks[0].comparison.sources[0].run, lambda row: None)
+    assert "the configurations that were found" in latex(compare([Run(tmp_path / "run")]))
+
+
+def test_one_study_in_common_is_compared_by_seed(runs: dict[int, Run], tmp_path: Path) -> None:
+    found = only(runs[5], tmp_path / "run", lambda name, study: name == "adam" or study == 0)
+    (text,) = answer_is_about(found)
+    assert text.startswith("The answer is about configurations. Of each optimizer there are 1 to 5 studies, ")
+    assert "where it is one, its configurations are compared seed by seed. Another" in text
+    assert "over only 4 seeds" in verdict(found.tasks[0], "diag_hessian")
+
+
+def test_trials_are_those_of_each_run(runs: dict[int, Run], tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", effects={"sgdm": 0.1}, seeds=4, studies=5, trials=7)
+    found = compare([runs[5], other])
+    (text,) = answer_is_about(found)
+    assert text.startswith("The answer is about optimizers, each tuned with 3 to 7 trials.")
+    assert " on test_loss, sgdm tuned with 7 trials, adam with 3: " in verdict(found.tasks[0], "sgdm")
+    assert " on test_loss, both tuned with 3 trials: " in verdict(found.tasks[0], "diag_hessian")
+    assert "optimizers, tuned with 3 to 7 trials, 5 studies of each" in latex(found)
 
 
 def test_studies_that_were_added_after_looking(runs: dict[int, Run], tmp_path: Path) -> None:
