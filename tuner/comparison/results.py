@@ -153,11 +153,13 @@ class TaskResults:
         return next((contrast for contrast in self.primary_contrasts if contrast.optimizer == optimizer), None)
 
     def standing(self, optimizer: str) -> str:
-        """Its verdict, marked where the comparison was not declared, or "baseline"; a dash where it has none."""
-        verdict = self.verdict(optimizer)
-        if verdict is None:
+        """Its verdict, marked where it is about a configuration while others are about optimizers, and where the
+        comparison was not declared, or "baseline"; a dash where it has none."""
+        contrast = self.contrast(optimizer)
+        if contrast is None:
             return "baseline" if optimizer == self.comparison.baseline else "-"
-        return f"{verdict} (not declared)" if self.comparison.undeclared else verdict
+        configuration = " (configuration)" * (contrast.n > 0 and contrast.about != self.about)
+        return f"{contrast.verdict}{configuration}{' (not declared)' * bool(self.comparison.undeclared)}"
 
     @cached_property
     def filled(self) -> pd.DataFrame:

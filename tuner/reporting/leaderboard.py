@@ -54,11 +54,18 @@ def step_head(*, shared: bool) -> str:
 
 
 def counted(task: TaskResults) -> str:
-    """Over how many units the values of a row are: "5 studies", or "8 to 10 seeds"."""
-    unit: Unit = "study" if (task.summary["unit"] == "study").any() else "seed"
-    counts = sorted({int(n) for n in task.summary["n"]})
-    shown = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{shown} {PLURALS[unit] if counts[-1] != 1 else unit}"
+    """Over how many units the values of a row are: "5 studies", "8 to 10 seeds", or "5 studies or 4 seeds"."""
+    by_unit: dict[Unit, set[int]] = {"study": set(), "seed": set()}
+    for unit, n in zip(task.summary["unit"], task.summary["n"], strict=True):
+        by_unit[unit].add(int(n))
+    if by_unit["study"]:
+        by_unit["seed"] -= {0}  # of who has no value
+    return " or ".join(_span(unit, counts) for unit, counts in by_unit.items() if counts)
+
+
+def _span(unit: Unit, counts: set[int]) -> str:
+    fewest, most = min(counts), max(counts)
+    return f"{fewest if fewest == most else f'{fewest} to {most}'} {PLURALS[unit] if most != 1 else unit}"
 
 
 def _row(task: TaskResults, row: Mapping[Any, Any]) -> list[Cell]:

@@ -105,8 +105,8 @@ def _of_few_studies(tasks: list[TaskResults]) -> str:
 def _of_one_in_common(tasks: list[TaskResults]) -> str:
     return (f"The answer is about configurations. Of each optimizer there are {studies(tasks)} studies, independent "
             f"searches, but fewer than {FEWEST_PAIRS} in common with {_baselines(tasks)}: where it is one, "
-            f"its configurations are compared seed by seed{_two_in_common(tasks)}. Another search may find settings that "
-            f"are better or worse. {MEASURED} {ADVICE}")  # fmt: skip
+            f"its configurations are compared seed by seed{_two_in_common(tasks)}. Another search may find settings "
+            f"that are better or worse. {MEASURED} {ADVICE}")  # fmt: skip
 
 
 def _two_in_common(tasks: list[TaskResults]) -> str:

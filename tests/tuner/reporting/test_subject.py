@@ -165,6 +165,24 @@ def test_one_study_in_common_is_compared_by_seed(runs: dict[int, Run], tmp_path:
     assert "over only 4 seeds" in verdict(found.tasks[0], "diag_hessian")
 
 
+def test_a_row_about_a_configuration_is_marked_among_those_about_optimizers(
+    runs: dict[int, Run], tmp_path: Path
+) -> None:
+    other = make_run(tmp_path / "other", effects={"sgdm": 0.1}, seeds=4, trials=3)
+    found = compare([runs[5], other])
+    (task,) = found.tasks
+    (text,) = answer_is_about(found)
+    assert text.startswith("The answer is about optimizers, ")
+    assert " Not so of sgdm, with fewer than 3 studies in common with adam: " in text
+    head, rows = leaderboard(task)
+    place = head.index("verdict on optimizers")
+    assert {row[0].text: row[place].text for row in rows} == {
+        "diag_hessian": "better", "adam": "baseline", "sgdm": "worse (configuration)",
+    }  # fmt: skip
+    assert "& worse (configuration) &" in latex(found)
+    assert "over 5 studies or 4 seeds with" in latex(found)
+
+
 def test_trials_are_those_of_each_run(runs: dict[int, Run], tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", effects={"sgdm": 0.1}, seeds=4, studies=5, trials=7)
     found = compare([runs[5], other])
