@@ -103,9 +103,12 @@ def _across(results: Results, across: Across) -> dict[str, Any]:
         "pairs": across.pairs.to_dict("records"),
         "interquartile_means": across.interquartile_means.to_dict("records"),
         "contrasts": results.family,
-        "verdicts": {
-            task.comparison.task: {contrast.optimizer: contrast.verdict for contrast in contrasts}
-            for task, contrasts in zip(results.tasks, results.together, strict=True)
+        **{
+            key: {
+                task.comparison.task: {contrast.optimizer: getattr(contrast, field) for contrast in contrasts}
+                for task, contrasts in zip(results.tasks, results.together, strict=True)
+            }
+            for key, field in (("verdicts", "verdict"), ("about", "about"))
         },
         "sentences": [overall(results, name) for name in results.optimizers],
     }

@@ -21,8 +21,8 @@ from tuner.reporting.caveats import grouped
 from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
 from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
 from tuner.reporting.numbers import number_or_infinity, percent, with_interval
-from tuner.reporting.subject import answer_is_about, luck_of_search
-from tuner.reporting.verdicts import verdict
+from tuner.reporting.subject import answer_is_about, aside, luck_of_search
+from tuner.reporting.verdicts import undeclared, verdict
 from tuner.text import number, p_value
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -104,9 +104,9 @@ def _matrix(results: Results, shades: Mapping[str, Any]) -> dict[str, Any]:
     for name in results.optimizers:
         words = []
         for task, contrasts in zip(results.tasks, results.together, strict=True):
-            found = next((contrast.verdict for contrast in contrasts if contrast.optimizer == name), None)
-            marked = " (not declared)" * bool(found and task.comparison.undeclared)
-            words.append(f"{found}{marked}" if found else task.standing(name))
+            found = next((contrast for contrast in contrasts if contrast.optimizer == name), None)
+            marked = found and f"{found.verdict}{aside(task, found)}{undeclared(task)}"
+            words.append(marked or task.standing(name))
         rows.append({"name": name, "swatch": shades[name], "words": words})
     return {"tasks": [task.comparison.task for task in results.tasks], "rows": rows, "family": results.family}
 

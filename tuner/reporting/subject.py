@@ -37,6 +37,15 @@ def found_once(task: TaskResults, contrast: Contrast) -> str:
     return {0: "", 1: f", {''.join(names[:1])}'s by one search"}.get(len(names), ", found by one search each")
 
 
+def aside(task: TaskResults, contrast: Contrast) -> str:
+    """Behind a verdict that stands for several, or beside others: that it is on configurations; empty where it is on
+    optimizers, or there is none."""
+    if contrast.about == "optimizers" or not contrast.n:
+        return ""
+    once = contrast.unit == "seed" and len(searched(task, contrast)) == 2
+    return " (configurations of one search each)" if once else " (configurations)"
+
+
 def searched(task: TaskResults, contrast: Contrast) -> list[str]:
     """Which of the two have hyperparameters that were searched for."""
     return [name for name in (contrast.optimizer, contrast.baseline) if task.comparison.spaces[name]]

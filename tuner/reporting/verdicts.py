@@ -20,7 +20,7 @@ from tuner.comparison.inclusion import failed_search
 from tuner.comparison.results import Results, TaskResults
 from tuner.reporting.looks import equivalence_test_name, test_name, when_decided
 from tuner.reporting.numbers import interval, percent, result, signed
-from tuner.reporting.subject import answer_is_about, found_once, tuned
+from tuner.reporting.subject import answer_is_about, aside, found_once, tuned
 from tuner.text import number, p_value
 
 ABOUT = 1.05
@@ -231,15 +231,21 @@ def without_verdict(results: Results, optimizer: str) -> str:
 
 
 def by_verdict(results: Results, optimizer: str) -> dict[str, list[str]]:
-    """The tasks of each verdict that there is, the good ones first; marked where the comparison was not declared."""
+    """The tasks of each verdict that there is, the good ones first; marked where it is about configurations, and where
+    the comparison was not declared."""
     named = [
-        (contrast.verdict, task.comparison.task + " (not declared)" * bool(task.comparison.undeclared))
+        (contrast.verdict, f"{task.comparison.task}{aside(task, contrast)}{undeclared(task)}")
         for task, contrasts in zip(results.tasks, results.together, strict=True)
         for contrast in contrasts
         if contrast.optimizer == optimizer
     ]
     tasks_by_word = {word: [name for verdict, name in named if verdict == word] for word in VERDICTS}
     return {word: tasks for word, tasks in tasks_by_word.items() if tasks}
+
+
+def undeclared(task: TaskResults) -> str:
+    """Behind a verdict of a comparison that was not declared."""
+    return " (not declared)" * bool(task.comparison.undeclared)
 
 
 def baselines(results: Results) -> str:

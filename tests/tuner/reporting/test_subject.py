@@ -134,6 +134,8 @@ def test_over_several_tasks_all_contrasts_are_one_family(runs: dict[int, Run], t
         assert contrast.low <= alone.low and contrast.high >= alone.high
     across = document(found)["across_tasks"]
     assert across["contrasts"] == 2
+    assert across["about"] == {task: {"diag_hessian": "optimizers"} for task in ("mnist1d", "tabular_mlp")}
+    assert not any("configurations" in sentence for sentence in across["sentences"])
     assert across["verdicts"] == {
         task.comparison.task: {"diag_hessian": contrast.verdict}
         for task, (contrast,) in zip(found.tasks, found.together, strict=True)

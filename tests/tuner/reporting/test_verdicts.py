@@ -235,7 +235,7 @@ def test_over_tasks_verdicts_are_gathered_the_good_ones_first(tasks: list[Run]) 
     text = verdicts.overall(found, "diag_hessian")
 
     assert verdicts.by_verdict(found, "diag_hessian") == {
-        word: [task for task, said in expected.items() if said == word]
+        word: [f"{task} (configurations of one search each)" for task, said in expected.items() if said == word]
         for word in verdicts.VERDICTS if word in expected.values()
     }  # fmt: skip
     assert text.startswith("diag_hessian against adam: ")
