@@ -2,8 +2,8 @@
 
 Given their sizes, all signs are equally likely under no effect. At each look those vectors stop that have the farthest
 sums, as many as the level may have been spent on, of those that have not stopped before; the test has rejected where
-the observed one is among them. What stops at a level stops at all higher ones, so that the smallest such level is a
-p-value.
+the observed one is among them. Each level is spent by itself. The p-value is the smallest level from which on all
+higher ones reject as well, so that it is at most a level no more often than the test at that level rejects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ ROUNDING = 1e-9
 def p_value(
     weights: Sequence[Array], place: Array, cap: int, levels: Sequence[float], spent: Sequence[Sequence[float]]
 ) -> float:
-    """The smallest of ``levels`` at which one of the looks so far stops; 1 where there is none, NaN without a look.
+    """The smallest of ``levels`` at which, and at all above which, one of the looks so far stops; 1 where there is none,
+    NaN without a look.
 
     Args:
         weights: at each look what is summed, (n_k,), with the observed signs; of the first n_k units that have a value.
@@ -38,15 +39,17 @@ def p_value(
     signs = _signs(cap)[:, np.asarray(place, dtype=int)[: len(weights[-1])]]
     sums = [_rounded(signs[:, : len(w)] @ w, w) for w in weights]
     orders = [np.argsort(-each, kind="stable") for each in sums]
-    stopped = np.full(len(signs), len(weights))  # at which look
-    for level, by_look in zip(levels, spent, strict=True):
+    found = 1.0
+    for level, by_look in reversed(list(zip(levels, spent, strict=True))):
+        stopped = np.full(len(signs), len(weights))  # at which look
         for look, share in enumerate(by_look):
             room = int(share * len(signs) * (1 + 1e-12)) - int((stopped <= look).sum())
             left = orders[look][stopped[orders[look]] > look]
             stopped[_farthest(left, sums[look], room)] = look
-        if stopped[0] < len(weights):
-            return float(level)
-    return 1.0
+        if stopped[0] == len(weights):
+            break
+        found = float(level)
+    return found
 
 
 def _farthest(left: NDArray[np.intp], sums: Array, room: int) -> NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""A sequential test of sign vectors: exact over all of them, nested in its level, and the same at later looks."""
+"""A sequential test of sign vectors: exact over all of them, at every level and at all looks together."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ def test_all_signs_of_a_course_together_keep_the_level(test: str) -> None:
     p = np.array([getattr(course(sizes * signs, plan), test)() for signs in itertools.product([1, -1], repeat=9)])
     for level in (0.01, 0.03, 0.05, 0.1, 0.4):
         assert 0.3 * level < (p <= level).mean() <= level + 1e-12
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Looks((3, 6, 10), "pocock"),
+        Looks((3, 5, 8, 10)),
+        Looks((4, 6, 8), "obrien_fleming"),
+        Looks((6, 8, 10), "pocock"),
+    ],
+)
+def test_no_level_is_ever_exceeded(plan: Looks) -> None:
+    """Of sizes 1 to n and each sign vector, at the levels of one contrast and of each in a family of four."""
+    n = plan.units[-1]
+    every = [(1.0, *signs) for signs in itertools.product([1.0, -1.0], repeat=n - 1)]
+    p = np.array([course(np.arange(1.0, n + 1) * signs, plan).wilcoxon() for signs in every])
+    for level in (0.01, 0.0125, 0.05 / 3, 0.025, 0.05, 0.1, 0.2):
+        assert (p <= level).mean() <= level * (1 + 1e-12)
 
 
 def test_looks_do_not_change_what_earlier_ones_said() -> None:
