@@ -45,10 +45,10 @@ def t_statistics(d: Array) -> tuple[Array, Array]:
 
 
 def p_value(d: Array) -> float:
-    """The smallest level at which the differences (n,), in the order in which they came, have been enough; NaN where
+    """The smallest level at which all the differences (n,), in the order in which they came, are enough; NaN where
     nothing can be said."""
     t, n = t_statistics(d)
-    return _least(1 / e_value(t, n))
+    return _last(1 / e_value(t, n))
 
 
 def tost(d: Array, margin: float) -> float:
@@ -57,24 +57,24 @@ def tost(d: Array, margin: float) -> float:
         return NAN
     (above, n), (below, _) = t_statistics(d + margin), t_statistics(d - margin)
     beyond = np.fmax(_one_sided(above, n), _one_sided(-below, n))
-    return _least(np.where(np.isnan(above), NAN, beyond))
+    return _last(np.where(np.isnan(above), NAN, beyond))
 
 
 def _one_sided(t: Array, n: Array) -> Array:
     return np.where(t > 0, 1 / e_value(t, n), 1.0)
 
 
-def _least(p: Array) -> float:
+def _last(p: Array) -> float:
     known = p[~np.isnan(p)]
-    return float(min(known.min(), 1.0)) if len(known) else NAN
+    return float(min(known[-1], 1.0)) if len(known) else NAN
 
 
 def signs(d: Array) -> float:
-    """The smallest level at which the signs of the differences have been enough, whatever their distribution, infinite
+    """The smallest level at which the signs of the differences are enough, whatever their distribution, infinite
     ones among them; a uniform mixture over the chance of a positive one. Zeros do not count."""
     from scipy.special import betaln
 
     signs = np.sign(d[d != 0])
     n, wins = np.arange(1, len(signs) + 1), np.cumsum(signs > 0)
     e = np.exp(n * math.log(2) + betaln(wins + 1, n - wins + 1))
-    return _least(1 / e[FEWEST_PAIRS - 1 :])
+    return _last(1 / e[FEWEST_PAIRS - 1 :])

@@ -1,8 +1,10 @@
 """A contrast that is looked at more than once has tests and intervals that keep their level at all looks together.
 
-A test at level alpha has a boundary at each look; its p-value is the smallest level at which one of the looks so far
-rejects, so that it may be corrected by Holm as any other, at any look. Looks are of units (studies or seeds) in a
-declared order. Where a pair lacks a value, a look has fewer differences than units; what it may spend stays that of the
+A test at level alpha has a boundary at each look; its p-value at a look is the smallest level at which that look
+rejects (a repeated p-value: Jennison and Turnbull 2000, section 9.3). The chance that any look's is below a level is at
+most that level, so that it may be corrected by Holm as any other, at any look; and since it is of the last look alone,
+it agrees with the interval and with the sign of the difference. Looks are of units (studies or seeds) in a declared
+order. Where a pair lacks a value, a look has fewer differences than units; what it may spend stays that of the
 plan, its boundary is that of the differences which there are. No torch, no ray.
 """
 
@@ -101,31 +103,27 @@ class Course:
         ]
 
     def t_test(self) -> float:
-        """Two-sided p-value of the group-sequential t-test."""
+        """Two-sided p-value of the group-sequential t-test, as of the last look."""
         if self.open_ended:
             return e_process.p_value(self.d)
-        sizes = [abs(paired.t_statistic(self.d[:n])) for _, n in self.taken]
-        return self._level(sizes, two_sided=True)
+        return self._level(abs(paired.t_statistic(self.seen)), two_sided=True)
 
     def tost(self, margin: float) -> float:
-        """The smallest level at which, at a look so far, both repeated one-sided intervals lie inside the margin."""
+        """The smallest level at which, at the last look, both repeated one-sided intervals lie inside the margin."""
         if not margin > 0:
             return NAN
         if self.open_ended:
             return e_process.tost(self.d, margin)
-        within = [
-            min(paired.t_statistic(self.d[:n] + margin), -paired.t_statistic(self.d[:n] - margin))
-            for _, n in self.taken
-        ]
+        within = min(paired.t_statistic(self.seen + margin), -paired.t_statistic(self.seen - margin))
         return self._level(within, two_sided=False)
 
-    def _level(self, t: list[float], *, two_sided: bool) -> float:
-        """The smallest level at which a look stops; NaN where none has a statistic."""
-        found = [
-            float(stopping_levels(np.array([value]), self.looks, self.taken, index, self.alpha, two_sided=two_sided)[0])
-            for index, value in enumerate(t)
-        ]
-        return min((level for level in found if not math.isnan(level)), default=NAN)
+    def _level(self, t: float, *, two_sided: bool) -> float:
+        """The smallest level at which a statistic of the last look stops it; NaN without one."""
+        if math.isnan(t):
+            return NAN
+        last = len(self.taken) - 1
+        levels = stopping_levels(np.array([t]), self.looks, self.taken, last, self.alpha, two_sided=two_sided)
+        return float(levels[0])
 
     def sign_flip(self) -> float:
         """Two-sided p-value of the sign-flip test of the mean: see ``sign_vectors``; open-ended, of signs."""

@@ -1,9 +1,10 @@
 """Sign vectors make a sequential test of differences that are symmetric about zero, of whatever distribution.
 
 Given their sizes, all signs are equally likely under no effect. At each look those vectors stop that have the farthest
-sums, as many as the level may have been spent on, of those that have not stopped before; the test has rejected where
-the observed one is among them. Each level is spent by itself. The p-value is the smallest level from which on all
-higher ones reject as well, so that it is at most a level no more often than the test at that level rejects.
+sums, as many as the level may have been spent on, of those that have not stopped before. The look rejects all sums as
+far as theirs, of vectors that have stopped before as well. Each level is spent by itself. The p-value is the smallest
+level from which on all higher ones reject, so that it is at most a level, at any look, no more often than the test at
+that level stops.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tuner.analysis.paired import NAN, Array
 
@@ -26,8 +26,8 @@ ROUNDING = 1e-9
 def p_value(
     weights: Sequence[Array], place: Array, cap: int, levels: Sequence[float], spent: Sequence[Sequence[float]]
 ) -> float:
-    """The smallest of ``levels`` at which, and at all above which, one of the looks so far stops; 1 where there is none,
-    NaN without a look.
+    """The smallest of ``levels`` at which, and at all above which, the last look rejects; 1 where there is none, NaN
+    without a look.
 
     Args:
         weights: at each look what is summed, (n_k,), with the observed signs; of the first n_k units that have a value.
@@ -41,24 +41,22 @@ def p_value(
     orders = [np.argsort(-each, kind="stable") for each in sums]
     found = 1.0
     for level, by_look in reversed(list(zip(levels, spent, strict=True))):
-        stopped = np.full(len(signs), len(weights))  # at which look
-        for look, share in enumerate(by_look):
-            room = int(share * len(signs) * (1 + 1e-12)) - int((stopped <= look).sum())
-            left = orders[look][stopped[orders[look]] > look]
-            stopped[_farthest(left, sums[look], room)] = look
-        if stopped[0] == len(weights):
+        stopped, bound = np.zeros(len(signs), dtype=bool), np.inf
+        for order, far, share in zip(orders, sums, by_look, strict=True):
+            room = int(share * len(signs) * (1 + 1e-12)) - int(stopped.sum())
+            bound = _bound(far[order[~stopped[order]]], room)
+            stopped |= far > bound
+        if not sums[-1][0] > bound:
             break
         found = float(level)
     return found
 
 
-def _farthest(left: NDArray[np.intp], sums: Array, room: int) -> NDArray[np.intp]:
-    """The first of ``left``, which is ordered by sums, as many as there is room for; equal ones all or none."""
+def _bound(left: Array, room: int) -> float:
+    """Beyond which there are as many of ``left``, the farthest first, as there is room for; equal ones all or none."""
     if room >= len(left):
-        return left
-    if room <= 0:
-        return left[:0]
-    return left[: int((sums[left[:room]] > sums[left[room]]).sum())]
+        return -np.inf
+    return float(left[room]) if room > 0 else np.inf
 
 
 def _rounded(sums: Array, weights: Array) -> Array:

@@ -44,9 +44,12 @@ def test_statistics_are_students_of_the_first_differences() -> None:
     assert t == pytest.approx([stats.ttest_1samp(d[: int(k)], 0).statistic for k in n], rel=1e-9)
 
 
-def test_a_level_that_was_reached_stays() -> None:
-    d = np.concatenate([np.random.default_rng(2).normal(2, 0.5, 8), np.full(30, -1.0)])
-    assert e_process.p_value(d) == pytest.approx(e_process.p_value(d[:8])) and e_process.p_value(d[:8]) < 0.01
+def test_all_differences_count_and_not_the_best_of_their_beginnings() -> None:
+    d = np.concatenate([np.random.default_rng(2).normal(2, 0.5, 8), np.full(14, -1.0)])
+    assert e_process.p_value(d[:8]) < 0.01 and e_process.p_value(d) == 1.0
+    assert e_process.signs(d[:8]) < 0.05 and e_process.signs(d) == 1.0
+    even = np.concatenate([np.random.default_rng(6).normal(0, 0.1, 20), np.full(10, 1.0)])
+    assert e_process.tost(even[:20], 0.2) < 0.01 and e_process.tost(even, 0.2) == 1.0
     assert math.isnan(e_process.p_value(np.ones(8)))
     assert math.isnan(e_process.p_value(d[:2]))
 
@@ -54,11 +57,12 @@ def test_a_level_that_was_reached_stays() -> None:
 def test_ever_large_as_rarely_as_said() -> None:
     """Of 2,000 courses of 200 differences without an effect, looked at after each."""
     x = np.random.default_rng(3).standard_normal((2_000, 200))
-    p = [e_process.p_value(d) for d in x]
-    signs = [e_process.signs(d) for d in np.random.default_rng(4).standard_cauchy((2_000, 200))]
+    p = [np.nanmin(1 / e_process.e_value(*e_process.t_statistics(d))) for d in x]
     most = stats.binom.ppf(0.999, 2_000, 0.05) / 2_000
     assert 0.01 < np.mean(np.array(p) <= 0.05) <= most
-    assert 0.01 < np.mean(np.array(signs) <= 0.05) <= most
+    wild = np.random.default_rng(4).standard_cauchy((500, 40))
+    signs = [min(e_process.signs(d[:n]) for n in range(3, 41)) for d in wild]
+    assert 0.004 < np.mean(np.array(signs) <= 0.05) <= stats.binom.ppf(0.999, 500, 0.05) / 500
 
 
 def test_equivalence() -> None:

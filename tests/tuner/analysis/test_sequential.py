@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from tuner.analysis import paired
-from tuner.analysis.sequential import Course, stopping_levels
+from tuner.analysis.rules import Rules
+from tuner.analysis.sequential import Course, Looked, stopping_levels
 from tuner.analysis.spending import Looks
+from tuner.analysis.stats import contrasts
 from tuner.config.declared import equal_steps
 
 Array = NDArray[np.float64]
@@ -24,7 +27,7 @@ def course(d: Array, looks: Looks = FOUR, done: int | None = None, place: Array 
 
 
 def levels(d: Array, looks: Looks) -> Array:
-    """The p-values (m, looks) of courses (m, cap), look by look."""
+    """The p-values (m, looks) of courses (m, cap): at each look the smallest so far."""
     taken = tuple(enumerate(looks.units))
     by_look = []
     for index, n in taken:
@@ -40,7 +43,8 @@ def any_rejected(p: Array) -> float:
 
 def test_levels_are_those_of_courses() -> None:
     d = np.random.default_rng(0).normal(0.5, 1, (6, 20))
-    assert [course(each).t_test() for each in d] == pytest.approx(levels(d, FOUR)[:, -1].tolist())
+    of_looks = np.array([[course(each, done=n).t_test() for n in FOUR.units] for each in d])
+    assert np.minimum.accumulate(of_looks, axis=1) == pytest.approx(levels(d, FOUR))
 
 
 def test_a_course_that_stops_at_its_boundary_has_the_level_as_its_p_value() -> None:
@@ -107,6 +111,56 @@ def test_repeated_intervals_cover_at_all_looks_together() -> None:
         ends = [course(d, plan, done).interval(0.9) for done in plan.units]
         missed += any(not low <= 3 <= high for low, high in ends)
     assert missed / m == pytest.approx(0.1, abs=3.5 * math.sqrt(0.09 / m))
+
+
+@pytest.mark.parametrize("spending", ["kim_demets", "e_process"])
+def test_p_value_and_interval_agree(spending: str) -> None:
+    """At any look and at the level of any contrast of a family: p is at most a level where its interval has no zero."""
+    plan, decided = Looks(() if spending == "e_process" else FOUR.units, spending), 0
+    for d in np.random.default_rng(15).normal(0.6, 1, (40, 20)):
+        for seen in (course(d[:done], plan) for done in FOUR.units):
+            for level in (ALPHA, ALPHA / 2, ALPHA / 5):
+                low, high = seen.interval(1 - level)
+                assert (seen.t_test() <= level) == (low > 0 or high < 0)
+                decided += low > 0
+    assert decided
+
+
+def reversal() -> tuple[Array, Array]:
+    """A contrast with t of 6.67 at the first look, where 6.36 is the boundary at 5 %, and of -1.01 at the second; and
+    one that is found at the second."""
+    first = 0.05 * np.array([-1.0, 1, 0, 0.5, -0.5])
+    first += 6.67 * first.std(ddof=1) / math.sqrt(5)
+
+    def missing(shift: float) -> float:
+        return paired.t_statistic(np.concatenate([first, first - shift])) + 1.01
+
+    turned = np.concatenate([first, first - optimize.brentq(missing, 0.2, 1.0)])
+    return turned, 0.5 + 0.3 * np.array([1.0, -1, 1.5, -1.5, 0, 1, -1, 0.2, -0.2, 0.1])
+
+
+def judged(d: tuple[Array, Array], done: int) -> pd.DataFrame:
+    """The contrasts of two optimizers with these differences, after so many studies."""
+    looked = Looked(FOUR, "study", tuple(range(20)), dict.fromkeys(("turned", "other", "baseline"), done))
+    values = {"turned": 1 + d[0], "other": 1 + d[1], "baseline": np.ones(len(d[0]))}
+    rows = [
+        {"optimizer": name, "study": study, "seed": study, "value": value}
+        for name, numbers in values.items()
+        for study, value in enumerate(numbers)
+    ]
+    return contrasts(pd.DataFrame(rows), "baseline", "min", Rules(alpha=ALPHA), looked).set_index("optimizer")
+
+
+def test_a_verdict_is_that_of_the_data_that_there_are() -> None:
+    """And not of an earlier look, which by itself was not enough and had the other sign."""
+    d = reversal()
+    first = judged(d, 5)
+    assert first.loc["turned", "p_t"] == pytest.approx(0.042, abs=0.002)
+    assert list(first["verdict"]) == ["inconclusive", "inconclusive"]  # in a family of two it is not enough
+    second = judged(d, 10)
+    assert list(second["verdict"]) == ["inconclusive", "worse"]
+    low, high = second.loc["turned", ["low", "high"]]
+    assert second.loc["turned", "mean_difference"] < 0 and low < 0 < high and second.loc["turned", "p"] > 0.3
 
 
 def test_equivalence_is_within_the_repeated_one_sided_intervals() -> None:
