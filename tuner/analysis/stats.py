@@ -74,7 +74,7 @@ def decided(table: pd.DataFrame, mode: Mode, rules: Rules, corrected: Corrected 
         corrected: what their p-values come to as part of a larger family; by default the rows are the family.
 
     Returns:
-        With ``test``, the one that decides; ``family``, how many contrasts have such a p-value; ``p`` and
+        With ``test``, the one that decides; ``family``, how many contrasts share the level; ``p`` and
         ``p_equivalent``, the p-values of a difference and of equivalence, corrected over the family, see ``family``;
         ``level``, at which the difference was decided, and ``low`` and ``high``, the interval at 1 - level, which
         agrees with the decision; ``verdict`` and, where there is one, its
@@ -88,7 +88,10 @@ def decided(table: pd.DataFrame, mode: Mode, rules: Rules, corrected: Corrected 
     table = table.assign(
         test=tests,
         family=int((~np.isnan(corrected.difference)).sum()),
-        p=corrected.difference,
+        p=[
+            NAN if np.isnan(row[f"p_{test}"]) else p
+            for row, test, p in zip(rows, tests, corrected.difference, strict=True)
+        ],
         p_equivalent=corrected.equivalence,
         level=corrected.level,
         low=[low for low, _ in ends],
@@ -104,9 +107,15 @@ def deciding_test(row: Mapping[Hashable, Any], rules: Rules) -> Test:
 
 
 def raw(table: pd.DataFrame, rules: Rules) -> tuple[Array, Array]:
-    """The p-values of differences and of equivalences, (m,) each, before correction."""
-    differences = [row[f"p_{deciding_test(row, rules)}"] for row in table.to_dict("records")]
-    return np.array(differences, float), table["p_tost"].to_numpy(float)
+    """The p-values of differences and of equivalences, (m,) each, before correction.
+
+    A contrast that is looked at again counts from the start, with 1 where its difference has no p-value yet: a family
+    that grew with the looks could take back what an earlier one has decided.
+    """
+    rows = table.to_dict("records")
+    differences = np.array([row[f"p_{deciding_test(row, rules)}"] for row in rows], float)
+    planned = np.array([row["course"] is not None for row in rows], bool)
+    return np.where(planned & np.isnan(differences), 1.0, differences), table["p_tost"].to_numpy(float)
 
 
 def _interval(row: Mapping[Hashable, Any], test: Test, level: float) -> tuple[float, float]:

@@ -163,6 +163,15 @@ def test_a_verdict_is_that_of_the_data_that_there_are() -> None:
     assert second.loc["turned", "mean_difference"] < 0 and low < 0 < high and second.loc["turned", "p"] > 0.3
 
 
+def test_what_has_no_p_value_yet_counts_from_the_first_look_on() -> None:
+    """Or else what was decided, and stopped, might be open again when another contrast has its first difference."""
+    early, late = reversal()
+    first = judged((np.where(np.arange(10) < 8, np.nan, late), early), 5)
+    assert list(first["family"]) == [2, 2] and math.isnan(first.loc["turned", "p"])
+    assert first.loc["other", "p"] == pytest.approx(2 * first.loc["other", "p_t"])
+    assert "in common" in first.loc["turned", "reason"]
+
+
 def test_equivalence_is_within_the_repeated_one_sided_intervals() -> None:
     plan, m = Looks((6, 12)), 3_000
     at_margin = np.random.default_rng(11).normal(1, 1, (m, 12)) * 0.2
