@@ -35,7 +35,7 @@ def t_statistics(d: Array) -> tuple[Array, Array]:
     """t after each difference from the third on, and how many there were; NaN without spread, and where
     one of them is infinite."""
     n = np.arange(1, len(d) + 1).astype(float)
-    if np.isinf(d).any():
+    if not len(d) or np.isinf(d).any():
         return np.full(len(n), NAN)[FEWEST_PAIRS - 1 :], n[FEWEST_PAIRS - 1 :]
     mean = np.cumsum(d) / n
     squares = np.cumsum((d - d.mean()) ** 2) - n * (mean - d.mean()) ** 2
