@@ -100,7 +100,11 @@ def _numbers(contrast: Contrast, alpha: float) -> str:
     low, high = contrast.interval
     at = " at its corrected level" if contrast.level < alpha else ""
     between = f"{confidence(contrast)} interval {interval(low, high)}{at}"
-    inside = "no interval of so few" if math.isnan(low) or math.isinf(high - low) else between
+    if math.isnan(low) or (math.isinf(low) and math.isinf(high)):
+        without = contrast.course is not None and contrast.test != "t"
+        inside = "no interval" if without else "no interval of so few"
+    else:
+        inside = between
     ranks = "decided by ranks, diverged runs last: " * contrast.by_ranks
     text += f", a {median}difference of {signed(contrast.typical_difference)} ({inside}; {ranks}"
     contrary = contrast.shift * contrast.typical_difference < 0
