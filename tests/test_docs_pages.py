@@ -133,7 +133,7 @@ def own_folder(folder: Path) -> Path:
     """The optimizers and tasks that pages write as examples."""
     for page in PAGES:
         for name in re.findall(r"`mine/((?:optimizers|tasks)/[a-z_]+\.yaml)`", text_of(page)):
-            [content] = [code for language, code in blocks(page) if language == "yaml"]
+            content = next(code for language, code in blocks(page) if language == "yaml")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content, encoding="utf-8")
     return folder
