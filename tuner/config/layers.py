@@ -92,7 +92,7 @@ def _with_spaces(content: dict[str, Any], names: list[str], layers: list[Layer])
         left = {key: dim for key, dim in shared.items() if dim is not None}
         check_space(left, layers)
         content = content | {"search": content["search"] | {"space": left}}
-    own = content["optimizers"]
+    own = mapping_at(content, "optimizers")
     optimizers = {name: with_training(searched(name, own[name], layers, shared), train) for name in names}
     return content | {"optimizers": optimizers}
 

@@ -16,6 +16,8 @@ from tuner.errors import UserError
 
 PARSERS = {"search": search.make_parser, "retrain": retrain.make_parser}
 BOTH: dict[str, tuple[Any, list[str]]] = {
+    "studies": (5, ["--studies", "5"]),
+    "until": ("decided", ["--until", "decided"]),
     "seeds": (5, ["--seeds", "5"]),
     "max_concurrent": (2, ["--max-concurrent", "2"]),
     "cohort": ("auto", ["--cohort", "auto"]),
@@ -171,4 +173,4 @@ def test_bad_keywords_and_values_are_one_line(keywords: dict[str, Any], said: st
 
 
 def test_a_retraining_has_its_own_flags() -> None:
-    assert refusal("retrain", trials=3).startswith("unknown argument 'trials' (valid: seeds, max_concurrent, cohort, ")
+    assert refusal("retrain", trials=3).startswith("unknown argument 'trials'; did you mean 'until'? (valid: seeds, ")

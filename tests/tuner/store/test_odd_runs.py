@@ -303,8 +303,8 @@ def test_a_run_may_lie_where_names_are_not_utf8(
 ) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
     run = copied(made, path)
-    row = {"task": "mnist1d", "optimizer": "adam", "phase": "search", "trial": 0, "seed": 1, "step": 0, "split": "val",
-           "metric": "loss", "value": 0.25}  # fmt: skip
+    row = {"task": "mnist1d", "optimizer": "adam", "study": 0, "phase": "search", "trial": 0, "seed": 1, "step": 0,
+           "split": "val", "metric": "loss", "value": 0.25}  # fmt: skip
     run.append_curves([row])
     run.finish_curves()
     assert len(run.curves()) == len(made.curves()) + 1
