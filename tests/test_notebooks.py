@@ -109,7 +109,7 @@ def test_a_run_is_explored(real: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     best = real.best_optimizers()["diag_hessian"]["hp"]
     assert f"{best['diff']:.4g}" in tables and "cond29" in tables
     words = "".join(shown(notebook, "text/markdown"))
-    assert "adam is the baseline" in words and "few seeds (3)" in words
+    assert "adam is the baseline" in words and "three or four studies or seeds" in words
 
 
 def test_curvature_is_looked_at(real: Run, monkeypatch: pytest.MonkeyPatch) -> None:
