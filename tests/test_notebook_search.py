@@ -30,14 +30,16 @@ PAUSE_S = 0.0
 """
 SEARCH = """
 result = tuner.search(
-    "mnist1d", ["adam", Mine], trials=2, seeds=3, preset="smoke", set={"train.epochs": 1, "retrain.epochs": 1},
+    "mnist1d", ["adam", Mine], trials=2, studies=1, seeds=3, preset="smoke",
+    set={"train.epochs": 1, "retrain.epochs": 1},
     gpus_per_trial=0, name="whole", no_report=True,
 )
 """
 INTERRUPTED = """
 PAUSE_S = 0.01
 tuner.search(
-    "mnist1d", Mine, trials=50, seeds=1, preset="smoke", set={"train.epochs": 1}, gpus_per_trial=0, name="half"
+    "mnist1d", Mine, trials=50, studies=1, seeds=1, preset="smoke", set={"train.epochs": 1}, gpus_per_trial=0,
+    name="half",
 )
 """
 
@@ -103,7 +105,7 @@ def test_little_else_is_said_and_nothing_as_an_error(executed: tuple[Path, list[
 def test_the_result_is_sentences_then_a_table_of_few_columns(executed: tuple[Path, list[list[Any]]]) -> None:
     (shown,) = executed[1][2]
     html = shown.data["text/html"]
-    assert re.search(r"^<p>adam is the baseline, .*<p>Mine is .*</p><table><caption>mnist1d</caption><tr>", html)
+    assert re.search(r"^<p>The answer is about configurations.*<p>adam is the baseline, .*<p>Mine is .*</p><table><caption>mnist1d</caption><tr>", html)
     head, *rows = (re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in html.split("<tr>")[1:])
     assert head[:4] == ["optimizer", "test_loss", "difference to adam", "verdict on configurations"] and len(head) <= 10
     assert {row[0] for row in rows} == {"adam", "Mine"} and all(len(row) == len(head) for row in rows)

@@ -242,7 +242,7 @@ def same(one: Any, other: Any, *, without: set[str] = frozenset()) -> None:  # t
     for name in one:
         for key in set(one[name]) - without - {"baseline"}:
             expected = one[name][key]
-            if not isinstance(expected, str):
+            if not isinstance(expected, str | None):
                 expected = pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
             assert other[name][key] == expected, (name, key)
 

@@ -219,7 +219,8 @@ def test_a_step_that_was_timed_in_part_is_not_stacked(clock: Clock, monkeypatch:
 
 
 def test_sizes_are_measured_for_each_optimizer_with_real_stacks() -> None:
-    settled = config("tabular_mlp", ["adam", "ssvp", "rmsprop"], search__trials=48, resources__max_concurrent=3)
+    once = {"search__studies": 1, "retrain__seeds": 10}
+    settled = config("tabular_mlp", ["adam", "ssvp", "rmsprop"], search__trials=48, resources__max_concurrent=3, **once)
     found = measure(settled, loaded(settled)).member_s
     assert set(found["rmsprop"]) == {1}
     for name in ("adam", "ssvp"):  # 12, a quarter of the trials, of one worker on each; 10 seeds
