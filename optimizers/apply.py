@@ -24,6 +24,14 @@ Member = tuple[Tensor, Tensor, Tensor | None, State]
 Applied = list[tuple[Tensor, State]]
 
 
+def evaluate(closure: Callable[[], Tensor] | None) -> Tensor | None:
+    """What the closure of a step, PyTorch's usual one, returned; a step itself runs without gradients."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 def one_by_one(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     """A call per tensor."""
     return [rule(*member, hp) for member in members]

@@ -32,10 +32,7 @@ class FirstOrderOptimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: a gradient is complex or sparse.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = apply.evaluate(closure)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None and p.numel()]
             if any(p.grad.is_sparse or p.is_complex() for p in params):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimizers import apply
 from optimizers.apply import State
 from optimizers.arithmetic import check
 from optimizers.base import CurvatureOptimizer
@@ -67,10 +68,7 @@ class HessianLRAdaptation(torch.optim.Optimizer):
         Raises:
             RuntimeError: a gradient is complex or sparse.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = apply.evaluate(closure)
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         grads = [p.grad for p in params]
         if any(grad.is_sparse or grad.is_complex() for grad in grads):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimizers import apply
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     r"""``torch.optim.Muon`` for two-dimensional parameters, ``torch.optim.AdamW`` for all others.
@@ -50,10 +52,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step of each. Returns what the closure, PyTorch's usual one, returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = apply.evaluate(closure)
         for part in self.parts:
             part.step()
         return loss
