@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,13 +82,19 @@ WIDE: dict[str, Space] = {
     "schedule_free_sgd": {"lr": log(1e-5, 100)},
     "prodigy": {"lr": log(1e-3, 1e3)},
 }
-REST: Space = {"lr": log(1e-7, 10), "weight_decay": log(1e-6, 10)}
+REST: Space = {
+    "lr": log(1e-7, 10),
+    "weight_decay": log(1e-6, 10),
+    "eps": log(1e-12, 1),
+    "one_minus_beta1": log(1e-3, 1),
+    "one_minus_beta2": log(1e-5, 1),
+}
 
 
 def wide(optimizer: str, space: Space) -> dict[str, Dimension]:
-    """What is drawn from to see beyond a space."""
+    """What is drawn from to see beyond a space; choices are all there are."""
     around = {**REST, **WIDE.get(optimizer, {})}
-    return {name: around[name] for name in space}
+    return {name: dim if dim.choices else around[name] for name, dim in space.items()}
 
 
 def points(space: Space, trials: int, seed: int) -> list[Hyperparameters]:
@@ -96,8 +103,10 @@ def points(space: Space, trials: int, seed: int) -> list[Hyperparameters]:
     return [{name: at(dim, u) for (name, dim), u in zip(space.items(), row, strict=True)} for row in places]
 
 
-def at(dim: Dimension, place: float) -> float:
-    """What lies at a place from 0 (low) to 1 (high) of an interval."""
+def at(dim: Dimension, place: float) -> Any:
+    """What lies at a place from 0 (low) to 1 (high) of an interval, or of a list of choices."""
+    if dim.choices:
+        return dim.choices[int(place * len(dim.choices))]
     assert dim.low is not None and dim.high is not None
     if dim.log:
         return float(dim.low * (dim.high / dim.low) ** place)

@@ -14,7 +14,8 @@ from tests.support.commands import EVERY_USERS, ROOT, Done, environment
 from tuner.machine.resources import this_machine
 from tuner.store.run import Run
 
-JOB = ["--task", "rahimi_recht", "--optimizers", "adam", "--preset", "smoke", "--trials", "2", "--seeds", "2"]
+JOB = ["--task", "rahimi_recht", "--optimizers", "adam", "--preset", "smoke", "--studies", "1", "--trials", "2",
+       "--seeds", "2"]  # fmt: skip
 BARE = {name: os.environ[name] for name in EVERY_USERS if name in os.environ}
 PYTHONS = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "7"}
 LIBRARIES = {"OMP_NUM_THREADS": "64", "ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1", "TZ": "Asia/Kathmandu"}

@@ -22,7 +22,8 @@ from tuner.machine.code import differences, identity
 from tuner.store.run import Run
 from tuner.version import VERSION
 
-TINY = ["--preset", "smoke", "--trials", "2", "--seeds", "3", "--set", "train.epochs=1", "retrain.epochs=1", "-q"]
+TINY = ["--preset", "smoke", "--studies", "1", "--trials", "2", "--seeds", "3",
+        "--set", "train.epochs=1", "retrain.epochs=1", "-q"]  # fmt: skip
 RULE = "import torch\n\n\nclass Rule(torch.optim.SGD):\n    pass\n"
 YAML = "class: my_rule.Rule\nspace:\n  lr: {low: 0.01, high: 0.1, log: true}\n"
 LEFT_OUT = [".venv/lib/x.py", "runs/mine/report.html", "tuner/__pycache__/x.pyc", "dist/x.py", "mine/optimizers/x.yaml"]

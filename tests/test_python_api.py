@@ -55,7 +55,7 @@ first = ray.get(counter.up.remote())
 import joblib  # which sets a variable when it is imported
 before, told = surroundings(), []
 result = tuner.search(
-    "mnist1d", ["adam", "sgd"], trials=2, seeds=3, preset="smoke", max_concurrent=1, gpus_per_trial=0,
+    "mnist1d", ["adam", "sgd"], trials=2, studies=1, seeds=3, preset="smoke", max_concurrent=1, gpus_per_trial=0,
     keep_weights=True, no_report=True, out="out", set={SETTINGS}, on_event=told.append, name="in_ray",
 )
 after = surroundings()
@@ -84,7 +84,7 @@ try:
 except KeyboardInterrupt as error:
     print("interrupted:", error)
 """
-NEW = """tuner.search("mnist1d", Slow, trials=6, seeds=1, preset="smoke", max_concurrent=1, gpus_per_trial=0,
+NEW = """tuner.search("mnist1d", Slow, trials=6, studies=1, seeds=1, preset="smoke", max_concurrent=1, gpus_per_trial=0,
         name="slow", no_report=True, out=".", set={"train.epochs": 1, "retrain.epochs": 1})"""
 
 

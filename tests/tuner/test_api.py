@@ -46,7 +46,7 @@ def asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[call.Call]:
 
 def test_the_functions_are_the_modules_of_their_names() -> None:
     assert tuner.search is sys.modules["tuner.search"] and callable(tuner.search) and callable(tuner.retrain)
-    assert list(inspect.signature(tuner.search).parameters)[:4] == ["task", "optimizers", "trials", "seeds"]
+    assert list(inspect.signature(tuner.search).parameters)[:5] == ["task", "optimizers", "trials", "studies", "seeds"]
     assert str(inspect.getdoc(tuner.search)).startswith("Search each optimizer's hyperparameters, ")
     assert pickle.loads(pickle.dumps(tuner.search)) is tuner.search
     with pytest.raises(AttributeError, match="no attribute 'serach'"):

@@ -44,7 +44,7 @@ def show(document: Facts) -> None:
 # Tables.
 
 
-PRESET_COLUMNS = ("preset", "studies", "trials x epochs", "seeds x epochs", "on 2 cores")
+PRESET_COLUMNS = ("preset", "trials x epochs", "seeds x epochs", "on 2 cores")
 
 
 def tasks_table(console: Console, tasks: list[Facts]) -> None:
@@ -59,11 +59,10 @@ def tasks_table(console: Console, tasks: list[Facts]) -> None:
 
 
 def _preset(preset: Facts) -> list[str]:
-    minutes = preset["minutes"]
+    minutes, studies = preset["minutes"], f"{preset['studies']} x " if preset["studies"] > 1 else ""
     return [
         preset["name"],
-        str(preset["studies"]),
-        f"{preset['trials']} x {preset['epochs']}",
+        f"{studies}{preset['trials']} x {preset['epochs']}",
         f"{preset['seeds']} x {preset['retrain_epochs']}",
         "-" if minutes is None else minutes_text(minutes),
     ]

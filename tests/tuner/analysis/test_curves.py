@@ -23,8 +23,8 @@ def curve(
     optimizer: str, seed: int, values: dict[int, float], pace: float = 0.01, cost: float = 1.0, **changes: Any
 ) -> list[dict[str, Any]]:
     """Rows of curves.parquet, from values by step."""
-    row = {"task": "t", "optimizer": optimizer, "phase": "retrain", "trial": 4, "seed": seed, "split": "val",
-           "metric": "loss"}  # fmt: skip
+    row = {"task": "t", "optimizer": optimizer, "study": 0, "phase": "retrain", "trial": 4, "seed": seed,
+           "split": "val", "metric": "loss"}  # fmt: skip
     return [
         row
         | {"step": step, "epoch": step / EPOCH, "seconds": step * pace, "grad_equivalents": step * cost, "value": value}
@@ -40,7 +40,8 @@ def curves(*rows: list[dict[str, Any]]) -> pd.DataFrame:
 def run(optimizer: str, seed: int, status: str = "complete", **values: Any) -> dict[str, Any]:
     """A row of seeds.csv."""
     clocks = {"steps": 300, "seconds": 3.0, "grad_equivalents": 300.0}
-    return {"task": "t", "optimizer": optimizer, "seed": seed, "status": status, "val_loss": 1.0, **clocks, **values}
+    row = {"task": "t", "optimizer": optimizer, "study": 0, "seed": seed, "status": status, "val_loss": 1.0}
+    return {**row, **clocks, **values}
 
 
 def lost(optimizer: str, seed: int, steps: int, pace: float = 0.01, cost: float = 1.0) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tuner.config.layers import from_yaml
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.planning.cohorts import CohortSizes
+from tuner.planning.looking import Looking
 from tuner.planning.phases import Search
 from tuner.store.optuna_space import hyperparameters
 from tuner.store.run import Run
@@ -105,7 +106,8 @@ def begin(config: Config, run: Run) -> Search:
     sizes.startup = lambda optimizer: 2  # type: ignore[method-assign]  # so that samplers learn soon
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tuner.planning.phases.BackgroundThread", AtOnce)
-        return Search(config, run, lambda: optuna.storages.RDBStorage(run.study_url), sizes)
+        looking = Looking(config, None, run.path)
+        return Search(config, run, lambda: optuna.storages.RDBStorage(run.study_url), sizes, looking)
 
 
 def exact(hp: Any) -> str:

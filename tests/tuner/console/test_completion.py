@@ -62,7 +62,7 @@ def words(folder: Path, line: str) -> list[str]:
         ("search --task m", ["mnist1d"]),
         ("search --task=m", ["--task=mnist1d"]),
         ("search --task ", available("tasks")),
-        ("search --optimizers sgd ada", ["adabelief", "adahessian", "adam", "adamw", "adan"]),
+        ("search --optimizers sgd ada", ["adabelief", "adahessian", "adam", "adam_full", "adamw", "adan"]),
         ("search --task mnist1d --preset ", ["default", "paper", "smoke"]),
         ("search --sampler ", ["gp", "qmc", "random", "tpe"]),
         ("search --scheduler ", ["asha", "fifo"]),

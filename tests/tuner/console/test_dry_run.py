@@ -152,7 +152,7 @@ def test_the_document_has_the_comparison_the_time_and_the_data(capsys: pytest.Ca
     plan = json.loads(dry_run(capsys, "--task", "mnist1d", "--studies", "3", "--seeds", "10", "--json"))
     assert {key: value for key, value in plan["comparison"].items() if key != "sentence"} == {
         "baseline": "adam", "others": ["diag_hessian"], "metric": "test_loss", "studies": 3, "seeds": 10, "test": "t",
-        "alpha": 0.05, "margin": "2%",
+        "alpha": 0.05, "margin": "2%", "looks": [], "spending": None,
     }  # fmt: skip
     assert plan["time"].startswith("time: not known yet; a few steps are timed before Ray starts")
     assert plan["data"] == (

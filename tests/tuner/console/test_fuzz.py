@@ -196,7 +196,8 @@ def assert_valid_dry_run(argv: list[str], out: str, err: str) -> None:
     config = from_yaml(text)
     assert from_yaml(config.to_yaml()).to_yaml() == config.to_yaml()
     assert yaml.safe_load(config.to_yaml()).keys() == yaml.safe_load(text).keys()
-    assert total == len(config.search.optimizers) * (config.search.trials + len(config.retrain.seeds))
+    search = config.search
+    assert total == len(search.optimizers) * search.studies * (search.trials + len(config.retrain.seeds))
     assert list(config.optimizers) == config.search.optimizers
     if any(word.startswith("--resume") for word in argv):
         assert (Path(path) / "config.yaml").is_file()

@@ -123,6 +123,7 @@ def test_an_error_is_shown_to_the_letter(run: Run, monkeypatch: pytest.MonkeyPat
     row = {
         "task": "blobs",
         "optimizer": "adam",
+        "study": 0,
         "trial": 0,
         "seed": 1,
         "state": "failed",

@@ -30,7 +30,7 @@ def config(
     optimizers: tuple[str, ...] = ("adam",),
 ) -> Config:
     plain = base(optimizers)
-    search = plain.search.model_copy(update={"trials": trials, "scheduler": scheduler})
+    search = plain.search.model_copy(update={"trials": trials, "studies": 1, "scheduler": scheduler})
     resources = plain.resources.model_copy(update={"max_concurrent": workers, "cohort": cohort})
     return plain.model_copy(update={"search": search, "resources": resources})
 

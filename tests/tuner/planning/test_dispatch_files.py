@@ -15,6 +15,7 @@ from tests.support.run_configs import run_config
 from tests.tuner.planning.test_dispatch import COMPLETE, LOST, Cohorts, job, new_dispatcher
 from tuner.jobs import Done, Job, checkpoint_name
 from tuner.planning.dispatch import Dispatcher, Halted
+from tuner.planning.looking import Looking
 from tuner.planning.messages import Report, TaskSummary
 from tuner.planning.plan import Plan
 from tuner.store.run import Run
@@ -45,7 +46,8 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dispa
 
     def make(*sizes: int) -> Dispatcher:
         retrain: Any = Retrained(*sizes)
-        return new_dispatcher(Plan(config, Run.create(tmp_path / "run", config), None, retrain))
+        run = Run.create(tmp_path / "run", config)
+        return new_dispatcher(Plan(config, run, None, retrain, Looking(config, None, run.path)))
 
     return make
 

@@ -29,7 +29,8 @@ from tuner.workers import preflight
 
 
 def config(**flags: Any) -> Config:
-    base = {"task.name": "mnist1d", "search.optimizers": ["adam", "sgd"], "retrain.seeds": 4, "search.trials": 10}
+    base = {"task.name": "mnist1d", "search.optimizers": ["adam", "sgd"], "retrain.seeds": 4, "search.trials": 10,
+            "search.studies": 1}  # fmt: skip
     settings = ["train.epochs=3", "train.evaluations=5", "retrain.epochs=20", *flags.pop("settings", [])]
     return resolve(base | {key.replace("__", "."): value for key, value in flags.items()}, settings)
 

@@ -16,6 +16,7 @@ from tuner.config.layers import resolve
 from tuner.errors import UserError
 from tuner.jobs import Job, Phase
 from tuner.planning.cohorts import CohortSizes
+from tuner.planning.looking import Looking
 from tuner.planning.messages import Request
 from tuner.planning.phases import Retrain
 from tuner.store.run import Run
@@ -44,10 +45,11 @@ def threads() -> Iterator[None]:
 def retrained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """adam as a stack, sgd diverging, rmsprop without a winner."""
     flags = {"task.name": "tabular_mlp", "search.optimizers": list(WINNERS), "resources.gpus_per_trial": 0.0}
-    settings = ["retrain.epochs=4", "retrain.keep_weights=true", "resources.cohort=3"]
+    settings = ["search.studies=1", "retrain.epochs=4", "retrain.keep_weights=true", "resources.cohort=3"]
     config = resolve(flags | {"retrain.seeds": SEEDS}, settings)
     run = Run.create(tmp_path_factory.mktemp("runs") / "run", config)
-    retrain = Retrain(config, run, WINNERS.__getitem__, CohortSizes(config, {}, len(SEEDS)))
+    sizes = CohortSizes(config, {}, len(SEEDS))
+    retrain = Retrain(config, run, lambda name, study: WINNERS[name], sizes, Looking(config, None, run.path))
     bench = Workbench(config)
     while jobs := retrain.next_jobs():
         for report in bench.reports(Request(jobs), every_evaluation=False):
