@@ -60,6 +60,7 @@ class Course:
         done: units that are over, whether or not they gave a difference.
         looks: the plan.
         alpha: the level of the comparison.
+        unit: of the plan.
     """
 
     d: Array
@@ -67,6 +68,7 @@ class Course:
     done: int
     looks: Looks
     alpha: float
+    unit: Unit = "study"
 
     @property
     def open_ended(self) -> bool:
@@ -178,7 +180,9 @@ class Looked:
         put in. None of them where they are not of the plan's unit."""
         place = np.array([self._places.get(name, -1) for name in pairs.names], dtype=int)
         order = np.argsort(place, kind="stable") if pairs.unit == self.unit else np.zeros(0, dtype=int)
-        course = Course(np.zeros(len(order)), place[order], self._done(optimizer, baseline), self.looks, alpha)
+        course = Course(
+            np.zeros(len(order)), place[order], self._done(optimizer, baseline), self.looks, alpha, self.unit
+        )
         n = len(course.seen)
         return pairs.take(order[:n]), replace(course, d=course.d[:n], place=course.place[:n])
 

@@ -236,7 +236,8 @@ def reason_untestable(row: Mapping[Hashable, Any]) -> str:
     """Why nothing can be said; empty where something can."""
     unit: units.Unit = row["unit"]
     if (course := row.get("course")) is not None and not course.begun:
-        return "it has not come to the first look"
+        plural = units.PLURALS[course.unit]
+        return f"it has {course.done} of the {course.looks.units[0]} {plural} of the first look"
     if row["n"] < FEWEST_PAIRS:
         if row["n"] == 0 and not row["n_unpaired"]:
             return "neither has a value"

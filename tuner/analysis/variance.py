@@ -81,13 +81,14 @@ def split_variance(values: pd.DataFrame, confidence: float = 0.95) -> VarianceSp
     if not layout.within > 1e-24 * len(value):  # the squares of rounding
         return replace(split, reason="seeds make no difference within a study")
     ratio = _likeliest_ratio(layout)
-    square = unit * unit  # infinite, not an error, where it is no number
-    seed = layout.seed_variance(ratio) * square
-    split = replace(split, search_variance=ratio * seed, seed_variance=seed, share=ratio / (1 + ratio))
+    seed = float(layout.seed_variance(ratio))
+    search = ratio * seed * unit * unit  # 0 stays so where the square is no number, and anything else is infinite
+    split = replace(split, search_variance=search, seed_variance=seed * unit * unit, share=ratio / (1 + ratio))
     if len(counts) < FEWEST_PAIRS:
         reason = f"intervals of {len(counts)} studies say nothing; at least {FEWEST_PAIRS} are needed"
         return replace(split, reason=reason)
-    return _with_intervals(split, layout, square, confidence)
+    with np.errstate(over="ignore"):
+        return _with_intervals(split, layout, unit, confidence)
 
 
 def _reason_unsaid(value: Array, counts: Array) -> str:
@@ -161,7 +162,7 @@ def _likeliest_ratio(layout: _Layout) -> float:
     return float(found.x / (1 - found.x)) if found.fun < layout.deviance(0) else 0.0
 
 
-def _with_intervals(split: VarianceSplit, layout: _Layout, square: float, confidence: float) -> VarianceSplit:
+def _with_intervals(split: VarianceSplit, layout: _Layout, unit: float, confidence: float) -> VarianceSplit:
     from scipy import stats
 
     tails = np.array([(1 + confidence) / 2, (1 - confidence) / 2])  # of the lower end and of the upper one
@@ -169,8 +170,8 @@ def _with_intervals(split: VarianceSplit, layout: _Layout, square: float, confid
     ratios = np.array([_ratio_at(layout, f) for f in stats.f.ppf(tails, free, layout.free)])
     # The means' spread estimates search + seed / seeds, of which the ratio says which part is the search's.
     part = split.seeds * ratios / (1 + split.seeds * ratios)
-    search_low, search_high = (part * free * layout.spread / stats.chi2.ppf(tails, free) * square).tolist()
-    seed_low, seed_high = (layout.within / stats.chi2.ppf(tails, layout.free) * square).tolist()
+    search_low, search_high = (part * free * layout.spread / stats.chi2.ppf(tails, free) * unit * unit).tolist()
+    seed_low, seed_high = (layout.within / stats.chi2.ppf(tails, layout.free) * unit * unit).tolist()
     share_low, share_high = (ratios / (1 + ratios)).tolist()
     return replace(
         split,

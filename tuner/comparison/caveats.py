@@ -87,7 +87,7 @@ def _of_task(task: TaskResults) -> Iterator[Limit]:
     yield from _budgets(comparison)
     yield from _longer(task)
     yield from _metric(comparison)
-    for name, inner in failures(comparison, task.primary_contrasts):
+    for name, inner in failures(task):
         yield "failed_search", {"optimizer": name, "inner": inner}
     for name in comparison.optimizers:
         if hyperparameters := comparison.at_boundary(name):

@@ -5,9 +5,12 @@ No torch, no ray.
 
 from __future__ import annotations
 
+import pandas as pd
+
 from tuner.analysis import stats
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
+from tuner.comparison.results import TaskResults
 
 
 def failed_search(comparison: Comparison, contrast: Contrast) -> str | None:
@@ -20,20 +23,29 @@ def failed_search(comparison: Comparison, contrast: Contrast) -> str | None:
     return None
 
 
-def failures(comparison: Comparison, contrasts: list[Contrast]) -> list[tuple[str, str]]:
+def failures(task: TaskResults) -> list[tuple[str, str]]:
     """Those who are worse than what they contain, and what: by the contrasts that decide, and, of two of which neither
-    is the baseline, by one that is made for this, on its own."""
+    is the baseline, by contrasts that are made for this and are a family of their own."""
     found = []
-    for contrast in contrasts:
-        if failed := failed_search(comparison, contrast):
+    for contrast in task.primary_contrasts:
+        if failed := failed_search(task.comparison, contrast):
             found.append((failed, contrast.baseline if failed == contrast.optimizer else contrast.optimizer))
-    metric, values = comparison.metric, comparison.values(comparison.metric)
+    audited = _audited(task)
+    for row in audited.to_dict("records"):
+        if row["verdict"].startswith("worse"):
+            found.append((row["optimizer"], row["baseline"]))
+    return found
+
+
+def _audited(task: TaskResults) -> pd.DataFrame:
+    """A row of ``stats.contrasts`` for each optimizer and what it contains, where neither is the baseline."""
+    comparison = task.comparison
+    values, mode = comparison.values(comparison.metric), comparison.mode(comparison.metric)
+    rules = comparison.rules(comparison.metric)
+    tables = []
     for name in comparison.optimizers:
         for inner in comparison.contained[name]:
-            if comparison.baseline in (name, inner):
-                continue
-            both = values[values["optimizer"].isin([name, inner])]
-            table = stats.contrasts(both, inner, comparison.mode(metric), comparison.rules(metric))
-            if any(word.startswith("worse") for word in table["verdict"]):
-                found.append((name, inner))
-    return found
+            if comparison.baseline not in (name, inner):
+                both = values[values["optimizer"].isin([name, inner])]
+                tables.append(stats.contrasts(both, inner, mode, rules, task.looked))
+    return stats.decided(pd.concat(tables, ignore_index=True), mode, rules) if tables else pd.DataFrame()

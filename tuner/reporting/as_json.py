@@ -69,7 +69,7 @@ def _task(task: TaskResults) -> dict[str, Any]:
 
 def _of_optimizer(task: TaskResults, name: str) -> dict[str, Any]:
     """What it contains, and was worse than though it contains it; how far luck goes; what would decide its contrast."""
-    failed = failures(task.comparison, task.primary_contrasts)
+    failed = failures(task)
     decisive = task.decisive(name)
     contrast = task.contrast(name)
     return {

@@ -169,3 +169,9 @@ def test_the_last_look_that_a_command_did_not_come_to_is_taken_by_the_next(tmp_p
     content = json.loads((run.path / "looks.json").read_text())
     assert content == json.loads((looked_at(run).path / "looks.json").read_text())
     assert content["stopped"]["sgdm"] == 3
+
+
+def test_a_run_of_one_study_beside_a_plan_over_studies_says_what_it_lacks(run: Run, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", effects={"nesterov": 0.0, "adam": 0.0}, studies=1, seeds=8, trials=4)
+    (task,) = compare([run, other]).tasks
+    assert "it has 1 of the 3 studies of the first look" in verdict(task, "nesterov")
