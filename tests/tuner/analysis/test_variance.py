@@ -170,7 +170,7 @@ def test_intervals_cover_what_they_say(counts: list[int], search_sd: float) -> N
 @pytest.mark.filterwarnings("error")
 def test_no_search_variance_is_0_where_the_squares_are_no_numbers() -> None:
     split = split_variance(
-        pd.DataFrame({"study": [0, 0, 1, 1, 2, 2], "value": [1e200, 2e200, 1e200, 2e200, 1e200, 2.1e200]})
+        pd.DataFrame({"study": [0, 0, 1, 1, 2, 2], "value": [1e200, 2e200, 1.2e200, 2.2e200, 1e200, 2.3e200]})
     )
     assert (split.search_variance, split.share) == (0.0, 0.0)
     assert split.seed_variance == split.search_high == np.inf
