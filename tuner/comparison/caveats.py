@@ -22,10 +22,10 @@ ENOUGH = 10
 FEW_UNITS = 4
 """Of so many at most a verdict is marked."""
 Kind = Literal[
-    "baseline_at_boundary", "metric_missing", "note", "failed_search", "untested", "few_units", "not_retrained",
-    "failed", "retraining_incomplete", "unpaired", "diverged", "trials_diverged", "least_p_too_large", "low_power",
-    "studies_added", "seeds_added", "searches_differ", "stopped_early", "epochs_differ", "search_incomplete",
-    "trials_unequal", "few_trials", "training_tuned_apart", "declarations_differ", "metric_chosen_by", "at_boundary",
+    "baseline_at_boundary", "metric_missing", "note", "failed_search", "untested", "training_tuned_apart", "few_units",
+    "not_retrained", "failed", "retraining_incomplete", "unpaired", "diverged", "trials_diverged", "least_p_too_large",
+    "low_power", "studies_added", "seeds_added", "searches_differ", "stopped_early", "epochs_differ",
+    "search_incomplete", "trials_unequal", "few_trials", "declarations_differ", "metric_chosen_by", "at_boundary",
     "stacked", "device_shared", "hardware_differs", "several_commands", "nominal_costs", "task_repeated",
     "no_common_task", "tasks_left_out", "no_target", "few_tasks",
 ]  # fmt: skip
