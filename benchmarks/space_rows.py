@@ -80,12 +80,17 @@ class Row:
         return self.useful(trials).nsmallest(max(1, round(BEST * len(trials))), "value")
 
     @property
+    def intervals(self) -> dict[str, Dimension]:
+        """What lies between two ends; choices have none."""
+        return {name: dim for name, dim in self.spec.space.items() if dim.choices is None}
+
+    @property
     def crowded(self) -> list[str]:
         """The ends of the shipped space at which one of the draws has its best tenth."""
         draws = [(trials, self.best(trials)) for trials in (self.wide, self.shipped)]
         return [
             f"{name} {end}"
-            for name, dim in self.spec.space.items()
+            for name, dim in self.intervals.items()
             for end in ("low", "high")
             if any(outer(dim, end, best[name]) - outer(dim, end, trials[name]) > CROWD for trials, best in draws)
         ]
@@ -93,7 +98,7 @@ class Row:
     def ranges(self) -> str:
         """Of each hyperparameter over the best tenth of the wide draw, with its middle half."""
         found = self.best(self.wide)
-        return "; ".join(f"{name} {spread(found[name])}" for name in self.spec.space)
+        return "; ".join(f"{name} {spread(found[name])}" for name in self.intervals)
 
 
 def outer(dim: Dimension, end: str, values: pd.Series) -> float:

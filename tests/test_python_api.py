@@ -3,6 +3,7 @@ interrupted or killed it goes on, from Python and from the command line."""
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -169,7 +170,7 @@ def test_verdicts_winners_and_document_agree(result: Result) -> None:
     assert {name: won.hp for name, won in result.best.items()} == {name: entry["hp"] for name, entry in best.items()}
     (task,) = json.loads(result.to_json())["tasks"]
     assert (task["task"], task["baseline"]) == ("mnist1d", "adam")
-    assert row["sentence"] in repr(result) and row["sentence"].partition(":")[0] in result._repr_html_()
+    assert row["sentence"] in repr(result) and html.escape(row["sentence"].partition(":")[0]) in result._repr_html_()
 
 
 def test_kept_weights_score_what_the_table_says(result: Result) -> None:

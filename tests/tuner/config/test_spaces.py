@@ -42,7 +42,8 @@ def test_every_optimizer_is_on_the_page_measured_or_named() -> None:
 def test_the_page_was_measured_with_the_shipped_space(name: str) -> None:
     found = re.findall(r"`(\w+)` in \[(\S+), (\S+)\]( \(log\))?", PARTS[name].split("\n\n")[1])
     written = {key: (float(low), float(high), bool(log)) for key, low, high, log in found}
-    assert written == {key: (dim.low, dim.high, dim.log) for key, dim in shipped(name).space.items()}
+    intervals = {key: dim for key, dim in shipped(name).space.items() if dim.choices is None}
+    assert written == {key: (dim.low, dim.high, dim.log) for key, dim in intervals.items()}
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -85,7 +85,7 @@ def test_the_files_are_safetensors_that_say_what_they_are(retrained: Run) -> Non
     with safe_open(files[1], "pt") as file:
         assert json.loads(file.metadata()["tuner"]) == {
             "task": "tabular_mlp", "class": retrained.config().task.class_, "phase": "retrain", "optimizer": "adam",
-            "trial": 3, "seed": 4, "hp": {"lr": 1e-2},
+            "study": 0, "trial": 3, "seed": 4, "hp": {"lr": 1e-2},
         }  # fmt: skip
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in model.state_dict().items())
 
