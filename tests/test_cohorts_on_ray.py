@@ -18,6 +18,8 @@ from tuner.training import build
 from tuner.training.records import Budget
 from tuner.training.single import train
 
+pytestmark = pytest.mark.slow
+
 IRIS = ["--task", "tabular_mlp", "--out", ".", "--name", "job", "--gpus-per-trial", "0"]
 TINY = ["train.epochs=24", "train.evaluations=2", "retrain.epochs=12"]
 EXPLODING = ["optimizers.sgd.space.lr.high=1e9"]
@@ -150,7 +152,6 @@ def test_what_was_used_is_in_the_environment(job: tuple[Run, int, str, str]) -> 
     assert job[0].config().resources.cohort == 4
 
 
-@pytest.mark.slow
 def test_more_seeds_in_cohorts_of_another_size(job: tuple[Run, int, str, str]) -> None:
     """Last: it adds to the run."""
     made, before = job[0], job[0].seeds()
@@ -163,7 +164,6 @@ def test_more_seeds_in_cohorts_of_another_size(job: tuple[Run, int, str, str]) -
     assert stacked_rows(more) == {"adam": [2, 2, 1], "sgd": [2, 2, 1], "rmsprop": [1] * 3, "deadly": [2, 2, 1]}
 
 
-@pytest.mark.slow
 def test_auto_takes_a_quarter_of_a_small_networks_trials_at_once(tmp_path: Path) -> None:
     args = [*IRIS, "--optimizers", "adam", "--trials", "32", "--seeds", "4", "--cpus-per-trial", "2", "-q"]
     code, _, err = run(tmp_path, "tuner.search", *args, "--set", *TINY)

@@ -102,6 +102,7 @@ def test_the_example_of_a_task_of_ones_own_runs(tmp_path):
     assert entries["adam"]["metrics"]["test_loss"]["mean"] < 0.75  # always naming the mean costs about 1
 
 
+@pytest.mark.slow
 def test_the_page_about_python_is_a_script_that_runs(tmp_path):
     """Its classes are the script's own, so that they travel by value."""
     text = (DOCS / "python.md").read_text(encoding="utf-8")

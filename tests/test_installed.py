@@ -225,6 +225,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_script_searches_with_its_own_class_and_with_a_plugins(installed: Installed) -> None:
     (installed.folder / "script.py").write_text(textwrap.dedent(SCRIPT))
     path, *rest = installed.python("script.py").splitlines()

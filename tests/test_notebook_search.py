@@ -16,6 +16,8 @@ from tests.support.commands import ROOT
 from tuner.search import main
 from tuner.store.run import Run
 
+pytestmark = pytest.mark.slow
+
 CLASS = """
 import time
 import torch

@@ -76,7 +76,7 @@ def test_a_lost_ray_costs_one_line_and_no_finished_work(
     ("numbers", "wait_s"),
     [
         ([signal.SIGTERM], 1.5),
-        ([signal.SIGINT, signal.SIGINT], 1.0),
+        pytest.param([signal.SIGINT, signal.SIGINT], 1.0, marks=pytest.mark.slow),
         pytest.param([signal.SIGTERM], 0.0, marks=pytest.mark.slow),
         pytest.param([signal.SIGINT], 2.0, marks=pytest.mark.slow),
         pytest.param([signal.SIGTERM, signal.SIGINT], 2.5, marks=pytest.mark.slow),

@@ -14,6 +14,7 @@ import optimizers
 from tasks.quadratic_deep import QuadraticDeep
 from tasks.rahimi_recht import RahimiRecht
 from tasks.tabular_mlp import TabularMLP
+from tests.support.thinned import thinned
 from tuner.training.records import Budget
 from tuner.training.single import train
 
@@ -123,8 +124,8 @@ FOUND = {"ssdh": {"lr": 0.5, "rho": 0.03}, "ssvp": {"lr": 0.1, "rho": 0.15}}
 
 
 @pytest.mark.skipif(not COND29.is_file(), reason="the published instance is not here")
-@pytest.mark.parametrize("hp", ["found", pytest.param("default", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("hp", thinned(["found", "default"], 2))
+@pytest.mark.parametrize("name", thinned(FOUND, 2))
 def test_rahimi_recht_is_solved_to_1e_5_in_3000_epochs(name, hp):
     config = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs" / "optimizers" / f"{name}.yaml"))
     hp = FOUND[name] if hp == "found" else config["defaults"][0]

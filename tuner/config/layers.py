@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def resolve(
     require(task, "task", registry.names("tasks"))
     command_line = [("--set", settings_layer(settings, known)), ("the command line", nested(flags))]
 
-    names = mapping_at(merge(_layers(task, [], registry, command_line)), "search").get("optimizers")
+    names = last(_layers(task, [], registry, command_line), "search", "optimizers")
     names = [str(name) for name in names] if isinstance(names, list) else []
     for name in names:
         require(name, "optimizer", known)
@@ -120,7 +121,7 @@ def require(name: str, kind: str, valid: list[str], where: str = "") -> None:
 
 def _layers(task: str, optimizers: list[str], registry: Registry, command_line: list[Layer]) -> list[Layer]:
     """All layers in their order. Which preset it is, the layers themselves say."""
-    preset = str(merge([*_entries(task, [], registry, None), *command_line]).get("preset"))
+    preset = str(last([*_entries(task, [], registry, None), *command_line], "preset"))
     return [*_entries(task, optimizers, registry, preset), *command_line]
 
 
@@ -183,12 +184,18 @@ def read(lookup: Lookup, kind: Kind | None, name: str) -> list[Layer]:
     if not isinstance(source, Path):
         return [] if source is None else [(f"{name} as given", deepcopy(source))]
     try:
-        content = OmegaConf.to_container(OmegaConf.load(StringIO(bounded(source.read_text(encoding="utf-8")))))
+        content = deepcopy(_parsed(source.read_text(encoding="utf-8")))
     except LOADER_ERRORS as error:
         raise UserError(f"{source}: cannot be read as YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{source}: must be a mapping of keys to values")
     return [(str(source), {str(key): value for key, value in content.items()})]
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """Files are read anew each time, but what has been read before is not parsed anew."""
+    return OmegaConf.to_container(OmegaConf.load(StringIO(bounded(text))))
 
 
 def settings_layer(settings: Iterable[str], optimizers: Iterable[str]) -> dict[str, Any]:
@@ -230,6 +237,13 @@ def _check_literal(key: str, value: Any) -> None:
     """Refuse what OmegaConf takes for its own: a missing value, or an interpolation."""
     if isinstance(value, str) and (value.strip() == "???" or "${" in value):
         raise UserError(f"{key}: {value!r} is not a value")
+
+
+def last(layers: list[Layer], *path: str) -> Any:
+    """What the layers come to at a path: what the last that has one there has, ``None`` where none does."""
+    *above, key = path
+    said = [inner[key] for _, content in layers if key in (inner := mapping_at(content, *above))]
+    return said[-1] if said else None
 
 
 def merge(layers: list[Layer]) -> dict[str, Any]:

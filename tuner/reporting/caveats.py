@@ -149,6 +149,9 @@ WORDS: dict[Kind, tuple[Words, Words]] = {
                       "contained optimizer's best point would tell", "{optimizer} contains {inner}"),
     "untested": (f"without {FEWEST_PAIRS} studies, or of one search each {FEWEST_PAIRS} seeds, in common nothing is "
                  "tested", "{optimizer} has {units}"),
+    "training_tuned_apart": ("the searches did not set the same of training, or not from the same choices, so that a "
+                             "difference may be that of the schedules; search.space gives all the same",
+                             _training_tuned_apart),
     "few_units": ("a verdict of three or four studies or seeds: the t-test takes it on trust that so few differences "
                   "are normal, and sees large ones only", "{optimizer} ({units})"),
     "not_retrained": ("not retrained", "{optimizer}"),
@@ -170,9 +173,6 @@ WORDS: dict[Kind, tuple[Words, Words]] = {
     "trials_unequal": ("the numbers of trials are not equal", _unequal),
     "few_trials": ("fewer than {wanted} trials per search: the optimizers are not well tuned, and the importances of "
                    "hyperparameters are guesses", NOTHING),
-    "training_tuned_apart": ("the searches did not set the same of training, or not from the same choices, so that a "
-                             "difference may be that of the schedules; search.space gives all the same",
-                             _training_tuned_apart),
     "declarations_differ": ("the runs declare different comparisons; that of the first is used", NOTHING),
     "metric_chosen_by": ("{metric} is what the hyperparameters were chosen by; a test split would say more", NOTHING),
     "at_boundary": ("best values at the boundary of what was searched, where a wider range may do better",

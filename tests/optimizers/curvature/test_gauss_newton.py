@@ -27,6 +27,7 @@ from tests.support.networks import (
     problem,
     relative_error,
 )
+from tests.support.thinned import thinned
 
 UNCOUPLED = [name for name in NETWORKS if name != "batch norm"]
 SAMPLING = {
@@ -84,7 +85,7 @@ def check_mean_and_variance(estimator, draws, kind, given, start=0):
 
 
 @pytest.mark.parametrize("estimator", SAMPLING)
-@pytest.mark.parametrize("name", UNCOUPLED)
+@pytest.mark.parametrize("name", thinned(UNCOUPLED, 4))
 def test_sampling_estimators_are_unbiased_with_the_known_variance_over_the_samples(name, estimator):
     check_mean_and_variance(*SAMPLING[estimator], problem(name))
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import examples
 from tests.support.run_configs import AtOnce, blank_database, ended, run_config
+from tests.support.thinned import thinned
 from tests.tuner.console.test_fuzz import TEXT, WORDS
 from tuner.config.changes import revise
 from tuner.config.layers import from_yaml
@@ -164,7 +165,7 @@ def test_what_is_accepted_is_sampled_written_and_read_back_many_times(
     check(data, sampler, tmp_path_factory.getbasetemp() / "many spaces", blank)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", thinned(SAMPLERS, 2))
 @pytest.mark.parametrize(
     "space",
     [

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.commands import Done, environment
 from tests.support.made_runs import make_run
+from tests.support.thinned import thinned
 from tuner.store.run import Run
 
 FULL = Path("/dev/full")
@@ -28,6 +29,7 @@ def shell(folder: Path, line: str, **env: str) -> Done:
 PROGRAM = """
 import sys
 from tuner.console.parsing import run_command
+from tests.support.thinned import thinned
 
 def main(argv):
     print("a result")
@@ -136,7 +138,9 @@ run_command(report.main, sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(("whole", "name"), [(0, "figures/manifest.json"), (1, "summary.csv"), (2, "contrasts.csv")])
+@pytest.mark.parametrize(
+    ("whole", "name"), thinned([(0, "figures/manifest.json"), (1, "summary.csv"), (2, "contrasts.csv")], 3)
+)
 def test_a_full_disk_under_a_report_names_the_file(tmp_path: Path, whole: int, name: str) -> None:
     run = make_run(tmp_path / "run", seeds=3)
     (tmp_path / "filling.py").write_text(FILLING.format(whole=whole))

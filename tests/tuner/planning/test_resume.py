@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.support.run_configs import OPTIMIZERS, run_config, stored
+from tests.support.thinned import thinned
 from tests.support.workers import Workers, abandon, complete, finish, numbers, of_any_state, planned, texts
 from tuner.config.schema import Config
 from tuner.jobs import Job
@@ -91,7 +92,7 @@ def assert_database_agrees(run: Run, asked: Config) -> None:
 
 
 @pytest.mark.parametrize("becomes", [complete, of_any_state])
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+@pytest.mark.parametrize("sampler", thinned(["tpe", "random", "qmc", "gp"], 2))
 def test_one_at_a_time_a_run_cut_off_again_and_again_ends_as_if_undisturbed(
     sampler: str, becomes: Callable[[Job], Any], run_of: Callable[[Config], Run]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.edited_runs import copied
 from tests.support.made_runs import make_run
+from tests.support.thinned import thinned
 from tuner import report
 from tuner.errors import UserError
 from tuner.store.run import Run
@@ -227,7 +228,7 @@ def env_of(run: Run) -> dict[str, Any]:
     return json.loads((run.path / "env.json").read_text())
 
 
-@pytest.mark.parametrize("place", PLACES, ids=".".join)
+@pytest.mark.parametrize("place", thinned(PLACES, 5), ids=".".join)
 def test_the_environment_never_costs_the_report(run: Run, place: list[str]) -> None:
     from tuner.comparison.load import read
     from tuner.reporting.page import _run

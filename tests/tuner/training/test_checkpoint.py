@@ -22,6 +22,7 @@ from torch import nn
 
 import tuner.training.loop
 from tests.support.members import Small, of
+from tests.support.thinned import thinned
 from tuner.config.layers import resolve
 from tuner.config.registry import available
 from tuner.machine import memory
@@ -112,7 +113,7 @@ def shipped(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", sorted(set(available("optimizers")) - NOT_PLAIN))
+@pytest.mark.parametrize("name", thinned(sorted(set(available("optimizers")) - NOT_PLAIN), 3))
 def test_every_optimizer_goes_on_to_the_same_numbers(name: str, engine: str) -> None:
     make, hp = shipped(name)
     result, snapshots = assert_goes_on(started(make, hp, ENGINES[engine]))

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support.spoilers import PATCHED, RESTORED, act
+from tests.support.thinned import thinned
 from tests.tuner.workers.test_workbench import done, jobs, request, rest, started, step
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
@@ -96,7 +97,7 @@ def test_each_change_is_one_and_is_put_back(what: str) -> None:
     assert state() == before and lasting == []
 
 
-@pytest.mark.parametrize("what", RESTORED)
+@pytest.mark.parametrize("what", thinned(RESTORED, 3))
 def test_settings_and_streams_are_as_before_after_a_run_that_changed_them(tmp_path: Path, what: str) -> None:
     worker = started(config(tmp_path, what), asked("adam"))
     rest(worker)

@@ -36,6 +36,7 @@ from tests.support.members import (
     of,
     together,
 )
+from tests.support.thinned import thinned
 from tuner.training import stack as cohort
 from tuner.training.engine import Engine
 from tuner.training.loop import all_batches
@@ -57,7 +58,7 @@ def cases():
             yield rule, network, seeds[(i + j) % 3], engines[(i // 2 + j) % 2]
 
 
-@pytest.mark.parametrize(("rule", "network", "seeds", "engine"), list(cases()))
+@pytest.mark.parametrize(("rule", "network", "seeds", "engine"), thinned(cases(), 2))
 def test_members_equal_runs_alone_over_a_hundred_steps(rule, network, seeds, engine):
     make, hps = RULES[rule]
     members = [Member(hp, seed) for hp, seed in zip(hps, SEEDS[seeds], strict=True)]
