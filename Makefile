@@ -14,7 +14,7 @@ endif
 .PHONY: help demo optional test test-slow test-all bench docs requirements clean
 
 help:
-	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (under a minute)"
+	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (about a minute)"
 	@echo "make optional   install the optimizers of pytorch_optimizer: soap, shampoo, lion and others"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take longer than a minute (about an hour)"
