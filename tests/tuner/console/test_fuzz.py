@@ -183,7 +183,10 @@ def no_constant(name: str) -> NoReturn:
 
 def assert_valid_dry_run(argv: list[str], out: str, err: str) -> None:
     """The configuration resolves again to itself, the counts are right and the directory could be made."""
-    assert err == ""
+    resumed = any(word.startswith("--resume") for word in argv)
+    assert err == "" or (
+        resumed and re.fullmatch(r"--dry-run runs no code .*: \S+ was not asked about the data\n", err)
+    )
     if "--json" in argv:
         plan = json.loads(out, parse_constant=no_constant)
         text, path = yaml.safe_dump(plan["config"], sort_keys=False), plan["run"]
@@ -199,7 +202,7 @@ def assert_valid_dry_run(argv: list[str], out: str, err: str) -> None:
     search = config.search
     assert total == len(search.optimizers) * search.studies * (search.trials + len(config.retrain.seeds))
     assert list(config.optimizers) == config.search.optimizers
-    if any(word.startswith("--resume") for word in argv):
+    if resumed:
         assert (Path(path) / "config.yaml").is_file()
         return
     made = [part for part in (Path(path), *Path(path).absolute().parents) if not os.path.lexists(part)]
