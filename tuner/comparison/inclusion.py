@@ -30,14 +30,13 @@ def failures(task: TaskResults) -> list[tuple[str, str]]:
     for contrast in task.primary_contrasts:
         if failed := failed_search(task.comparison, contrast):
             found.append((failed, contrast.baseline if failed == contrast.optimizer else contrast.optimizer))
-    audited = _audited(task)
-    for row in audited.to_dict("records"):
+    for row in audited(task).to_dict("records"):
         if row["verdict"].startswith("worse"):
             found.append((row["optimizer"], row["baseline"]))
     return found
 
 
-def _audited(task: TaskResults) -> pd.DataFrame:
+def audited(task: TaskResults) -> pd.DataFrame:
     """A row of ``stats.contrasts`` for each optimizer and what it contains, where neither is the baseline."""
     comparison = task.comparison
     values, mode = comparison.values(comparison.metric), comparison.mode(comparison.metric)

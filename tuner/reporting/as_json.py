@@ -44,6 +44,7 @@ def document(results: Results) -> dict[str, Any]:
 def _task(task: TaskResults) -> dict[str, Any]:
     comparison = task.comparison
     declared = comparison.config.report
+    failed = failures(task)
     return {
         "task": comparison.task,
         "metric": comparison.metric,
@@ -60,16 +61,15 @@ def _task(task: TaskResults) -> dict[str, Any]:
             {"rank": index + 1, **_without_hp(row), "hp": _hp(comparison, row["optimizer"]),
              "at_boundary": comparison.at_boundary(row["optimizer"]),
              "verdict": task.verdict(row["optimizer"]), "declared": not comparison.undeclared,
-             "sentence": verdict(task, row["optimizer"]), **_of_optimizer(task, row["optimizer"])}
+             "sentence": verdict(task, row["optimizer"]), **_of_optimizer(task, row["optimizer"], failed)}
             for index, row in enumerate(task.summary.to_dict("records"))
         ],
         "contrasts": task.contrasts.drop(columns=["task", *HIDDEN], errors="ignore").to_dict("records"),
     }  # fmt: skip
 
 
-def _of_optimizer(task: TaskResults, name: str) -> dict[str, Any]:
+def _of_optimizer(task: TaskResults, name: str, failed: list[tuple[str, str]]) -> dict[str, Any]:
     """What it contains, and was worse than though it contains it; how far luck goes; what would decide its contrast."""
-    failed = failures(task)
     decisive = task.decisive(name)
     contrast = task.contrast(name)
     return {

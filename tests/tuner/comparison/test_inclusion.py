@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.made_runs import make_run
-from tuner.comparison.inclusion import _audited, failures
+from tuner.comparison.inclusion import audited, failures
 from tuner.comparison.results import TaskResults, compare
 from tuner.reporting.as_json import document
 from tuner.reporting.caveats import caveat_sentences
@@ -76,7 +76,7 @@ def test_two_of_which_neither_is_the_baseline(tmp_path: Path) -> None:
     assert any(text.endswith(": diag_hessian contains sgdm.") for text in caveat_sentences(compare([run])))
 
 
-def test_audited_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
+def testaudited_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
     """What alone is worse at p 0.02 blames nobody as one of five pairs."""
     effects = {"adam": 0.0, "sgdm": -0.015, **dict.fromkeys(["adamw", "nesterov", "sgd", "rmsprop", "lion"], 0.0)}
     outer = [name for name in effects if name not in ("adam", "sgdm")]
@@ -86,11 +86,11 @@ def test_audited_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("units", "found"), [(3, []), (8, [("adamw", "sgdm")])])
-def test_audited_pairs_are_of_what_has_been_looked_at(tmp_path: Path, units: int, found: list[tuple[str, str]]) -> None:
+def testaudited_pairs_are_of_what_has_been_looked_at(tmp_path: Path, units: int, found: list[tuple[str, str]]) -> None:
     effects = {"adam": 0.0, "adamw": 0.0, "sgdm": -0.06}
     settings = ["report.until=decided", "report.baseline=adam", "report.looks=[3, 8]"]
     run = made(tmp_path, effects, {"adamw": ["sgdm"]}, studies=8, settings=settings)
     extent.write(run.path, run.config(), [{"units": units, "decided": {}}], {})
     task = of(run)
-    assert [course.done for course in _audited(task)["course"]] == [units]
+    assert [course.done for course in audited(task)["course"]] == [units]
     assert failures(task) == found
