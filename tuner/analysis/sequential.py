@@ -68,7 +68,7 @@ class Course:
     done: int
     looks: Looks
     alpha: float
-    unit: Unit = "study"
+    unit: Unit
 
     @property
     def open_ended(self) -> bool:

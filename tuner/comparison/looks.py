@@ -31,14 +31,9 @@ def looked(sources: Sequence[Source]) -> Looked | None:
         log = extent.read(source.run.path) if source.config.looks else {}
         taken = [0, *(look["units"] for look in log.get("looks", ()))]
         by_looks = source.config.looks and source.config.report.spending != E_PROCESS
-        units = taken[-1] if by_looks else _units(source.config, plan.unit)
+        units = taken[-1] if by_looks else source.config.units(plan.unit)
         done |= {shown: log.get("stopped", {}).get(own, units) for own, shown in source.names.items()}
     return _looked(plan, done)
-
-
-def _units(config: Config, unit: stats.units.Unit) -> int:
-    """Those of a run without looks that a plan over studies, or over seeds, can count."""
-    return config.search.studies if unit == "study" else len(config.retrain.seeds)
 
 
 def _looked(plan: Config, done: Mapping[str, int]) -> Looked:

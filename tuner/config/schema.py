@@ -280,7 +280,11 @@ class Config(Section):
     @property
     def most_units(self) -> int:
         """Studies, or seeds, of each optimizer: all that may be."""
-        return self.search.studies if self.unit == "study" else len(self.retrain.seeds)
+        return self.units(self.unit)
+
+    def units(self, unit: Literal["study", "seed"]) -> int:
+        """How many of these each optimizer may have, at most."""
+        return self.search.studies if unit == "study" else len(self.retrain.seeds)
 
     @property
     def looks(self) -> list[int]:

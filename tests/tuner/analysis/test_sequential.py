@@ -23,7 +23,8 @@ FOUR = Looks((5, 10, 15, 20))
 
 
 def course(d: Array, looks: Looks = FOUR, done: int | None = None, place: Array | None = None) -> Course:
-    return Course(d, np.arange(len(d)) if place is None else place, len(d) if done is None else done, looks, ALPHA)
+    places = np.arange(len(d)) if place is None else place
+    return Course(d, places, len(d) if done is None else done, looks, ALPHA, "study")
 
 
 def levels(d: Array, looks: Looks) -> Array:

@@ -13,7 +13,7 @@ from tuner.analysis.spending import Looks
 
 
 def course(d: np.ndarray, looks: Looks, done: int | None = None) -> Course:
-    return Course(d, np.arange(len(d)), len(d) if done is None else done, looks, 0.05)
+    return Course(d, np.arange(len(d)), len(d) if done is None else done, looks, 0.05, "study")
 
 
 def smallest(d: np.ndarray, looks: Looks, test: str) -> float:

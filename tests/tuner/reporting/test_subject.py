@@ -220,6 +220,6 @@ def test_what_would_decide_an_open_contrast(runs: dict[int, Run], tmp_path: Path
     assert task.decisive("adam") is None
     contrast = task.contrast("diag_hessian")
     assert contrast is not None
-    course = Course(np.arange(5.0), np.arange(5), 5, Looks((5, 10)), 0.05)
+    course = Course(np.arange(5.0), np.arange(5), 5, Looks((5, 10)), 0.05, "study")
     for other in (replace(contrast, test="wilcoxon"), replace(contrast, course=course)):
         assert evidence.decisive(task.comparison, other) is None  # planned by the t-test of a fixed number
