@@ -17,7 +17,7 @@ help:
 	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (about a minute)"
 	@echo "make optional   install the optimizers of pytorch_optimizer: soap, shampoo, lion and others"
 	@echo "make test       lint, types and tests"
-	@echo "make test-slow  the tests that take longer than a minute (about an hour)"
+	@echo "make test-slow  the tests that take long, and more cases of those above (over an hour)"
 	@echo "make test-all   all tests, Hypothesis with new examples; says what took longest and what was skipped, and why"
 	@echo "make bench      time the search, the training loop and the optimizers against others; the estimators' errors"
 	@echo "make docs       write docs/optimizers.md and docs/tasks.md from docstrings and YAML files"

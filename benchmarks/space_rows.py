@@ -35,6 +35,7 @@ and the seed that of its search, but the runs are short, of up to a few hundred 
   a published default that is meant for many more steps, as the 1e-6 of diag_hessian.
 - **Best tenth**: of the wide draw, the trials with the least losses (`val_loss`; of Rahimi-Recht `train_loss`) that are
   not useless: the least and the greatest value of each hyperparameter among them, and their middle half.
+  Choices have no ends.
 - **Inside**: yes, if the best tenth is crowded at no end of the shipped interval, in either draw: its share in the
   outer {edge:.0f} % there, or beyond, is at most {crowd:.0f} % of the trials more than that of all.
 

@@ -25,6 +25,8 @@ from tuner.training.build import optimizer_maker
 
 SHIPPED = available("optimizers")
 STEPS = 3
+WITHOUT_CURVATURE = {"adam_full", "hessian_lr_adaptation", "muon", "nadamw"}
+"""Of ours, those that step with gradients that there are."""
 MODES = "# optimizer.train() before training, optimizer.eval() before each evaluation"
 
 
@@ -124,12 +126,7 @@ def test_a_shipped_optimizer_pasted_or_made_steps_as_in_training(shipped: Run, n
     spec = shipped.config().optimizers[name]
     if spec.class_.startswith("pytorch_optimizer."):
         pytest.importorskip("pytorch_optimizer")
-    curvature = spec.class_.startswith("optimizers.") and name not in (
-        "adam_full",
-        "hessian_lr_adaptation",
-        "muon",
-        "nadamw",
-    )
+    curvature = spec.class_.startswith("optimizers.") and name not in WITHOUT_CURVATURE
     step = without_backward if curvature else with_backward
     make = optimizer_maker(name, spec)
     found = best_of(shipped, name)
