@@ -15,7 +15,7 @@ endif
 
 help:
 	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (about a minute)"
-	@echo "make optional   install the optimizers of pytorch_optimizer: soap, shampoo, lion and others"
+	@echo "make optional   install more optimizers (soap, shampoo, lion and others) and data (of statsmodels)"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take long, and more cases of those above (over an hour)"
 	@echo "make test-all   all tests, Hypothesis with new examples; says what took longest and what was skipped, and why"

@@ -101,6 +101,8 @@ def task(name: str, spec: dict[str, Any]) -> str:
     lines.append(f"- Data sets: `{own['dataset']}`" + (f", or {', '.join(others)}." if others else "."))
     if own.get("args"):
         lines.append(f"- Arguments (`--set task.args.KEY=VALUE`): {settings(own['args'])}.")
+    if "reference" in about:
+        lines.append(f"- Reference: {about['reference']}")
     rows = [preset(name, key, content, about["minutes"][key]) for key, content in spec["presets"].items()]
     head = [
         "| preset | one trial | trials | retraining | on 2 cores | changes |",

@@ -20,11 +20,13 @@ class About(Section):
         model: the network, and the data set where its size depends on that.
         parameters: how many it has, of the task's own data set and preset default.
         minutes: preset -> how long a default run of it takes on 2 CPU cores.
+        reference: a result to hold others against, with where it is published or how it was made.
     """
 
     model: str | None = None
     parameters: Annotated[int, Field(ge=1, strict=True)] | None = None
     minutes: dict[str, Minutes] = Field(default_factory=dict)
+    reference: str | None = None
 
 
 NOTHING_SAID = About()

@@ -84,6 +84,7 @@ def task_facts(files: TaskFiles, presets: list[str]) -> Facts:
         "datasets": task.datasets,
         "model": files.about.model,
         "parameters": files.about.parameters,
+        "reference": files.about.reference,
         "metric": task.metric,
         "mode": task.mode,
         "target": task.target,

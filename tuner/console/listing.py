@@ -183,6 +183,7 @@ def _about_task(console: Console, task: Facts) -> None:
         ["model", task["model"] or "-"],
         ["parameters", _count(task["parameters"])],
         ["metric", _metric(task)],
+        *([["reference", task["reference"]]] if task["reference"] else []),
     ], wrapped={1})  # fmt: skip
     console.print()
     rows = [[*_preset(preset), _settings(preset["settings"])] for preset in task["presets"]]
