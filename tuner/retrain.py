@@ -55,6 +55,7 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
     from tuner import execute
     from tuner.config.changes import extended, keep_seeds, revise
     from tuner.store.run import Run
+    from tuner.work import RaySetting
 
     run = Run.open(args.run)
     before = run.config()
@@ -73,7 +74,7 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
         search=args.studies is not None or (config.unit == "study" and bool(config.looks)),
         changed_code=args.allow_changed_code,
         report=not args.no_report,
-        ray=execute.RaySetting(program.inside, args.verbose),
+        ray=RaySetting(program.inside, args.verbose),
     )
 
 

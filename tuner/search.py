@@ -105,10 +105,11 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
         UserError: bad input.
     """
     from tuner import execute
+    from tuner.work import RaySetting
 
     run = opened(args)
     config = prepare(args, run, program)
-    ray = execute.RaySetting(program.inside, args.verbose)
+    ray = RaySetting(program.inside, args.verbose)
     report = not args.no_report
     if run is None:
         return execute.new_run(config, new_path(config), tell, objects=program.objects, report=report, ray=ray)

@@ -112,16 +112,16 @@ class PlainView(_OnConsole):
 
     def __exit__(self, *error: object) -> None:
         for p in self.progress():
-            if self.shown.get((p.phase, p.optimizer), (0, 0.0))[0] != p.done:
+            if self.shown.get(p.key, (0, 0.0))[0] != p.done:
                 self.show(p)
 
     def update(self) -> None:
         for p in self.progress():
-            done, at = self.shown.get((p.phase, p.optimizer), (0, 0.0))
+            done, at = self.shown.get(p.key, (0, 0.0))
             self.time_left(p)  # notes when the first run ended
             if p.done != done and (p.done == p.total or time.monotonic() - at >= PLAIN_INTERVAL_S):
                 self.show(p)
 
     def show(self, p: Progress) -> None:
-        self.shown[p.phase, p.optimizer] = (p.done, time.monotonic())
+        self.shown[p.key] = (p.done, time.monotonic())
         self.console.print("  ".join(filter(None, self.cells(p))), markup=False, highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from tuner.planning.messages import Report
 
 if TYPE_CHECKING:
     from tuner.planning.plan import Plan
+    from tuner.planning.plans import Plans
 
 MEMORY_KILL = re.compile(r"low on memory|memory usage threshold|OutOfMemoryError")
 """In what Ray says of a worker that it killed for want of memory."""
@@ -40,31 +41,32 @@ class Assignment:
     """The jobs that a trial of Tune has been given.
 
     Attributes:
+        plan: whose jobs they are.
         jobs: those that have not ended, by their index among all of them.
         since: when the worker began what it is at; infinite before it did.
         alone: whether nothing else runs meanwhile.
     """
 
+    plan: Plan
     jobs: dict[int, Job]
     since: float
     alone: bool
 
 
 class Dispatcher:
-    """Stands between the plan, which knows jobs, and Tune, which knows trial ids. What failed for want of a worker or
-    of memory is done again.
+    """Stands between plans, which know jobs, and Tune, which knows trial ids. What failed for want of a worker or of
+    memory is done again.
 
     Args:
         on_event: called often, for the progress to be shown.
     """
 
-    def __init__(self, plan: Plan, on_event: Callable[[], None]) -> None:
-        self.plan = plan
-        self.faults = plan.config.faults
+    def __init__(self, plans: Plans, on_event: Callable[[], None]) -> None:
+        self.plans = plans
         self.on_event = on_event
         self.assignments: dict[str, Assignment] = {}
-        self.requeued: list[tuple[list[Job], bool]] = []
-        self.losses: Counter[str] = Counter()
+        self.requeued: list[tuple[Plan, list[Job], bool]] = []
+        self.losses: Counter[tuple[str, str]] = Counter()
         self.interrupted = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,15 +77,15 @@ class Dispatcher:
         if any(assignment.alone for assignment in self.assignments.values()):
             return None
         if self.requeued:
-            alone = self.requeued[0][1]
-            if alone and self.assignments:
+            if self.requeued[0][2] and self.assignments:
                 return None
-            jobs = self.requeued.pop(0)[0]
+            plan, jobs, alone = self.requeued.pop(0)
         else:
-            jobs, alone = self.plan.next_jobs(), False
-        if not jobs:
-            return None
-        self.assignments[trial_id] = Assignment(dict(enumerate(jobs)), math.inf, alone)
+            found = self.plans.next_jobs()
+            if found is None:
+                return None
+            (plan, jobs), alone = found, False
+        self.assignments[trial_id] = Assignment(plan, dict(enumerate(jobs)), math.inf, alone)
         return self.assignments[trial_id]
 
     @property
@@ -98,9 +100,9 @@ class Dispatcher:
     def receive(self, trial_id: str, report: Report) -> None:
         """Write down and act on what a trial's worker reports."""
         if report.task:
-            self.plan.note_task(asdict(report.task))
+            self.assignments[trial_id].plan.note_task(asdict(report.task))
         if report.worker_unusable:
-            self.plan.note_replaced_worker(report.worker_unusable)
+            self.assignments[trial_id].plan.note_replaced_worker(report.worker_unusable)
         if report.retires:
             self.return_jobs(trial_id)
         if report.begins:
@@ -117,7 +119,7 @@ class Dispatcher:
         for index, outcome in outcomes.items():
             job = assignment.jobs.pop(index)
             if outcome.out_of_memory and not assignment.alone:
-                self.requeued.append(([job], True))
+                self.requeued.append((assignment.plan, [job], True))
                 continue
             if outcome.out_of_memory:
                 outcome = replace(outcome, error=f"out of memory, with nothing beside it: {outcome.error}")
@@ -126,41 +128,42 @@ class Dispatcher:
         if not assignment.jobs:
             del self.assignments[trial_id]
         if done:
-            self.plan.record(done)
+            assignment.plan.record(done)
 
     def save_checkpoint(self, trial_id: str, indices: Sequence[int], checkpoint: bytes) -> None:
         """Write down the state of some of a trial's jobs, from which they can go on."""
-        jobs = self.assignments[trial_id].jobs
-        self.plan.run.checkpoints.write(checkpoint_name([jobs[index] for index in indices]), checkpoint)
+        plan, jobs = self.assignments[trial_id].plan, self.assignments[trial_id].jobs
+        plan.run.checkpoints.write(checkpoint_name([jobs[index] for index in indices]), checkpoint)
 
     def return_jobs(self, trial_id: str) -> None:
         """Take back the jobs of a worker that retires before it has done them; another one does them."""
         assignment = self.assignments.pop(trial_id)
-        self.requeued.append((list(assignment.jobs.values()), assignment.alone))
+        self.requeued.append((assignment.plan, list(assignment.jobs.values()), assignment.alone))
 
     def close(self, trial_id: str, error: str) -> None:
         """End a trial: jobs that it has not completed were lost with its worker."""
         assignment = self.assignments.pop(trial_id, None)
         if assignment is None:
             return
-        lost = list(assignment.jobs.values())
-        self.losses.update(map(str, lost))
+        plan, lost = assignment.plan, list(assignment.jobs.values())
+        self.losses.update((plan.key, str(job)) for job in lost)
         for job in lost:
             failure = None if len(lost) > 1 else self._failure(job, assignment, error)
             if failure is None:
-                self.requeued.append(([job], len(lost) == 1 and MEMORY_KILL.search(error) is not None))
+                self.requeued.append((plan, [job], len(lost) == 1 and MEMORY_KILL.search(error) is not None))
             else:
-                self.plan.record([(job, failure)])
+                plan.record([(job, failure)])
 
     def _failure(self, job: Job, assignment: Assignment, error: str) -> Outcome | None:
         """The outcome of a single job whose worker was lost; ``None`` where it is to be done again."""
-        limit, losses = self.faults.trial_limit_s, self.losses[str(job)]
+        faults, losses = assignment.plan.config.faults, self.losses[assignment.plan.key, str(job)]
+        limit = faults.trial_limit_s
         if limit is not None and time.monotonic() - assignment.since >= limit:
             return Outcome("failed", error=f"took longer than faults.trial_limit_s, {limit:g} s")
         if MEMORY_KILL.search(error):
             beside = "out of memory, with nothing beside it"
             return Outcome("failed", error=beside, out_of_memory=True) if assignment.alone else None
-        if losses <= self.faults.retries:
+        if losses <= faults.retries:
             return None
         why = WHY_LOST.findall(error)
         reason = " ".join(why[-1].split()).rstrip(".") if why else "it is not known why"

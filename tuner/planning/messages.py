@@ -23,21 +23,23 @@ class Request:
         jobs: a cohort, of one optimizer.
         alone: whether they may have all of the device's memory, since nothing else runs meanwhile.
         checkpoints: states to go on from, by their names, or references to them; ``None`` where none are to be made.
+        run: whose jobs they are: see ``Plan.key``.
     """
 
     jobs: Sequence[Job]
     alone: bool = False
     checkpoints: Mapping[str, Any] | None = field(default_factory=dict)
+    run: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration of a trial of Tune."""
         jobs = [job.to_dict() for job in self.jobs]
-        return {"jobs": jobs, "alone": self.alone, "checkpoints": self.checkpoints}
+        return {"jobs": jobs, "alone": self.alone, "checkpoints": self.checkpoints, "run": self.run}
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Request:
         """The request that a trial's configuration is."""
-        return cls([Job(**job) for job in config["jobs"]], config["alone"], config["checkpoints"])
+        return cls([Job(**job) for job in config["jobs"]], config["alone"], config["checkpoints"], config["run"])
 
 
 @dataclass(frozen=True)

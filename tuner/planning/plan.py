@@ -11,7 +11,7 @@ import optuna
 
 from tuner import text
 from tuner.config.schema import Config
-from tuner.jobs import Done, Job, Outcome, checkpoint_name
+from tuner.jobs import Done, Job, Outcome, Phase, checkpoint_name
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.looking import Decide, Looking
 from tuner.planning.phases import Retrain, Search
@@ -30,6 +30,9 @@ class Plan:
         unsaved: the optimizers whose runs cannot go on from checkpoints.
         tracker: is told of the training runs that have ended.
         looking: says which studies, or seeds, are open.
+
+    Attributes:
+        run_s: seconds that one training run of a phase is expected to take, where that is known.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Plan:
         self.looking = looking
         self.unsaved = unsaved
         self.tracker = tracker
+        self.run_s: Mapping[Phase, float] = {}
         self.task_noted = False
         self.failures: list[tuple[Job, str]] = []
         self.unanalyzed: list[tuple[Job, str]] = []
@@ -56,7 +60,7 @@ class Plan:
 
     def next_jobs(self) -> list[Job]:
         """A cohort that can start now; empty where there is none, for now or, with nothing running, for good."""
-        while not (jobs := self._open_jobs()) and not self._busy and self.looking.take():
+        while not (jobs := self._open_jobs()) and not self.busy and self.looking.take():
             pass
         return jobs
 
@@ -64,7 +68,7 @@ class Plan:
         return (self.search.next_jobs() if self.search else []) or self.retrain.next_jobs()
 
     @property
-    def _busy(self) -> bool:
+    def busy(self) -> bool:
         """Whether a job is under way, which the next look has to wait for."""
         return bool(self.retrain.running) or (self.search is not None and self.search.running)
 
@@ -116,8 +120,14 @@ class Plan:
         """A worker has been replaced; each reason is said once."""
         self.replaced_workers[reason] = None
 
+    @property
+    def key(self) -> str:
+        """What tells it from others of the same command."""
+        return self.run.path.name
+
     def progress(self) -> list[Progress]:
-        return [*(self.search.progress() if self.search else ()), *self.retrain.progress()]
+        all_of_it = [*(self.search.progress() if self.search else ()), *self.retrain.progress()]
+        return [replace(p, run_s=self.run_s.get(p.phase, p.run_s)) for p in all_of_it]
 
     def close(self, patience_s: float = PATIENCE_S) -> list[str]:
         """Leave the run's files as a reader expects them, however the command ended; what could not be written."""

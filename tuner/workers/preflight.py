@@ -32,6 +32,9 @@ from tuner.planning.estimate import Timings
 from tuner.workers.diagnosis import diagnose
 from tuner.workers.raised_warnings import collect_warnings
 
+OBJECTS_FOLLOW = b"\0\0"
+"""On the standard input of the process, behind the configurations."""
+
 
 @dataclass(frozen=True)
 class PreflightResult:
@@ -53,13 +56,18 @@ class PreflightResult:
 
 
 class Preflight:
-    """The check under way. A context manager: the process does not outlive the block.
+    """The check of one configuration after the other, under way. A context manager: the process does not outlive the
+    block.
 
     Args:
-        objects: what the configuration carries by value: see ``tuner.config.carried``.
+        objects: what the configurations carry by value: see ``tuner.config.carried``.
+
+    Attributes:
+        has_ended: whether it has, before it has checked all.
     """
 
-    def __init__(self, config: Config, objects: bytes = b"", *, verbose: bool = False) -> None:
+    def __init__(self, *configs: Config, objects: bytes = b"", verbose: bool = False) -> None:
+        self.has_ended = False
         reading, writing = os.pipe()
         self.answer = os.fdopen(reading, encoding="utf-8")
         try:
@@ -74,7 +82,7 @@ class Preflight:
             os.close(writing)
         assert self.process.stdin is not None
         with suppress(BrokenPipeError), self.process.stdin as stdin:  # of a process that ended at once: see ``wait``
-            stdin.write(config.to_yaml().encode() + b"\0" + objects)
+            stdin.write(b"\0".join(config.to_yaml().encode() for config in configs) + OBJECTS_FOLLOW + objects)
 
     def __enter__(self) -> Preflight:
         return self
@@ -85,15 +93,23 @@ class Preflight:
         self.process.wait()
 
     def wait(self) -> PreflightResult | None:
-        """The result; ``None`` for a cluster, whose nodes are other machines.
+        """The result of the next configuration; ``None`` for a cluster, whose nodes are other machines.
 
         Raises:
             UserError: what is wrong.
         """
         line = self.answer.readline()
         if not line.endswith("\n"):
+            self.has_ended = True
             raise UserError(f"the check of the task {_how_ended(self.process.wait())}; -v shows why")
         return read_answer(json.loads(line))
+
+    def next_result(self) -> PreflightResult | UserError | None:
+        """The same, or what is wrong."""
+        try:
+            return self.wait()
+        except UserError as error:
+            return error
 
 
 def _how_ended(code: int) -> str:
@@ -102,14 +118,16 @@ def _how_ended(code: int) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Check the configuration on standard input, answer into the pipe with this number."""
+    """Check the configurations on standard input, answer a line each into the pipe with this number."""
     pipe = int(argv[0])
     os.set_inheritable(pipe, False)
-    config_yaml, _, objects = sys.stdin.buffer.read().partition(b"\0")
-    config = from_yaml(config_yaml.decode())
-    answered = run_checks(config, objects, here=config.resources.address is None)
+    texts, _, objects = sys.stdin.buffer.read().partition(OBJECTS_FOLLOW)
     with os.fdopen(pipe, "w", encoding="utf-8") as answer:
-        answer.write(json.dumps(answered) + "\n")
+        for text_of_one in texts.split(b"\0"):
+            config = from_yaml(text_of_one.decode())
+            answered = run_checks(config, objects, here=config.resources.address is None)
+            answer.write(json.dumps(answered) + "\n")
+            answer.flush()
 
 
 def run_checks(config: Config, objects: bytes = b"", *, here: bool) -> dict[str, Any]:

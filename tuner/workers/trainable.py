@@ -1,4 +1,4 @@
-"""The Tune trainable does one cohort of jobs after the other on a workbench, which it keeps warm.
+"""The Tune trainable does one cohort of jobs after the other on workbenches, one for each run, which it keeps warm.
 
 It runs in a process that Ray starts; what goes wrong in a job is its outcome, not the worker's end. Imports torch when
 it first works.
@@ -7,7 +7,7 @@ it first works.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,26 +17,24 @@ from ray import tune
 from tuner.planning.messages import Report, Request
 from tuner.workers.workbench import Workbench, failure
 
+NO_CONFIGS: Mapping[str, str] = {}
+
 
 class Worker(tune.Trainable):
     """Trains one cohort of jobs after the other; a trial's configuration is a ``Request``, each result a ``Report``."""
 
-    def setup(
-        self, config: dict[str, Any], run_config: str = "", every_evaluation: bool = False, objects: bytes = b""
-    ) -> None:
+    def setup(self, config: dict[str, Any], run_configs: Mapping[str, str] = NO_CONFIGS, objects: bytes = b"") -> None:
         """
         Args:
             config: the first request; its checkpoints are references into Ray's object store.
-            run_config: the run's config.yaml.
-            every_evaluation: report each evaluation of a single job, for a scheduler to decide on; else only the end.
-            objects: what the run carries by value: see ``tuner.config.carried``.
+            run_configs: the config.yaml of each run.
+            objects: what they carry by value: see ``tuner.config.carried``.
         """
         from tuner.config.layers import from_yaml
 
-        self.run_config = from_yaml(run_config)
+        self.configs = {run: from_yaml(text) for run, text in run_configs.items()}
         self.objects = objects
-        self.every_evaluation = every_evaluation
-        self.workbench: Workbench | None = None
+        self.workbenches: dict[str, Workbench] = {}
         self.reports: Generator[Report] | None = None
         self.retired = False
         self.reset_config(config)
@@ -55,26 +53,35 @@ class Worker(tune.Trainable):
         return self._next_report().to_dict()
 
     def _next_report(self) -> Report:
-        if self.workbench and self.workbench.unusable:
-            return self._retire(self.workbench.unusable)
+        if self.unusable:
+            return self._retire(self.unusable)
+        run = self.request.run
+        config = self.configs[run]
         try:
-            if self.workbench is None:
-                self.workbench = Workbench(self.run_config, self.objects)
+            if run not in self.workbenches:
+                self.workbenches[run] = Workbench(config, self.objects)
             if self.reports is None:
-                self.reports = self.workbench.reports(self.request, every_evaluation=self.every_evaluation)
-                if self.run_config.faults.trial_limit_s is not None:  # the driver must know when the limit began
+                each = config.search.scheduler == "asha"  # which decides on a single job
+                self.reports = self.workbenches[run].reports(self.request, every_evaluation=each)
+                if config.faults.trial_limit_s is not None:  # the driver must know when the limit began
                     return Report(begins=True)
             report = next(self.reports)
         except Exception as error:
             report = Report({index: failure(error, []) for index in self.remaining})
         self.remaining = [index for index in self.remaining if index not in report.outcomes]
+        bench = self.workbenches.get(run)
         return replace(
             report,
-            value=report.latest.metrics.get(self.run_config.task.metric) if report.latest else None,
-            task=self.workbench.summary if self.workbench else None,
-            worker_unusable=self.workbench.unusable if self.workbench else "",
+            value=report.latest.metrics.get(config.task.metric) if report.latest else None,
+            task=bench.summary if bench else None,
+            worker_unusable=self.unusable,
             done=not self.remaining,
         )
+
+    @property
+    def unusable(self) -> str:
+        """Why this process may do no other job; empty while it may."""
+        return next((bench.unusable for bench in self.workbenches.values() if bench.unusable), "")
 
     def _retire(self, reason: str) -> Report:
         """Return the jobs that are left; then end this process, since Tune would use it again."""

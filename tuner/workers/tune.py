@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,21 @@ def preflight_in_cluster(config: Config, objects: bytes) -> PreflightResult | No
     return preflight.read_answer(answer)
 
 
-def run(dispatcher: Dispatcher, config: Config, scratch: Path) -> None:
-    """Do all of the plan's jobs. Ray must be up and the configuration's resources settled.
+def run(dispatcher: Dispatcher, scratch: Path) -> None:
+    """Do all of the plans' jobs. Ray must be up, and the configurations' resources settled and the same.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; nothing was being written at that moment.
     """
-    resources = config.resources.settled
-    asha = config.search.scheduler == "asha"
+    plans = dispatcher.plans.all
+    configs = {plan.key: plan.config for plan in plans}
+    resources = plans[0].config.resources.settled
+    asha = any(config.search.scheduler == "asha" for config in configs.values())
     trainable = tune.with_resources(
         tune.with_parameters(
-            Worker, run_config=config.to_yaml(), objects=dispatcher.plan.run.objects(), every_evaluation=asha
+            Worker,
+            run_configs={key: config.to_yaml() for key, config in configs.items()},
+            objects=plans[0].run.objects(),
         ),
         {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
     )
@@ -75,7 +80,7 @@ def run(dispatcher: Dispatcher, config: Config, scratch: Path) -> None:
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=JobSearcher(dispatcher),
-            scheduler=SearchASHA(config) if asha else FIFOScheduler(),
+            scheduler=SearchASHA(configs) if asha else FIFOScheduler(),
             num_samples=-1,
             max_concurrent_trials=resources.max_concurrent,
             reuse_actors=True,
@@ -99,9 +104,9 @@ class JobSearcher(Searcher):
             if assignment is None:
                 return Searcher.FINISHED if self.dispatcher.idle else None
             jobs = list(assignment.jobs.values())
-            checkpoints = self.dispatcher.plan.checkpoints(jobs)
+            checkpoints = assignment.plan.checkpoints(jobs)
         references = checkpoints and {name: ray.put(content) for name, content in checkpoints.items()}
-        return Request(jobs, assignment.alone, references).to_dict()
+        return Request(jobs, assignment.alone, references, assignment.plan.key).to_dict()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """``JobCallback`` has the whole of it."""
@@ -124,7 +129,7 @@ class JobCallback(tune.Callback):
         if self.dispatcher.interrupted:
             raise Interrupted
         with on_disk():
-            self.dispatcher.plan.tick()
+            self.dispatcher.plans.tick()
             self.dispatcher.on_event()
 
     def on_trial_result(
@@ -160,11 +165,11 @@ class SearchASHA(FIFOScheduler):
 
     REDUCTION_FACTOR = 3
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, configs: Mapping[str, Config]) -> None:
         super().__init__()
         self.never = FIFOScheduler()
         self.schedulers = {
-            (name, study): AsyncHyperBandScheduler(
+            (run, name, study): AsyncHyperBandScheduler(
                 time_attr=EVALUATIONS,
                 metric="value",
                 mode=config.task.mode,
@@ -172,6 +177,8 @@ class SearchASHA(FIFOScheduler):
                 grace_period=1,
                 reduction_factor=self.REDUCTION_FACTOR,
             )
+            for run, config in configs.items()
+            if config.search.scheduler == "asha"
             for name in config.optimizers
             for study in config.studies
         }
@@ -180,8 +187,10 @@ class SearchASHA(FIFOScheduler):
         return True
 
     def _of(self, trial: Any) -> TrialScheduler:
-        job = Request.from_dict(trial.config).jobs[0]
-        return self.schedulers[job.optimizer, job.study] if job.phase == "search" else self.never
+        request = Request.from_dict(trial.config)
+        job = request.jobs[0]
+        of_study = self.schedulers.get((request.run, job.optimizer, job.study), self.never)
+        return of_study if job.phase == "search" else self.never
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._of(trial).on_trial_add(tune_controller, trial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.support.examples import examples
 from tuner.jobs import Done, Job, Outcome
 from tuner.planning import dispatch
 from tuner.planning.dispatch import Dispatcher
+from tuner.planning.plans import Plans
 
 LOST = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
 KILLED = (
@@ -31,6 +33,8 @@ class Cohorts:
 
     def __init__(self, *sizes: int, retries: int = 2, trial_limit_s: float | None = None) -> None:
         self.config = SimpleNamespace(faults=SimpleNamespace(retries=retries, trial_limit_s=trial_limit_s))
+        self.key = "run"
+        self.busy = True
         numbers = count()
         self.cohorts = [[job(next(numbers)) for _ in range(size)] for size in sizes]
         self.recorded: list[tuple[Job, Outcome]] = []
@@ -50,7 +54,7 @@ def job(number: int) -> Job:
 
 
 def new_dispatcher(plan: Any) -> Dispatcher:
-    return Dispatcher(plan, lambda: None)
+    return Dispatcher(Plans([plan], Path()), lambda: None)
 
 
 def assigned(dispatcher: Dispatcher, trial_id: str) -> tuple[list[int], bool] | None:
@@ -291,7 +295,7 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def each_job_is_in_one_place(self) -> None:
         waiting = [job.trial for cohort in self.plan.cohorts for job in cohort]
-        again = [job.trial for jobs, _ in self.dispatcher.requeued for job in jobs]
+        again = [job.trial for _, jobs, _ in self.dispatcher.requeued for job in jobs]
         under_way = [
             job.trial for assignment in self.dispatcher.assignments.values() for job in assignment.jobs.values()
         ]

@@ -28,6 +28,7 @@ class Retrained:
 
     def __init__(self, *sizes: int) -> None:
         numbers = count()
+        self.running = [None]
         self.cohorts = [[Job("retrain", "adam", 3, next(numbers), {"lr": 0.1}) for _ in range(n)] for n in sizes]
         self.recorded: list[Job] = []
 
@@ -52,8 +53,13 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dispa
     return make
 
 
+def only(dispatcher: Dispatcher) -> Any:
+    (plan,) = dispatcher.plans.all
+    return plan
+
+
 def files(dispatcher: Dispatcher) -> list[str]:
-    folder = dispatcher.plan.run.path / "checkpoints"
+    folder = only(dispatcher).run.path / "checkpoints"
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
@@ -73,9 +79,9 @@ def test_a_checkpoint_is_handed_out_again_with_its_job_and_goes_when_that_is_rec
     dispatcher.close("a", LOST)
     assert suggested(dispatcher, "b") == ([0], {"adam-seed-0": b"late"})
     dispatcher.complete("b", {0: COMPLETE})
-    assert files(dispatcher) == [] and not (dispatcher.plan.run.path / "checkpoints").exists()
+    assert files(dispatcher) == [] and not (only(dispatcher).run.path / "checkpoints").exists()
     assert suggested(dispatcher, "c") == ([1], {})
-    assert dispatcher.plan.retrain.recorded == [Job("retrain", "adam", 3, 0, {"lr": 0.1})]
+    assert only(dispatcher).retrain.recorded == [Job("retrain", "adam", 3, 0, {"lr": 0.1})]
 
 
 def test_a_cohorts_checkpoint_goes_when_it_is_recorded(real: Any) -> None:
@@ -157,7 +163,7 @@ def test_tune_is_told_to_wait_while_something_is_under_way_and_to_finish_then() 
     dispatcher = new_dispatcher(plan)
     searcher = JobSearcher(dispatcher)
     found = searcher.suggest("a")
-    assert found == {"jobs": [job(0).to_dict()], "alone": False, "checkpoints": {}}
+    assert found == {"jobs": [job(0).to_dict()], "alone": False, "checkpoints": {}, "run": "run"}
     assert searcher.suggest("b") is None
     dispatcher.close("a", LOST)
     assert searcher.suggest("b") == found

@@ -23,7 +23,7 @@ streams.prepare()
 run = Run(sys.argv[1])
 phases = [{"phase": "search", "optimizer": "adam", "done": 1, "total": 40, "left_s": None}]
 write_state(run, "running", phases)
-with guarded(run.path, "go on"):
+with guarded([run.path], "go on"):
     %s
 write_state(run, "ended", phases)
 """
@@ -73,7 +73,7 @@ def test_what_another_command_or_itself_has_said_stays(
     write_state(run, "running", [])
     said = (run.status() or {}) | change
     run.write_status(said)
-    note_end(os.getpid(), run.path, "go on")
+    note_end(os.getpid(), [run.path], "go on")
     assert run.status() == said
     assert capsys.readouterr() == ("", "")
 

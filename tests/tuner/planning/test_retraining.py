@@ -37,7 +37,7 @@ def test_with_nothing_missing_neither_data_is_loaded_nor_ray_started(
 ) -> None:
     finish(new_search(config(), run))
     run.write_env({})
-    for name in ("preflight", "run_plan"):
+    for name in ("preflight", "run_plans"):
         monkeypatch.setattr(execute, name, lambda *args, **kwargs: pytest.fail("there is nothing to do"))
     terminal = Terminal(quiet=True)
     result = execute.resume(config(), run, terminal, search=search)

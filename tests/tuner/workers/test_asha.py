@@ -11,7 +11,7 @@ from tuner.workers.tune import SearchASHA
 
 
 def test_each_study_of_each_optimizer_has_a_bracket_of_its_own() -> None:
-    asha = SearchASHA(run_config(OPTIMIZERS, studies=3))
+    asha = SearchASHA({"": run_config(OPTIMIZERS, studies=3, scheduler="asha")})
 
     def of(job: Job) -> int:
         return id(asha._of(SimpleNamespace(config=Request([job]).to_dict())))

@@ -80,7 +80,7 @@ def worked(
 ) -> Worked:
     """A new worker's work, all of it or up to a number of checkpoints."""
     worker: Worker = object.__new__(Worker)
-    worker.setup(Request(asked, checkpoints=checkpoints or {}).to_dict(), (settled or config()).to_yaml())
+    worker.setup(Request(asked, checkpoints=checkpoints or {}).to_dict(), {"": (settled or config()).to_yaml()})
     found = Worked({}, [], 0)
     with pytest.MonkeyPatch.context() as patch:
         for kind in (Trainer, stack.Stack):
@@ -257,7 +257,7 @@ def case(does, number=1, limit=2.5, idle=0.0):
     TabularMLP.loss = lost
     worker = object.__new__(Worker)
     request = Request(jobs("rmsprop", number)).to_dict()
-    worker.setup(request, config(f"faults.trial_limit_s={limit}").to_yaml())
+    worker.setup(request, {"": config(f"faults.trial_limit_s={limit}").to_yaml()})
     while not worker.step()["done"]:
         pass
     time.sleep(idle)

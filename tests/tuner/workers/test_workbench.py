@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tuner.config.changes import revise
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.jobs import Job, Outcome, Phase
@@ -48,7 +49,9 @@ def request(asked: list[Job]) -> dict[str, Any]:
 
 def started(settled: Config, first: list[Job], *, every_evaluation: bool = False) -> Worker:
     worker: Worker = object.__new__(Worker)
-    worker.setup(request(first), settled.to_yaml(), every_evaluation)
+    if every_evaluation:
+        settled = revise(settled, {"search.scheduler": "asha"})
+    worker.setup(request(first), {"": settled.to_yaml()})
     return worker
 
 
@@ -140,13 +143,13 @@ def test_one_cohort_follows_the_other_on_the_same_bench() -> None:
     settled = config()
     worker = started(settled, jobs("adam", *({"lr": lr} for lr in RATES)))
     first = done(rest(worker))
-    bench = worker.workbench
+    bench = worker.workbenches[""]
     for asked in (jobs("adam", {"lr": 1e-3}), jobs("ssvp", *[{"lr": 1e-2, "rho": 0.1}] * 2)):
         assert worker.reset_config(request(asked))
         outcomes = done(rest(worker))
         assert [outcome.cohort for outcome in outcomes] == [len(asked)] * len(asked)
         assert_as_alone(settled, asked[0], outcomes[0])
-    assert worker.workbench is bench and len(first) == 3
+    assert worker.workbenches[""] is bench and len(first) == 3
 
 
 # What cannot be stacked.
