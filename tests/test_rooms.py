@@ -44,4 +44,4 @@ def test_no_file_of_the_rooms_lies_beside_them() -> None:
     roots = {path.stem for path in (ROOT / "tuner").glob("*.py")}
     api = {"__init__", "__main__", "api", "callable", "call", "child", "result", "version"}
     commands = {"search", "retrain", "report", "status", "list"}
-    assert roots == api | commands | {"suite", "execute", "work", "events", "jobs", "errors", "text"}
+    assert roots == api | commands | {"prepare", "suite", "execute", "work", "events", "jobs", "errors", "text"}

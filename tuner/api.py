@@ -52,8 +52,8 @@ def search(
         seeds: evaluation seeds of each study, 0 to N-1 or a list.
         on_event: is told each ``tuner.events.Event`` in place of showing it.
         quiet: show no progress.
-        flags: any other flag of the command by its name: ``preset="smoke"``, ``gpus_per_trial=0.5``,
-            ``set={"train.epochs": 3}``, ``resume="runs/mine"``, ``keep_weights=True``.
+        flags: any other flag of the command by its name: ``suite="core"`` in place of a task, ``preset="smoke"``,
+            ``gpus_per_trial=0.5``, ``set={"train.epochs": 3}``, ``resume="runs/mine"``, ``keep_weights=True``.
 
     Returns:
         The ``Result``; with ``dry_run=True`` what would be done, as a dict.
@@ -109,7 +109,7 @@ def open(
     """What a run, or several, come to.
 
     Args:
-        paths: of run directories.
+        paths: of run directories, or of folders of suites.
         baseline, metric: in place of those that the runs declare.
 
     Raises:

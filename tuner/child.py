@@ -65,10 +65,10 @@ def _answer(call: Call, tell: Listener) -> Answer:
     for remark in call.program.remarks:
         tell(events.Remark(remark))
     if call.plan:
-        from tuner.console.dry_run import describe
+        from tuner.console.plan_view import describe
 
-        config, path = module.planned(args, lambda remark: tell(events.Remark(remark)), call.program)
-        return Answer(path, plan=describe(config, path))
+        planned = module.planned(args, lambda remark: tell(events.Remark(remark)), call.program)
+        return Answer(planned.path, plan=describe(planned))
     done = module.carry_out(args, tell, call.program)
     return Answer(done.run.path, ended=done.ended)
 

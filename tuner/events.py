@@ -52,6 +52,10 @@ class Expected(Event):
     sentences: Sequence[str]
 
 
+class TaskFailed(Remark):
+    """A task of a suite cannot be trained; the others are."""
+
+
 class ResourceWarning(Remark):
     """Training will be elsewhere, or take much longer, than was perhaps meant."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def make_parser() -> Parser:
     parser = Parser("tuner.report", "Compare the optimizers of one or several runs: one self-contained report.html.")
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run directories, or folders of suites")
     add("--baseline", metavar="NAME", help="what the others are compared with; else as the run declares (adam)")
     add("--metric", metavar="NAME", help="the metric that decides; else as the run declares (its own, on test)")
     add("--out", type=Path, metavar="DIR", help="where to write; else the run, or a new folder beside it")
@@ -34,9 +34,9 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
-    from tuner.store.run import Run
+    from tuner.store.suites import folder_of_suite, runs_at
 
-    runs = [Run.open(path) for path in args.runs]
+    runs = [run for path in args.runs for run in runs_at(path)]
     if args.code is not None:
         print(code(runs, args.code))
         return DONE
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
         from tuner.reporting.files import folder
 
         declared = args.baseline is None and args.metric is None
-        write(results, folder(runs, args.out, declared=declared), quiet=args.quiet)
+        suite = folder_of_suite(args.runs)
+        write(results, folder(runs, args.out, declared=declared, suite=suite), quiet=args.quiet)
     return DONE if any((task.comparison.seeds["status"] == "complete").any() for task in results.tasks) else NOTHING
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from tuner.errors import MachineError, UserError
 from tuner.store.run import Run
+from tuner.store.suites import folder_of_suite, runs_at
 from tuner.text import refusal
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Result:
     """What one or several runs come to. Files are read when they are first asked for.
 
     Args:
-        paths: run directories.
+        paths: run directories, or folders of suites.
         baseline, metric: in place of those that the runs declare.
 
     Attributes:
@@ -43,7 +44,8 @@ class Result:
     ) -> None:
         if not paths:
             raise UserError("no run is named")
-        self.runs = [Run.open(Path(path)) for path in paths]
+        self.runs = [run for path in paths for run in runs_at(Path(path))]
+        self._suite = folder_of_suite([Path(path) for path in paths])
         self._baseline, self._metric = baseline, metric
 
     @property
@@ -53,12 +55,12 @@ class Result:
 
     @property
     def path(self) -> Path:
-        """That of a single run.
+        """That of a single run, or of a suite.
 
         Raises:
             UserError: there are several.
         """
-        return self._single("path").path
+        return self._suite or self._single("path").path
 
     @cached_property
     def _results(self) -> Results:
@@ -146,7 +148,7 @@ class Result:
         from tuner.reporting.files import folder, write_report
 
         declared = self._baseline is None and self._metric is None
-        path = folder(self.runs, None if out is None else Path(out), declared=declared)
+        path = folder(self.runs, None if out is None else Path(out), declared=declared, suite=self._suite)
         try:
             return write_report(self._results, path).page
         except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuner.callable import make_callable
 from tuner.config.program import NO_PROGRAM, Program
@@ -20,8 +20,11 @@ from tuner.console.parsing import (
 from tuner.errors import UserError
 
 if TYPE_CHECKING:
+    from tuner.config.schema import Config
     from tuner.events import Listener
     from tuner.execute import Executed
+    from tuner.store.run import Run
+    from tuner.suite import SuiteExecuted
 
 
 def make_parser() -> Parser:
@@ -43,7 +46,7 @@ def main(argv: list[str]) -> int:
     return conclude(carry_out(args, terminal), terminal, as_json=args.json)
 
 
-def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PROGRAM) -> Executed:
+def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PROGRAM) -> Executed | SuiteExecuted:
     """Do what the flags ask for.
 
     Args:
@@ -52,12 +55,37 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
     Raises:
         UserError: bad input.
     """
-    from tuner import execute
-    from tuner.config.changes import extended, keep_seeds, revise
+    from tuner import execute, suite
     from tuner.store.run import Run
+    from tuner.store.suites import Suite, is_suite
     from tuner.work import RaySetting
 
+    ray = RaySetting(program.inside, args.verbose)
+    again: Any = {"changed_code": args.allow_changed_code, "report": not args.no_report, "ray": ray}
+
+    def search(config: Config) -> bool:
+        """Whether there may be trials among what is missing: of studies that are not there yet."""
+        return args.studies is not None or (config.unit == "study" and bool(config.looks))
+
+    if is_suite(args.run):
+        whole = Suite.open(args.run)
+        configs = {entry: changed(args, run) for entry, run in whole.runs.items() if run.best_optimizers()}
+        if not configs:
+            raise UserError(f"{whole.path}: no task has a trial yet, so there is nothing to retrain")
+        return suite.resume_suite(whole, configs, tell, search=search, **again)
     run = Run.open(args.run)
+    config = changed(args, run)
+    return execute.resume(config, run, tell, search=search(config), **again)
+
+
+def changed(args: argparse.Namespace, run: Run) -> Config:
+    """The run's configuration as the flags extend it.
+
+    Raises:
+        UserError: there is nothing to retrain, or not in this way.
+    """
+    from tuner.config.changes import extended, keep_seeds, revise
+
     before = run.config()
     if all(entry["hp"] is None for entry in run.best()["optimizers"].values()):
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
@@ -67,15 +95,7 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
         raise UserError(
             f"--until: is declared before there is anything to look at; {run.path} has {done} retraining runs"
         )
-    return execute.resume(
-        config,
-        run,
-        tell,
-        search=args.studies is not None or (config.unit == "study" and bool(config.looks)),
-        changed_code=args.allow_changed_code,
-        report=not args.no_report,
-        ray=RaySetting(program.inside, args.verbose),
-    )
+    return config
 
 
 make_callable(__name__)

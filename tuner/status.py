@@ -1,26 +1,28 @@
-"""`python -m tuner.status RUN`: how a run is getting on, or what became of it, from its directory alone."""
+"""`python -m tuner.status RUN`: how a run, or a suite, is getting on, or what became of it, from its files alone."""
 
 from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from tuner.console import status_view, suite_status
 from tuner.console.parsing import Parser, add_run, run_command
-from tuner.console.status_view import describe, lines
 from tuner.errors import DONE
 from tuner.machine.streams import reader_left
 from tuner.planning.heartbeat import AT_WORK
 from tuner.store.run import Run
+from tuner.store.suites import Suite, is_suite
 
 REFRESH_S = 2.0
 
 
 def make_parser() -> Parser:
-    parser = Parser("tuner.status", "How a run is getting on, or what became of it.")
+    parser = Parser("tuner.status", "How a run, or a suite, is getting on, or what became of it.")
     add_run(parser)
     parser.add_argument("--watch", action="store_true", help="until the command that is at work on it ends")
     parser.add_argument("--json", action="store_true", help="print one JSON document, for each look")
@@ -30,17 +32,26 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = make_parser().parse(argv)
-    run = Run.open(args.run)
+    run = Suite.open(args.run) if is_suite(args.run) else Run.open(args.run)
     if args.watch:
         watch(run, as_json=args.json)
         return DONE
-    status = describe(run)
-    print(json.dumps(status, indent=2) if args.json else "\n".join(lines(status)))
+    status, lines = look(run)
+    print(json.dumps(status, indent=2) if args.json else "\n".join(lines))
     return DONE
 
 
-def watch(run: Run, *, as_json: bool) -> None:
-    """Show how a run is getting on until nobody is at work on it."""
+def look(run: Run | Suite) -> tuple[dict[str, Any], list[str]]:
+    """How it is getting on now, as a document and in lines."""
+    if isinstance(run, Suite):
+        status = suite_status.describe(run)
+        return status, suite_status.lines(status)
+    status = status_view.describe(run)
+    return status, status_view.lines(status)
+
+
+def watch(run: Run | Suite, *, as_json: bool) -> None:
+    """Show how it is getting on until nobody is at work on it."""
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     shown: list[str] = []
     live = Live(console=console, auto_refresh=False)
@@ -49,8 +60,8 @@ def watch(run: Run, *, as_json: bool) -> None:
         live.start()
     try:
         while True:
-            status = describe(run)
-            now = [json.dumps(status)] if as_json else lines(status)
+            status, now = look(run)
+            now = [json.dumps(status)] if as_json else now
             at_work = status["state"] in AT_WORK
             if redraw:
                 live.update(Text("\n".join(now)), refresh=True)

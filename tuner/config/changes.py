@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tuner.config.declared import E_PROCESS
-from tuner.config.layers import merge, nested, settings_layer
+from tuner.config.layers import merge, nested, resolve, settings_layer
 from tuner.config.messages import validated
 from tuner.config.schema import Config
 from tuner.errors import UserError
@@ -54,6 +55,40 @@ def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = (
     if different:
         raise UserError(f"the run was made with another configuration: {'; '.join(different)}")
     return extended(config, asked)
+
+
+def add_optimizers(
+    config: Config, names: Sequence[str], settings: Iterable[str] = (), configs: Path | None = None
+) -> tuple[Config, list[str]]:
+    """The configuration of a run that is to have more optimizers, each as its file says and with the run's shared
+    space; and the settings that are of others. The baseline stays what it was.
+
+    Args:
+        settings: as in ``resolve``; those of the new optimizers are taken.
+        configs: the user's own folder, where they may be.
+
+    Raises:
+        UserError: there is no such optimizer, or the run has it already, or is decided at looks.
+    """
+    for name in names:
+        if name in config.optimizers:
+            raise UserError(f"--add-optimizer: the run has {name} already")
+    if config.looks:
+        raise UserError("--add-optimizer: this run is decided at looks, declared before it began, with its optimizers")
+    settings = list(settings)
+    own = [setting for setting in settings if any(setting.startswith(f"optimizers.{name}.") for name in names)]
+    flags = {
+        "task.name": config.task.name, "preset": config.preset, "search.optimizers": list(names),
+        "search.space": {key: dim.model_dump() for key, dim in config.search.space.items()},
+        "train": config.train.model_dump(),
+    }  # fmt: skip
+    new = resolve(flags, own, configs or (None if config.configs is None else Path(config.configs)))
+    python_path = config.python_path if configs is None else [*config.python_path, str(configs.absolute())]
+    changed = config.model_dump(by_alias=True) | {"python_path": list(dict.fromkeys(python_path))}
+    changed["optimizers"] |= {name: new.optimizers[name].model_dump(by_alias=True) for name in names}
+    changed["search"]["optimizers"] += list(names)
+    changed["report"]["baseline"] = config.baseline
+    return validated(changed, [("the run", changed)]), [setting for setting in settings if setting not in own]
 
 
 def extended(config: Config, asked: Config) -> Config:

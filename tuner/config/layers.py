@@ -1,12 +1,12 @@
 """Layers of YAML files and command-line settings are resolved into one validated object. No torch, no ray.
 
-defaults < optimizer < task < preset < --configs < --set < flags
+defaults < optimizer < task < preset < --configs < suite < --set < flags
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from io import StringIO
@@ -40,7 +40,11 @@ LOADER_ERRORS = (
 
 
 def resolve(
-    flags: Mapping[str, Any], settings: Iterable[str] = (), configs: Path | None = None, given: Given | None = None
+    flags: Mapping[str, Any],
+    settings: Iterable[str] = (),
+    configs: Path | None = None,
+    given: Given | None = None,
+    suite: Sequence[Layer] = (),
 ) -> Config:
     """The validated configuration of a run.
 
@@ -49,6 +53,7 @@ def resolve(
         settings: the ``key=value`` of each ``--set``.
         configs: the user's own folder of ``--configs``.
         given: tasks and optimizers that a program gives in place of files.
+        suite: what the task's suite says, below the command line.
 
     Raises:
         UserError: an unknown name or key, or a value that is not valid, in one sentence.
@@ -59,14 +64,15 @@ def resolve(
     task = str(flags["task.name"])
     known = registry.names("optimizers")
     require(task, "task", registry.names("tasks"))
-    command_line = [("--set", settings_layer(settings, known)), ("the command line", nested(flags))]
+    typed = settings_layer(settings, known)
+    command_line = [*suite, ("--set", typed), ("the command line", nested(flags))]
 
     names = last(_layers(task, [], registry, command_line), "search", "optimizers")
     names = [str(name) for name in names] if isinstance(names, list) else []
     for name in names:
         require(name, "optimizer", known)
 
-    _check_settings(command_line[0][1], task, names, registry)
+    _check_settings(typed, task, names, registry)
     layers = _layers(task, names, registry, command_line)
     content = merge(layers)
     optimizers = content.get("optimizers", {})
@@ -76,7 +82,7 @@ def resolve(
         content = _with_spaces(content, names, layers)
     if "configs" in content:
         raise UserError("unknown key 'configs': the folder of your own files is named by --configs alone")
-    _check_effect(command_line[0][1], content, shared=mapping_at(content, "search", "space"))
+    _check_effect(typed, content, shared=mapping_at(content, "search", "space"))
     _check_margins(content)
     config = validated(content | {"configs": configs and str(configs.absolute())}, layers)
     for name, optimizer in config.optimizers.items():

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from tuner.errors import UserError
 
-Kind = Literal["tasks", "optimizers", "suites"]
+Kind = Literal["tasks", "optimizers", "suites", "targets"]
 Given = Mapping[str, Mapping[str, dict[str, Any]]]
 """What a program gives in place of files: by kind, then by name, what the YAML file would hold."""
 ROOT = Path(__file__).resolve().parents[2]

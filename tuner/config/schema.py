@@ -59,6 +59,8 @@ class SearchConfig(Section):
         seed: the search seed of study 0; each study's is the next. Trials are trained with it, and the sampler draws
             by it and the task's name.
         studies: independent searches of each optimizer, of which each has its own winner.
+        draws: whether what is drawn at random is the task's own, so that tasks do not share their luck, or the same for
+            all tasks, so that there are configurations which all have tried.
         space: what was searched of every optimizer beside its own space, of which it is a part by now: see ``layers``.
     """
 
@@ -67,6 +69,7 @@ class SearchConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)]
     studies: Annotated[int, Field(ge=1, le=MOST_STUDIES, strict=True)] = 1
     sampler: Literal["tpe", "gp", "random", "qmc"]
+    draws: Literal["own", "shared"] = "own"
     scheduler: Literal["fifo", "asha"]
     space: Space = {}
 

@@ -40,6 +40,10 @@ def tasks(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return _registry(parsed_args).names("tasks")
 
 
+def suites(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    return _registry(parsed_args).names("suites")
+
+
 def optimizers(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return _registry(parsed_args).names("optimizers")
 

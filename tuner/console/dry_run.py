@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,8 @@ from tuner.store.run import Run
 from tuner.text import hp_text
 
 
-def show(config: Config, path: Path, *, as_json: bool) -> None:
+def show(config: Config, plan: dict[str, Any]) -> None:
     """Print the resolved configuration, the search space, the number of runs, the comparison and the resources."""
-    plan = describe(config, path)
-    if as_json:
-        print(json.dumps(plan, indent=2))
-        return
     print("# resolved configuration (config.yaml)")
     print(config.to_yaml())
     print("# search space")
@@ -47,11 +42,11 @@ def show(config: Config, path: Path, *, as_json: bool) -> None:
         "as many as it has, at most 1," if resources["gpus_per_trial"] is None else f"{resources['gpus_per_trial']:g}"
     )
     print(f"{resources['cpus_per_trial']:g} CPUs and {gpus} GPUs per run, {concurrent} at once, {where}")
-    print(f"\nnothing was started; the run directory would be {path}")
+    print(f"\nnothing was started; the run directory would be {plan['run']}")
 
 
 def describe(config: Config, path: Path) -> dict[str, Any]:
-    """The same as a document."""
+    """What a command would do, as a document."""
     trials = config.total_trials
     retrain = len(config.optimizers) * config.retraining_runs
     content = yaml.safe_load(config.to_yaml())

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tuner.console.progress import Lines, Silence, View
+from tuner.console.progress import Lines, Silence, View, lines_of
 from tuner.console.terminal import Terminal
 from tuner.planning.progress import Progress
 
@@ -40,11 +40,14 @@ class Notebook(Terminal):
         print(text)  # on stderr a notebook would show it as an error
 
     def make_view(self, progress: Callable[[], Sequence[Progress]], metric: str) -> View:
-        return Silence() if self.quiet else NotebookView(progress, metric)
+        return Silence() if self.quiet else NotebookView(lines_of(progress, metric))
 
 
-class NotebookView(Lines):
-    """A row per study."""
+class NotebookView:
+    """A row per line of progress."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
 
     def __enter__(self) -> NotebookView:
         from IPython.display import display
@@ -64,7 +67,7 @@ class NotebookView(Lines):
     def _repr_html_(self) -> str:
         from tuner.reporting.as_cell import table
 
-        return table(map(self.cells, self.progress()))
+        return table(row.cells for row in self.lines.rows())
 
     def __repr__(self) -> str:
-        return "\n".join("  ".join(filter(None, self.cells(p))) for p in self.progress())
+        return "\n".join("  ".join(filter(None, row.cells)) for row in self.lines.rows())

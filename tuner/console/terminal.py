@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from tuner import events
-from tuner.console.end_of_run import present
+from tuner.console import end_of_run, end_of_suite
 from tuner.console.progress import Silence, View, make_view
 from tuner.errors import DONE, NOTHING, PARTLY
 from tuner.events import Event
 from tuner.execute import Executed
 from tuner.machine.invocation import command_line
 from tuner.planning.progress import Progress
+from tuner.suite import SuiteExecuted
 
 PATIENCE_S = 15.0
 EXIT_CODES = {"done": DONE, "partly": PARTLY, "nothing": NOTHING}
@@ -115,13 +116,16 @@ def _why_ended(ended: events.Ended) -> str:
     }[ended.state]
 
 
-def conclude(done: Executed, terminal: Terminal, *, as_json: bool) -> int:
+def conclude(done: Executed | SuiteExecuted, terminal: Terminal, *, as_json: bool) -> int:
     """Show what came of a command: results on stdout, then why it ended early, if it did; the exit code."""
     ended = done.ended
     if ended and ended.state == "halted":
         terminal(ended)
         return ended.exit_code
-    status = present(done, as_json=as_json)
+    if isinstance(done, Executed):
+        status = end_of_run.present(done, as_json=as_json)
+    else:
+        status = end_of_suite.present(done, as_json=as_json)
     if ended and ended.state == "interrupted":
         terminal(ended)
         return ended.exit_code

@@ -98,6 +98,13 @@ def sentences(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def brief(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
+    """The same of one run of several."""
+    lines = [f"{name}: its first steps failed ({error})" for name, error in untimed.items()]
+    total = expected.search_s + expected.retrain_s
+    return [*lines, f"about {time_text(total)} of training"] if expected.step_ms else lines
+
+
 def warning(config: Config, expected: Estimate) -> str | None:
     """What to say of a run that takes more than a day on a CPU."""
     if expected.search_s + expected.retrain_s <= DAY_S or config.resources.settled.gpus_per_trial:

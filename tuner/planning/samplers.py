@@ -14,9 +14,14 @@ LEARNING = ("tpe", "gp")
 """Samplers that learn from the trials that have ended."""
 
 
-def sampling_seed(task: str, search_seed: int) -> int:
-    """By which a study draws: tasks do not share their luck, optimizers of a task do."""
-    return int(np.random.SeedSequence([zlib.crc32(task.encode()), search_seed]).generate_state(1)[0])
+def sampling_seed(task: str | None, search_seed: int) -> int:
+    """By which a study draws: tasks do not share their luck, optimizers of a task do.
+
+    Args:
+        task: its name; ``None`` where all tasks are to draw the same.
+    """
+    own = [] if task is None else [zlib.crc32(task.encode())]
+    return int(np.random.SeedSequence([*own, search_seed]).generate_state(1)[0])
 
 
 def draw_seed(seed: int, asked: int) -> int:

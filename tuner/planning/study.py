@@ -85,7 +85,8 @@ class OptimizerStudy:
         self._running: dict[int, optuna.Trial] = {}
         self._distributions = {name: distribution(dim) for name, dim in self.spec.space.items()}
         self._startup = startup
-        self._sampling_seed = sampling_seed(config.task.name, config.search_seed(number))
+        shared = config.search.draws == "shared"
+        self._sampling_seed = sampling_seed(None if shared else config.task.name, config.search_seed(number))
         self._random_sampler, self._n_random = RandomSampler(seed=self._sampling_seed), 0
         self._resumed: set[int] = set()
         name = study_name(config.task.name, optimizer, number)

@@ -51,14 +51,17 @@ def write_report(results: Results, folder: Path, advance: Callable[[int, int], A
     return Report(folder / "report.html", len(files))
 
 
-def folder(runs: Sequence[Run], out: Path | None, *, declared: bool) -> Path:
+def folder(runs: Sequence[Run], out: Path | None, *, declared: bool, suite: Path | None = None) -> Path:
     """Where the report goes: into a single run if it is the one ``declared`` there, else beside the first, into a
     folder that is made for it.
+
+    Args:
+        suite: the folder of a suite whose runs these are, which is as a single run.
 
     Raises:
         UserError: nothing can be written there.
     """
-    run, own = runs[0].path, declared and len(runs) == 1
+    run, own = suite or runs[0].path, declared and (len(runs) == 1 or suite is not None)
     path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
     existing = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
     if not existing.is_dir():

@@ -16,13 +16,13 @@ from tuner.analysis.stats import FEWEST_FOR_BCA
 from tuner.comparison.comparison import Source
 from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Results, TaskResults
 from tuner.figures.canvas import colour, dashed
-from tuner.reporting import looks
+from tuner.reporting import looks, matrix
 from tuner.reporting.caveats import grouped
 from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
 from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
 from tuner.reporting.numbers import number_or_infinity, percent, with_interval
-from tuner.reporting.subject import answer_is_about, aside, luck_of_search
-from tuner.reporting.verdicts import undeclared, verdict
+from tuner.reporting.subject import answer_is_about, luck_of_search
+from tuner.reporting.verdicts import verdict
 from tuner.text import number, p_value
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -100,14 +100,10 @@ def _overall(results: Results) -> list[dict[str, Any]]:
 
 def _matrix(results: Results, shades: Mapping[str, Any]) -> dict[str, Any]:
     """Verdicts of optimizers by tasks, as one family."""
-    rows = []
-    for name in results.optimizers:
-        words = []
-        for task, contrasts in zip(results.tasks, results.together, strict=True):
-            found = next((contrast for contrast in contrasts if contrast.optimizer == name), None)
-            marked = found and f"{found.verdict}{aside(task, found)}{undeclared(task)}"
-            words.append(marked or task.standing(name))
-        rows.append({"name": name, "swatch": shades[name], "words": words})
+    rows = [
+        {"name": name, "swatch": shades[name], "words": row}
+        for name, row in zip(results.optimizers, matrix.words(results), strict=True)
+    ]
     return {"tasks": [task.comparison.task for task in results.tasks], "rows": rows, "family": results.family}
 
 

@@ -117,9 +117,14 @@ class Run:
         check_files(path)
         return cls(path)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing came of the run yet: its work has not begun."""
+        return set(self.files()) <= {"config.yaml", "logs/", OBJECTS, "status.json"}
+
     def discard_if_new(self) -> None:
-        """Remove the directory where nothing came of the run: its work did not begin."""
-        if self.path.is_dir() and set(self.files()) <= {"config.yaml", "logs/", OBJECTS, "status.json"}:
+        """Remove the directory where nothing came of the run."""
+        if self.path.is_dir() and self.is_new:
             shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager

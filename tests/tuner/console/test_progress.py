@@ -41,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def plain(clock: Clock) -> tuple[PlainView, Callable[[], list[str]]]:
     out = io.StringIO()
-    view = PlainView(lambda: clock.progress, "val_loss", Console(file=out, width=40))
+    view = PlainView(Lines(lambda: clock.progress, "val_loss"), Console(file=out, width=40))
     return view, lambda: out.getvalue().splitlines()
 
 
@@ -163,7 +163,7 @@ def test_the_time_left_is_reckoned_from_the_pace_so_far(clock: Clock) -> None:
 
 def terminal(clock: Clock) -> tuple[LiveView, io.StringIO]:
     out = io.StringIO()
-    return LiveView(lambda: clock.progress, "val_loss", Console(file=out, force_terminal=True, width=120)), out
+    return LiveView(Lines(lambda: clock.progress, "val_loss"), Console(file=out, force_terminal=True, width=120)), out
 
 
 def last_frame(out: io.StringIO, lines: int) -> list[str]:
