@@ -52,6 +52,10 @@ class Expected(Event):
     sentences: Sequence[str]
 
 
+class LoanRemark(Remark):
+    """Why something is not borrowed from another run, or how it differs."""
+
+
 class TaskFailed(Remark):
     """A task of a suite cannot be trained; the others are."""
 

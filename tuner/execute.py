@@ -12,6 +12,9 @@ from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.events import Ended, Listener
 from tuner.machine import code
+from tuner.machine.code import Code
+from tuner.planning import borrowing
+from tuner.planning.borrowing import Loans, borrowed
 from tuner.planning.remaining import Work, remaining_work
 from tuner.store import extent, provenance
 from tuner.store.run import Run
@@ -49,6 +52,7 @@ def new_run(
     tell: Listener,
     *,
     objects: bytes = b"",
+    lenders: Sequence[Run] = (),
     report: bool = False,
     ray: RaySetting = DEFAULT_RAY,
 ) -> Executed:
@@ -57,6 +61,7 @@ def new_run(
     Args:
         tell: is told each ``events.Event``.
         objects: what the configuration names and carries by value: see ``tuner.config.carried``.
+        lenders: runs of the task, from which what they have under the same conditions is borrowed.
         report: write report.html at the end.
 
     Raises:
@@ -65,18 +70,42 @@ def new_run(
     code.check_folders(config)
     identity = code.identity(config, objects)
     checked = checked_one(config, objects, tell, ray)
-    run = Run.create(path, config, objects, another=config.name is None)
+    loans = agreed(config, lenders, checked, identity, tell)
+    run = Run.create(path, loans.config, objects, another=config.name is None)
     run.code = identity
     try:
         with run.locked():
-            return with_results(done_alone(RunWork(config, run, whole_work(config), checked), tell, ray), tell, report)
+            part = begun(run, loans, checked)
+            done = Executed(run, loans.config, None) if part is None else done_alone(part, tell, ray)
+            return with_results(done, tell, report)
     finally:
         run.discard_if_new()  # Ray did not start
 
 
-def whole_work(config: Config) -> Work:
-    """All that a new run has to do."""
-    return Work(search=True, trials=config.total_trials / len(config.optimizers), seeds=config.retraining_runs)
+def agreed(
+    config: Config, lenders: Sequence[Run], checked: PreflightResult | None, identity: Code, tell: Listener
+) -> Loans:
+    """What a new run borrows; what stands against it is told."""
+    if not lenders or checked is None:
+        return Loans(config, [], [])
+    loans = borrowed(config, lenders, checked.data, identity)
+    for line in loans.remarks:
+        tell(events.LoanRemark(line))
+    return loans
+
+
+def begun(run: Run, loans: Loans, checked: PreflightResult | None) -> RunWork | None:
+    """What a new run has to do beside what it borrows; ``None`` where that is nothing."""
+    config = loans.config
+    if not loans.loans or checked is None:
+        work = Work(search=True, trials=config.total_trials / len(config.optimizers), seeds=config.retraining_runs)
+        return RunWork(config, run, work, checked)
+    borrowing.write(run, config, loans.loans)
+    work, seeds = remaining_work(config, run, search=True)
+    if work.trials or seeds:
+        return RunWork(config, run, work, checked)
+    borrowing.end_without_work(run, config, checked.data, loans.loans[0].lender)
+    return None
 
 
 def checked_one(config: Config, objects: bytes, tell: Listener, ray: RaySetting) -> PreflightResult | None:

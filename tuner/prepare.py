@@ -41,6 +41,17 @@ def opened(args: argparse.Namespace) -> Run | Suite | None:
     return Suite.open(args.resume) if is_suite(args.resume) else Run.open(args.resume)
 
 
+def lenders_of(args: argparse.Namespace) -> list[Run]:
+    """The runs of ``--against``.
+
+    Raises:
+        UserError: there are none.
+    """
+    from tuner.store.suites import runs_at
+
+    return [] if args.against is None else runs_at(args.against)
+
+
 def prepare(args: argparse.Namespace, run: Run | None, program: Program = NO_PROGRAM) -> Config:
     """The resolved configuration, of a run that goes on or of a new one. Neither torch nor Ray is imported.
 
@@ -158,6 +169,9 @@ def check_together(args: argparse.Namespace, going_on: Run | Suite | None, progr
         raise UserError("--only: names tasks of a suite; there is one task here")
     if args.add_optimizer and new:
         raise UserError("--add-optimizer: to a run or a suite that is there: --resume RUN; a new one has --optimizers")
+    if args.against is not None and (not new or args.address is not None):
+        other = "--address" if new else "--resume"
+        raise UserError(f"--against and {other} exclude each other: a new run on this machine may borrow")
     if new and args.allow_changed_code:
         raise UserError(f"{CHANGED_CODE}: only a run that goes on (--resume RUN) has code of before")
     if not new and args.configs is not None and not args.add_optimizer:

@@ -19,7 +19,7 @@ from tuner.console import completion, plan_view
 from tuner.console.completion import complete
 from tuner.console.parsing import Parser, add_output_flags, add_retraining_flags, check_utf8, run_command
 from tuner.console.plan_view import Planned
-from tuner.prepare import new_path, opened, prepare, prepare_resumed_suite, prepare_suite
+from tuner.prepare import lenders_of, new_path, opened, prepare, prepare_resumed_suite, prepare_suite
 
 if TYPE_CHECKING:
     from tuner.config.schema import Config
@@ -61,6 +61,8 @@ def make_parser() -> Parser:
     )
     added = add("--add-optimizer", nargs="+", metavar="NAME", help="search these, too, in the run of --resume")
     complete(added, completion.optimizers)
+    against = "a run or a suite: what it has under the same conditions is borrowed, and compared, not done again"
+    add("--against", metavar="RUN", type=Path, help=against)
     add("--out", metavar="DIR", help="where the run directory is made (default: runs)")
     add("--name", help="the run directory's name (default: <task>-<date>-<time>)")
     add("--configs", metavar="DIR", type=Path, help="your own folder with optimizers/, tasks/ and defaults.yaml")
@@ -98,6 +100,7 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
 
     going_on = opened(args)
     ray, report = RaySetting(program.inside, args.verbose), not args.no_report
+    lenders = lenders_of(args)
     again: Any = {"changed_code": args.allow_changed_code, "report": report, "ray": ray}
     if isinstance(going_on, Suite):
         configs = prepare_resumed_suite(args, going_on, program)
@@ -105,11 +108,12 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
     if args.suite is not None:
         file, configs = prepare_suite(args, program)
         path = new_path(next(iter(configs.values())), file.name)
-        begin: Any = {"another": args.name is None, "only": args.only or (), "report": report, "ray": ray}
-        return suite.new_suite(file, configs, path, tell, objects=program.objects, **begin)
+        begin: Any = {"another": args.name is None, "only": args.only or (), "lenders": lenders, "report": report}
+        return suite.new_suite(file, configs, path, tell, objects=program.objects, ray=ray, **begin)
     config = prepare(args, going_on, program)
     if going_on is None:
-        return execute.new_run(config, new_path(config), tell, objects=program.objects, report=report, ray=ray)
+        begin = {"lenders": suite.of_task(lenders, config), "report": report, "ray": ray}
+        return execute.new_run(config, new_path(config), tell, objects=program.objects, **begin)
     return execute.resume(config, going_on, tell, search=True, **again)
 
 

@@ -15,7 +15,7 @@ from tuner.config.schema import Config
 from tuner.config.suites import SuiteFile
 from tuner.errors import UserError
 from tuner.events import Ended, Listener
-from tuner.execute import compared, lacking, whole_work
+from tuner.execute import agreed, begun, compared, lacking
 from tuner.machine import code
 from tuner.store.run import Run
 from tuner.store.suites import Suite
@@ -61,6 +61,7 @@ def new_suite(
     *,
     objects: bytes = b"",
     only: Sequence[str] = (),
+    lenders: Sequence[Run] = (),
     another: bool = False,
     report: bool = False,
     ray: RaySetting = DEFAULT_RAY,
@@ -72,6 +73,7 @@ def new_suite(
         configs: of all its tasks, by entry.
         objects: what the configurations carry by value: see ``tuner.config.carried``.
         only: the entries to begin with; none: all.
+        lenders: runs of any tasks, from which what they have under the same conditions is borrowed.
         another: take another name where that of the folder is taken.
         tell, report, ray: as for ``execute.new_run``.
 
@@ -82,17 +84,28 @@ def new_suite(
     for config in chosen.values():
         code.check_folders(config)
     checked, failed = checked_all(chosen, objects, tell, ray)
-    suite = Suite.create(path, file, configs, objects, another=another)
+    codes = {entry: code.identity(config, objects) for entry, config in chosen.items()}
+    loans = {
+        entry: agreed(chosen[entry], of_task(lenders, chosen[entry]), found, codes[entry], named(entry, tell))
+        for entry, found in checked.items()
+    }
+    chosen |= {entry: of_entry.config for entry, of_entry in loans.items()}
+    suite = Suite.create(path, file, {**configs, **chosen}, objects, another=another)
     try:
         with locked(suite.runs[entry] for entry in chosen):
             parts = []
             for entry, found in checked.items():
-                run = suite.runs[entry]
-                run.code = code.identity(chosen[entry], objects)
-                parts.append(RunWork(chosen[entry], run, whole_work(chosen[entry]), found, entry))
+                suite.runs[entry].code = codes[entry]
+                part = begun(suite.runs[entry], loans[entry], found)
+                parts += [replace(part, name=entry)] if part else []
             return carried_out(SuiteExecuted(suite, chosen, failed), parts, tell, ray, report=report)
     finally:
         suite.discard_if_new()  # Ray did not start
+
+
+def of_task(lenders: Sequence[Run], config: Config) -> list[Run]:
+    """Those that train the same task."""
+    return [run for run in lenders if run.config().task.name == config.task.name]
 
 
 def resume_suite(

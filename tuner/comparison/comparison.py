@@ -16,6 +16,7 @@ from tuner.analysis.stats import Mode
 from tuner.comparison.metrics import metrics, mode
 from tuner.config.schema import Config
 from tuner.config.space import Dimension
+from tuner.store.columns import BORROWED
 from tuner.store.extent import Extent
 from tuner.store.run import Run
 from tuner.store.tables import HP
@@ -140,8 +141,17 @@ class Comparison:
 
     @property
     def timed(self) -> bool:
-        """Whether seconds of all runs are comparable: they had their device to themselves, and the same one."""
-        return not self.shared and len({machine(source) for source in self.sources}) == 1
+        """Whether seconds of all runs are comparable: they had their device to themselves, and the same one; none is
+        borrowed."""
+        return not self.shared and not self.borrowed and len({machine(source) for source in self.sources}) == 1
+
+    @cached_property
+    def borrowed(self) -> dict[str, list[str]]:
+        """From where retraining runs were borrowed, with the optimizers whose they are."""
+        if BORROWED not in self.seeds:
+            return {}
+        rows = self.seeds[self.seeds[BORROWED].notna()]
+        return {str(run): list(dict.fromkeys(of["optimizer"])) for run, of in rows.groupby(BORROWED, sort=False)}
 
     @property
     def shared(self) -> bool:

@@ -16,6 +16,7 @@ from tuner.config.schema import BASELINES, Config
 from tuner.errors import UserError, nearest
 from tuner.machine.code import differences
 from tuner.store.run import Run
+from tuner.store.suites import is_suite
 from tuner.text import line
 
 KNOWN_STATUS = ("complete", "diverged", "failed")
@@ -73,14 +74,20 @@ def _conditions(source: Source) -> tuple[Any, ...]:
 
 
 def _labels(groups: list[list[Source]]) -> list[str]:
-    """The task's name; where others have it too, with the first run's, or, where others have that too, its path."""
-    tasks = [sources[0].config.task.name for sources in groups]
+    """The task's name, or what its suite calls it; where others have it too, with the first run's, or, where others
+    have that too, its path."""
+    tasks = [_called(sources[0]) for sources in groups]
     paths = [sources[0].run.path for sources in groups]
     named = [f"{task} ({path.resolve().name})" for task, path in zip(tasks, paths, strict=True)]
     return [
         task if tasks.count(task) == 1 else name if named.count(name) == 1 else f"{task} ({path})"
         for task, name, path in zip(tasks, named, paths, strict=True)
     ]
+
+
+def _called(source: Source) -> str:
+    path = source.run.path.resolve()
+    return path.name if is_suite(path.parent) else source.config.task.name
 
 
 def _comparison(
@@ -113,7 +120,15 @@ def _comparison(
         notes=_choices(sources[0].config, declared, (baseline, metric), (chosen_baseline, chosen_metric)),
         undeclared=["baseline"] * (chosen_baseline != declared[0]) + ["metric"] * (chosen_metric != declared[1]),
     )  # fmt: skip
-    return _mended(replace(comparison, notes=[*comparison.notes, *_codes(comparison)]))
+    return _mended(replace(comparison, notes=[*comparison.notes, *_codes(comparison), *_borrowed(comparison)]))
+
+
+def _borrowed(comparison: Comparison) -> list[str]:
+    """Of rows that were not made by the run that has them."""
+    return [
+        f"{', '.join(names)}: borrowed from {line(run)}, where all conditions are the same; times are not compared."
+        for run, names in comparison.borrowed.items()
+    ]
 
 
 def _codes(comparison: Comparison) -> list[str]:

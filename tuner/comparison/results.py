@@ -23,6 +23,7 @@ from tuner.comparison.contrast import Contrast
 from tuner.comparison.evidence import Decisive
 from tuner.comparison.load import read
 from tuner.comparison.looks import Looking
+from tuner.store.columns import BORROWED
 from tuner.store.files import write_whole
 from tuner.store.run import Run
 from tuner.store.tables import hp_columns
@@ -78,6 +79,7 @@ class TaskResults:
         row |= {"trials": len(trials), "trials_diverged": int(states.get("diverged", 0))}
         row |= {"trials_failed": int(states.get("failed", 0)), "tuned": len(comparison.spaces[name])}
         row |= {"at_boundary": " ".join(comparison.at_boundary(name))}
+        row |= {BORROWED: next((run for run, names in comparison.borrowed.items() if name in names), "")}
         return row | hp_columns(comparison.hp(name))
 
     @cached_property

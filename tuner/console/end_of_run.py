@@ -119,7 +119,7 @@ def summarize(run: Run, config: Config) -> dict[str, Any]:
         searched = trials[trials["optimizer"] == name]
         entry["cohort"] = {"search": largest_cohort(searched), "retrain": largest_cohort(runs)}
         optimizers.append(entry)
-    env, extent = run.env(), Extent.of(config, run.path)
+    env, extent = run.env() if run.has_env() else {}, Extent.of(config, run.path)
     return {"schema_version": 1, "run": str(run.path), "task": config.task.name, "metric": config.task.metric,
             "preset": config.preset, "data": env.get("data"), "parameters": env.get("parameters"),
             "status": _status(extent, trials, seeds), "lacks_trials": _lacks_trials(extent, trials),

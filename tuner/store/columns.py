@@ -4,13 +4,16 @@ from __future__ import annotations
 
 STUDY = "study"
 """The column that tables of runs made before there were studies lack."""
+BORROWED = "borrowed"
+"""The column that names the run which a row is from, where that was not done anew."""
 TRIAL_COLUMNS = [
-    "task", "optimizer", STUDY, "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "error",
+    "task", "optimizer", STUDY, "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", BORROWED,
+    "error",
 ]  # fmt: skip
 SEED_COLUMNS = ["task", "optimizer", STUDY, "seed", "status"]
 CLOCK_COLUMNS = [
     "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb", "cohort", "code",
-    "error",
+    BORROWED, "error",
 ]  # fmt: skip
 LOSS_COLUMNS = ["train_loss", "val_loss", "test_loss"]
 CURVE_TYPES = {

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import UserError
-from tuner.store.columns import STUDY
+from tuner.store.columns import BORROWED, STUDY
 from tuner.store.files import append, whole_lines
 from tuner.text import line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SAID = ("state", "status", "error", "code")
+SAID = ("state", "status", "error", "code", BORROWED)
 """Columns of text that is shown: clean as it is read, since older versions wrote it as it came."""
 TEXT_COLUMNS = dict.fromkeys(["task", "optimizer", *SAID], "str")
 HP = "hp."
