@@ -145,7 +145,12 @@ def test_the_friedman_statistic_is_that_of_the_published_example() -> None:
     found = friedman(DEMSAR)
     assert found is not None
     ties = Fraction(3 * 6 + 60, 14 * 4 * 15)
-    assert round(found[0] * float(1 - ties), 2) == 9.28
+    uncorrected = found[0] * float(1 - ties)
+    assert round(uncorrected, 2) == 9.28
+    # Its equation 6, with the mean ranks of n = 14 tasks and k = 4 optimizers, and after Iman and Davenport (1980) F.
+    means = ranks(DEMSAR).mean()
+    assert 12 * 14 / (4 * 5) * float((means**2).sum() - 4 * 5**2 / 4) == pytest.approx(uncorrected)
+    assert round(13 * uncorrected / (14 * 3 - uncorrected), 2) == 3.69
 
 
 def test_the_friedman_statistic_and_p_value_equal_the_formula_in_fractions() -> None:
