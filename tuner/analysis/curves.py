@@ -156,6 +156,26 @@ def time_to_target(curves: pd.DataFrame, target: float, mode: Mode, clock: Clock
     return times.assign(time=times["time"].astype(float).fillna(np.inf))
 
 
+def trial_times(curves: pd.DataFrame, metric: str, target: float, mode: Mode, clock: Clock) -> pd.DataFrame:
+    """When each trial of a search first was at least as good as the target.
+
+    Args:
+        curves: rows of ``curves.parquet``.
+        metric: with its split.
+
+    Returns:
+        Columns optimizer, study, trial, time: infinite where there is no such evaluation.
+    """
+    split, _, name = metric.partition("_")
+    chosen = (curves["phase"] == "search") & (curves["split"] == split) & (curves["metric"] == name)
+    trial = ["optimizer", "study", "trial"]
+    points = curves[chosen].sort_values("step", kind="stable")
+    reached = points["value"] <= target if mode == "min" else points["value"] >= target
+    first = points[reached].drop_duplicates(trial).rename(columns={clock: "time"})[[*trial, "time"]]
+    times = points[trial].drop_duplicates().merge(first, on=trial, how="left")
+    return times.assign(time=times["time"].astype(float).fillna(np.inf))
+
+
 def at_cost_of(curves: pd.DataFrame, baseline: str, clock: Clock) -> pd.DataFrame:
     """What each run's curve, linear between evaluations, had come to when the baseline's run of its seed had ended.
 

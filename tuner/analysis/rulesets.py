@@ -1,13 +1,15 @@
 """What an optimizer comes to under two sets of rules: tuned task by task, or one configuration for all tasks.
 
 AlgoPerf calls them the external tuning and the self-tuning ruleset (Dahl et al. 2023, section 4.2). No torch, no ray.
-Pure functions of tables of scores, index configuration and columns task, of which higher is better.
+Pure functions of tables of scores, index configuration and columns task, of which higher is better. Published defaults
+are a table of one configuration.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,16 +35,6 @@ def best_shared(scores: pd.DataFrame) -> pd.DataFrame:
     """
     others = {task: scores.drop(columns=task).mean(axis=1) for task in scores}
     return _table(scores, others)
-
-
-def fixed(scores: pd.DataFrame, configuration: Hashable) -> pd.DataFrame:
-    """One configuration that was settled before, as published defaults are.
-
-    Returns:
-        See ``tuned_per_task``. A configuration that is not in the table has no score.
-    """
-    only = pd.Series([1.0 if known == configuration else math.nan for known in scores.index], index=scores.index)
-    return _table(scores, dict.fromkeys(scores, only))
 
 
 def _table(scores: pd.DataFrame, wanted: dict[Hashable, pd.Series]) -> pd.DataFrame:
@@ -71,15 +63,19 @@ def median_over_studies(scores: pd.DataFrame, ruleset: Ruleset) -> pd.Series:
     return pd.DataFrame(found, columns=scores.columns).median()
 
 
-def times(values: pd.DataFrame, chosen: pd.DataFrame) -> pd.Series:
-    """What a ruleset's configurations took to the target.
+def median_times(values: pd.DataFrame, scores: pd.DataFrame, ruleset: Ruleset) -> pd.Series:
+    """The time to the target on each task when every study chooses by itself.
 
     Args:
-        values: index configuration, columns task: the time to the target, infinite where it was not reached.
-        chosen: a ruleset's table.
+        values: like ``scores``, the time of each configuration, infinite where the target was not reached.
+        scores: index study and configuration.
 
     Returns:
         Index task; NaN where nothing was chosen.
     """
-    found = {task: values[task].get(row["chosen"], math.nan) for task, row in chosen.iterrows()}
-    return pd.Series(found, dtype=float, name="time")
+    found = []
+    for study, own in scores.groupby(level="study"):
+        times: Any = values.xs(study, level="study")
+        chosen = ruleset(own.droplevel("study"))["chosen"]
+        found.append({task: times[task].get(one, math.nan) for task, one in chosen.items()})
+    return pd.DataFrame(found, columns=scores.columns, dtype=float).median()

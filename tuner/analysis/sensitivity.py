@@ -41,9 +41,9 @@ def over_lr(trials: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     """
     edges = np.geomspace(low, high, BINS + 1)
     counted = trials[trials["state"].isin(COUNTED)]
-    lr = counted[f"{HP}lr"].to_numpy(float, na_value=np.nan)
+    lr = pd.to_numeric(counted[f"{HP}lr"], errors="coerce").to_numpy(float)
     known = ~np.isnan(lr) & (lr >= low) & (lr <= high)
-    values = _with_diverged(counted, math.inf)[known]
+    values = _values(counted)[known]
     rows = np.clip(np.searchsorted(edges, lr[known], side="right") - 1, 0, BINS - 1)
     best = pd.Series(values).groupby(rows).min().reindex(range(BINS))
     n = np.bincount(rows, minlength=BINS)
@@ -82,37 +82,37 @@ def normalised(trials: pd.DataFrame, untrained: Mapping[str, float]) -> pd.DataF
 
     Args:
         trials: columns task, optimizer, state, value.
-        untrained: by task.
+        untrained: by task; NaN where it is not known, then it is as bad as the worst that did not diverge.
 
     Returns:
         The trials that count, a copy; NaN where the percentiles of a task are the same.
     """
     counted = trials[trials["state"].isin(COUNTED)]
-    bound = counted["task"].map(untrained).to_numpy(float)
-    value = pd.Series(np.fmin(_with_diverged(counted, math.inf), bound), index=counted.index)
-    by_task = value.groupby(counted["task"])
-    best, worst = (by_task.transform(lambda own, q=q: np.percentile(own, q)) for q in PERCENTILES)
-    return counted.assign(score=((worst - value) / (worst - best)).where(worst > best))
+    value = pd.Series(_values(counted), index=counted.index)
+    worst_known = value.where(np.isfinite(value)).groupby(counted["task"]).transform("max")
+    bound = counted["task"].map(untrained).astype(float).fillna(worst_known)
+    by_task = value.where(value < bound, bound).groupby(counted["task"])
+    best, worst = (by_task.transform(lambda own, q=q: own.quantile(q / 100)) for q in PERCENTILES)
+    score = (worst - value.where(value < bound, bound)) / (worst - best).where(worst > best)
+    return counted.assign(score=score)
 
 
-def _with_diverged(trials: pd.DataFrame, value: float) -> Array:
-    found = trials["value"].to_numpy(float, na_value=np.nan)
-    return np.where((trials["state"] == "diverged") | ~np.isfinite(found), value, found)
-
-
-def in_common(trials: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def in_common(trials: pd.DataFrame, names: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
     """The configurations that every task has tried, study by study.
 
     Args:
         trials: ``normalised``'s, of one optimizer.
         names: its hyperparameters.
+        tasks: those that it was searched on.
 
     Returns:
         Index study and ``hp.<name>`` of each, columns task: the score, the mean of those of equal trials.
     """
     keys = ["study", *(f"{HP}{name}" for name in names)]
-    table = trials.pivot_table(index=keys, columns="task", values="score", aggfunc="mean")
-    return table.reindex(columns=list(dict.fromkeys(trials["task"]))).dropna()
+    table = trials.reindex(columns=[*keys, "task", "score"])
+    texts = {key: table[key].astype(str) for key in keys if table[key].dtype == object}  # of mixed kinds
+    scores = table.assign(**texts).groupby([*keys, "task"])["score"].mean().unstack("task")
+    return scores.reindex(columns=list(tasks)).dropna()
 
 
 def sensitivity(scores: pd.DataFrame) -> float:
@@ -125,3 +125,9 @@ def sensitivity(scores: pd.DataFrame) -> float:
         0 where one configuration is the best everywhere; NaN where there is none.
     """
     return float(scores.max().mean() - scores.mean(axis=1).max()) if len(scores) else math.nan
+
+
+def _values(trials: pd.DataFrame) -> Array:
+    """Infinite where a trial diverged, or has none."""
+    found = trials["value"].to_numpy(float, na_value=np.nan)
+    return np.where((trials["state"] == "diverged") | ~np.isfinite(found), math.inf, found)

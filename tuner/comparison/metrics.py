@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from tuner.analysis.stats import Mode
+from tuner.analysis.stats import Array, Mode
 from tuner.config.schema import Config
 
 HIGHER_IS_BETTER = {"acc", "accuracy", "f1", "auc", "auroc", "ap", "map", "precision", "recall", "r2", "iou", "miou",
@@ -31,6 +32,13 @@ def known_mode(config: Config, metric: str) -> bool:
     """Whether the task or the metric's name says so."""
     known = HIGHER_IS_BETTER | LOWER_IS_BETTER
     return _base(metric) == _base(config.task.metric) or bool(known & _words(metric))
+
+
+def numbers(table: pd.DataFrame, column: str) -> Array:
+    """A column; NaN where it is not there."""
+    if column not in table:
+        return np.full(len(table) or 1, np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(float)
 
 
 def _base(metric: str) -> str:

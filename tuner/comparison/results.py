@@ -23,6 +23,8 @@ from tuner.comparison.contrast import Contrast
 from tuner.comparison.evidence import Decisive
 from tuner.comparison.load import read
 from tuner.comparison.looks import Looking
+from tuner.comparison.metrics import numbers
+from tuner.comparison.sensitivity import Sensitivity
 from tuner.store.columns import BORROWED
 from tuner.store.files import write_whole
 from tuner.store.run import Run
@@ -57,7 +59,7 @@ class TaskResults:
     @cached_property
     def typical(self) -> str:
         """What stands for an optimizer's runs, "mean" or, where runs of any diverged, "median"."""
-        return "median" if np.isinf(_numbers(self.comparison.seeds, self.comparison.metric)).any() else "mean"
+        return "median" if np.isinf(numbers(self.comparison.seeds, self.comparison.metric)).any() else "mean"
 
     def _row(self, name: str) -> dict[str, Any]:
         comparison = self.comparison
@@ -66,13 +68,13 @@ class TaskResults:
         row: dict[str, Any] = {"task": comparison.task, "optimizer": name, "baseline": comparison.baseline}
         row |= {"seeds": len(runs), "seeds_diverged": int((runs["status"] == "diverged").sum())}
         row |= {"seeds_failed": int((runs["status"] == "failed").sum()), "metric": comparison.metric}
-        unit, values = units.own(runs["study"], _numbers(runs, comparison.metric))
+        unit, values = units.own(runs["study"], numbers(runs, comparison.metric))
         row |= {"unit": unit, "studies": comparison.studies(name)} | stats.describe(values, confidence)
         for metric in comparison.metrics[1:]:
-            described = stats.describe(units.own(runs["study"], _numbers(runs, metric))[1], confidence)
+            described = stats.describe(units.own(runs["study"], numbers(runs, metric))[1], confidence)
             row |= {f"{metric}_{key}": described[key] for key in ("mean", "sd", "low", "high", "median")}
         for clock in (*CLOCKS, "step_ms", "peak_mem_mb"):
-            row[clock] = float(np.nanmean(x)) if not np.isnan(x := _numbers(runs, clock)).all() else np.nan
+            row[clock] = float(np.nanmean(x)) if not np.isnan(x := numbers(runs, clock)).all() else np.nan
         trials = comparison.trials[comparison.trials["optimizer"] == name]
         states = trials["state"].value_counts()
         row |= {"cohort": comparison.cohorts[name], "shared": comparison.shared}
@@ -176,7 +178,7 @@ class TaskResults:
         if comparison.config.task.target is not None:
             return comparison.config.task.target
         runs = comparison.seeds[comparison.seeds["optimizer"] == comparison.baseline]
-        ends = _numbers(runs[runs["status"] == "complete"], comparison.config.task.metric)
+        ends = numbers(runs[runs["status"] == "complete"], comparison.config.task.metric)
         ends = ends[~np.isnan(ends)]
         if not len(ends) or 2 * len(ends) < len(runs):
             return None
@@ -243,6 +245,10 @@ class Results:
     def across(self) -> Across | None:
         """``None`` of a single task, or where optimizers are not compared on two."""
         return Across(self.tasks) if len(self.tasks) > 1 else None
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        return Sensitivity([task.comparison for task in self.tasks], [task.target for task in self.tasks])
 
 
 @dataclass(frozen=True)
@@ -332,13 +338,6 @@ class Across:
     def profile(self) -> pd.DataFrame:
         """Of the times by ``clock``: index tau from 1 to ``TAU_MAX``."""
         return across_tasks.performance_profile(self.times(self.clock), np.linspace(1.0, TAU_MAX, 301).tolist())
-
-
-def _numbers(table: pd.DataFrame, column: str) -> stats.Array:
-    """A column; NaN where it is not there."""
-    if column not in table:
-        return np.full(len(table) or 1, np.nan)
-    return pd.to_numeric(table[column], errors="coerce").to_numpy(float)
 
 
 def compare(runs: Sequence[Run], baseline: str | None = None, metric: str | None = None) -> Results:

@@ -11,7 +11,7 @@ import pandas as pd
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.inclusion import failures
 from tuner.comparison.results import HIDDEN, Across, Results, TaskResults
-from tuner.reporting import looks
+from tuner.reporting import looks, sensitivity
 from tuner.reporting.caveats import caveat_sentences, grouped
 from tuner.reporting.subject import answer_is_about
 from tuner.reporting.verdicts import overall, verdict
@@ -26,6 +26,7 @@ def document(results: Results) -> dict[str, Any]:
         "runs": [str(source.run.path) for task in results.tasks for source in task.comparison.sources],
         "tasks": [_task(task) for task in results.tasks],
         "across_tasks": results.across and _across(results, results.across),
+        "sensitivity": sensitivity.document(results),
         "about": answer_is_about(results),
         "caveats": caveat_sentences(results),
         "caveats_by_kind": [

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from tuner.analysis import curves, searches, units
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.results import CLOCKS, Across, Results, TaskResults
-from tuner.figures import lines, pairs, ranks, svg
+from tuner.figures import lines, over_lr, pairs, ranks, svg
 from tuner.figures import searches as search_figures
-from tuner.reporting import tuning
+from tuner.reporting import sensitivity, tuning
 
 CLOCK_NAMES = {"steps": "steps", "grad_equivalents": "gradient-equivalents", "seconds": "seconds"}
 PROCESSES = min(4, os.cpu_count() or 1)
@@ -62,19 +62,25 @@ class Drawings:
     Attributes:
         tasks: of each task, by the parts of its section.
         across: over the tasks.
+        sensitivity: of tuning.
     """
 
     tasks: list[dict[str, list[Drawing]]]
     across: list[Drawing]
+    sensitivity: list[Drawing]
 
     @property
     def all(self) -> list[Drawing]:
-        return [drawing for parts in self.tasks for part in parts.values() for drawing in part] + self.across
+        return [drawing for parts in self.tasks for part in parts.values() for drawing in part] + [
+            *self.across,
+            *self.sensitivity,
+        ]
 
 
 def report_drawings(results: Results) -> Drawings:
     tasks = [task_drawings(task, index, results.optimizers) for index, task in enumerate(results.tasks)]
-    return Drawings(tasks, across_drawings(results.across) if results.across else [])
+    across = across_drawings(results.across) if results.across else []
+    return Drawings(tasks, across, list(_sensitivity(results)))
 
 
 def draw_all(drawings: Sequence[Drawing], folder: Path, on_drawn: Callable[[int], object]) -> dict[str, Drawn]:
@@ -229,3 +235,10 @@ def across_drawings(across: Across) -> list[Drawing]:
                     ranks.critical_difference, (across.ranks.mean(), across.cliques, p, names)),
         ]  # fmt: skip
     return drawings
+
+
+def _sensitivity(results: Results) -> Iterable[Drawing]:
+    panels = sensitivity.panels(results.sensitivity) if results.sensitivity.shown else []
+    if panels:
+        yield Drawing("learning-rates", "Values over the learning rate", sensitivity.CAPTION, over_lr.over_lr,
+                      (panels, results.optimizers))  # fmt: skip

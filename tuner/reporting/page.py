@@ -16,7 +16,7 @@ from tuner.analysis.stats import FEWEST_FOR_BCA
 from tuner.comparison.comparison import Source
 from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Results, TaskResults
 from tuner.figures.canvas import colour, dashed
-from tuner.reporting import looks, matrix
+from tuner.reporting import looks, matrix, sensitivity
 from tuner.reporting.caveats import grouped
 from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
 from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
@@ -60,6 +60,8 @@ def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> st
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
         across=results.across and _across(results.across, drawings.across, drawn, shades),
+        sensitivity=sensitivity.section(results, shades),
+        sensitivity_figures=_figures(drawings.sensitivity, drawn),
         about=answer_is_about(results),
         caveats=[
             {"text": group.text, "items": group.listed(several=len(tasks) > 1), "tasks": group.tasks}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.support.run_configs import run_config
-from tuner.analysis.curves import at_cost_of, bands, filled, time_to_target
+from tuner.analysis.curves import at_cost_of, bands, filled, time_to_target, trial_times
 from tuner.store.columns import CURVE_TYPES
 from tuner.store.run import Run
 
@@ -332,3 +332,18 @@ def test_at_the_cost_of_a_baseline_that_was_not_run_there_is_nothing() -> None:
     found = at_cost_of(filled(curves(curve("a", 0, WHOLE)), pd.DataFrame([run("a", 0)]), "val_loss"), "b", "step")
     assert found.columns.tolist() == ["optimizer", "seed", "value"]
     assert found.empty
+
+
+def test_a_trial_reaches_the_target_at_its_first_evaluation_that_is_as_good() -> None:
+    table = curves(
+        curve("a", 7, {0: 9.0, 100: 2.0, 200: 1.0}, phase="search", cost=1.5),
+        curve("a", 7, {0: 9.0, 100: 5.0, 200: NAN}, phase="search", trial=5),
+        curve("a", 8, {0: 9.0, 100: 2.5, 200: 3.0}, phase="search", study=1),
+        curve("a", 7, {0: 1.0}),  # retrained
+        curve("a", 7, {0: 1.0}, phase="search", split="train"),
+    )
+    found = trial_times(table, "val_loss", 2.5, "min", "grad_equivalents").set_index(["optimizer", "study", "trial"])
+    assert found["time"].to_dict() == {("a", 0, 4): 150.0, ("a", 0, 5): INF, ("a", 1, 4): 100.0}
+    more = trial_times(table, "val_loss", 5.0, "max", "step").set_index(["optimizer", "study", "trial"])
+    assert more["time"].tolist() == [0, 0, 0]
+    assert trial_times(table.iloc[:0], "val_loss", 1.0, "min", "step").empty

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuner.analysis.rulesets import best_shared, fixed, median_over_studies, times, tuned_per_task
+from tuner.analysis.rulesets import best_shared, median_over_studies, median_times, tuned_per_task
 
 INF, NAN = math.inf, math.nan
 SCORES = pd.DataFrame(
@@ -43,14 +43,9 @@ def test_a_shared_one_is_never_better_than_a_tuned_one_and_does_not_see_its_task
 
 
 def test_of_one_task_or_no_configuration_nothing_is_chosen() -> None:
-    for nothing in (best_shared(SCORES[["t"]]), tuned_per_task(SCORES.iloc[:0]), fixed(SCORES, "e")):
+    for nothing in (best_shared(SCORES[["t"]]), tuned_per_task(SCORES.iloc[:0]), tuned_per_task(NAN * SCORES)):
         assert nothing["chosen"].isna().all()
         assert nothing["score"].isna().all()
-
-
-def test_published_defaults_are_what_they_are() -> None:
-    assert fixed(SCORES, "c")["score"].tolist() == [0.6, 0.7, 0.3]
-    assert set(fixed(SCORES, "c")["chosen"]) == {"c"}
 
 
 def test_studies_choose_by_themselves_and_their_median_counts() -> None:
@@ -62,6 +57,13 @@ def test_studies_choose_by_themselves_and_their_median_counts() -> None:
 
 def test_times_are_those_of_the_chosen_on_each_task() -> None:
     values = pd.DataFrame({"t": [5.0, 9.0, 1.0, INF], "u": [7.0, 2.0, 4.0, 3.0], "v": [NAN] * 4}, index=list("abcd"))
-    assert times(values, tuned_per_task(SCORES)).tolist() == pytest.approx([5, 2, NAN], nan_ok=True)
-    assert times(values, best_shared(SCORES)).tolist() == pytest.approx([INF, 3, NAN], nan_ok=True)
-    assert times(values, best_shared(SCORES[["t"]])).isna().all()
+    times, scores = (pd.concat({0: table}, names=["study", "configuration"]) for table in (values, SCORES))
+    assert median_times(times, scores, tuned_per_task).tolist() == pytest.approx([5, 2, NAN], nan_ok=True)
+    assert median_times(times, scores, best_shared).tolist() == pytest.approx([INF, 3, NAN], nan_ok=True)
+    assert median_times(times, scores.iloc[:0], tuned_per_task).isna().all()
+
+
+def test_the_median_over_studies_is_infinite_where_most_did_not_get_there() -> None:
+    scores = pd.concat(dict.fromkeys(range(3), SCORES), names=["study", "configuration"])
+    times = scores.assign(t=[1.0, *[0.0] * 3, INF, *[0.0] * 3, INF, *[0.0] * 3], u=4.0, v=[*[INF] * 4, *[2.0] * 8])
+    assert median_times(times, scores, tuned_per_task).tolist() == [INF, 4, 2]

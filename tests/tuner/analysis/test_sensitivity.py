@@ -102,6 +102,14 @@ def test_trials_that_are_all_alike_or_have_not_ended_have_no_score() -> None:
     assert scored([], 5) == []
 
 
+def test_where_an_untrained_network_is_not_known_the_worst_that_ended_stands_for_it() -> None:
+    states = ["complete"] * 20 + ["diverged"]
+    as_worst = [float(n) for n in range(20)] + [19.0]  # percentiles 1 and 19
+    found = scored([float(n) for n in range(20)] + [0.0], NAN, states)
+    assert found == pytest.approx([(19 - n) / 18 for n in as_worst])
+    assert scored([1.0, 1.0], NAN, "diverged") == pytest.approx([NAN, NAN], nan_ok=True)
+
+
 # Configurations in common.
 
 
@@ -111,9 +119,17 @@ def test_configurations_in_common_are_found_by_equal_hyperparameters_within_a_st
     of_other_momentum = [("t", 1, 0.3, 1, 0.5), ("u", 1, 0.3, 2, 0.5)]
     rows = in_both + of_other_studies + of_other_momentum
     table = pd.DataFrame(rows, columns=["task", "study", "hp.lr", "hp.momentum", "score"])
-    found = in_common(table, ["lr", "momentum"])
+    found = in_common(table, ["lr", "momentum"], ["t", "u"])
     assert found.to_dict("index") == {(0, 0.1, 1): {"t": 0.5, "u": pytest.approx(0.8)}}
     assert list(found) == ["t", "u"]
+    assert in_common(table, ["lr", "momentum"], ["t", "u", "v"]).empty  # v has no trial
+    assert in_common(table.iloc[:0], ["lr", "eps"], ["t"]).empty
+
+
+def test_choices_are_equal_by_what_they_say() -> None:
+    """One task's table may have read as a number what another's has as a text."""
+    table = pd.DataFrame({"task": ["t", "u"], "study": 0, "hp.kind": [1, "1"], "score": [0.25, 0.5]})
+    assert in_common(table, ["kind"], ["t", "u"]).to_numpy().tolist() == [[0.25, 0.5]]
 
 
 def test_sensitivity_is_the_mean_of_the_best_less_the_best_of_the_means() -> None:
