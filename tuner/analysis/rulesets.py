@@ -67,15 +67,15 @@ def median_times(values: pd.DataFrame, scores: pd.DataFrame, ruleset: Ruleset) -
     """The time to the target on each task when every study chooses by itself.
 
     Args:
-        values: like ``scores``, the time of each configuration, infinite where the target was not reached.
+        values: the time of each configuration, infinite where the target was not reached; as far as it is known.
         scores: index study and configuration.
 
     Returns:
         Index task; NaN where nothing was chosen.
     """
-    found = []
+    found, known = [], values.reindex(index=scores.index, columns=scores.columns)
     for study, own in scores.groupby(level="study"):
-        times: Any = values.xs(study, level="study")
+        times: Any = known.xs(study, level="study")
         chosen = ruleset(own.droplevel("study"))["chosen"]
         found.append({task: times[task].get(one, math.nan) for task, one in chosen.items()})
     return pd.DataFrame(found, columns=scores.columns, dtype=float).median()

@@ -61,6 +61,7 @@ def test_times_are_those_of_the_chosen_on_each_task() -> None:
     assert median_times(times, scores, tuned_per_task).tolist() == pytest.approx([5, 2, NAN], nan_ok=True)
     assert median_times(times, scores, best_shared).tolist() == pytest.approx([INF, 3, NAN], nan_ok=True)
     assert median_times(times, scores.iloc[:0], tuned_per_task).isna().all()
+    assert median_times(times.iloc[:0], scores, tuned_per_task).isna().all()
 
 
 def test_the_median_over_studies_is_infinite_where_most_did_not_get_there() -> None:
