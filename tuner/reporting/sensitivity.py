@@ -80,7 +80,7 @@ def _columns(found: Sensitivity) -> dict[str, list[Cell]]:
     shared = [found.shared[name] for name in names]
     return {
         "learning rates near the best": [_near(found, name) for name in names],
-        "score, tuned per task": [_score(float(found.tuned(name).mean())) for name in names],
+        "score, tuned per task": [_score(_whole_mean(found.tuned(name))) for name in names],
         "gained by tuning per task": [_score(each.sensitivity, each.how) for each in shared],
         "must be tuned per task": [_dimensionality(found, name) for name in names],
         "score of defaults": [_score(_whole_mean(found.defaults(name))) for name in names],

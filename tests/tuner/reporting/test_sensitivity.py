@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import ROOT
 from tests.support.made_runs import make_run
 from tuner.analysis.surrogate import Surrogate
 from tuner.comparison.results import Results, compare
@@ -108,3 +110,14 @@ def test_the_document_has_the_same_and_is_json(several: Results) -> None:
     assert set(adam["models"]) == {"mnist1d", "resnet18"}
     assert set(document["algoperf"]) == {"tuned", "defaults", "best_shared"}
     assert document["algoperf"]["best_shared"] == {"adam": None, "sgdm": None}
+
+
+def test_every_column_and_key_is_explained(several: Results) -> None:
+    page = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    heads = set(re.findall(r"^\| ([^|]+) \|", page, re.M))
+    assert set(sensitivity._columns(several.sensitivity)) <= heads
+    document = sensitivity.document(several)
+    assert document is not None
+    adam = document["optimizers"][0]
+    keys = {*document, *document["algoperf"], *adam, *next(iter(adam["models"].values()))}
+    assert keys <= set(re.findall(r"`(\w+)`", page))
