@@ -29,6 +29,10 @@ Positive = Annotated[int, Field(ge=1, lt=2**63, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
+LEARNING = ("tpe", "gp")
+"""Samplers that learn from the trials that have ended."""
+
+
 class TaskConfig(Section):
     name: str
     class_: str = Field(alias="class")

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from tuner.config.schema import Config
+from tuner.config.schema import LEARNING, Config
 
 STARTUP = 5
 """The fewest trials that a study draws at random before it learns."""
 PENDING_DIVISOR = 4
-"""By default at most a study's budget over this is asked of it before results come back."""
+"""By default at most a learning study's budget over this is asked of it before results come back."""
 SMALLEST_STACK = 8
 LADDER_FACTOR = 4
 """Sizes that are timed are the smallest stack, and each this many times the one before."""
@@ -121,8 +121,10 @@ def studies_at_once(config: Config) -> int:
 
 
 def at_once(config: Config, studies: int) -> int:
-    """The largest sensible cohort of so many studies: all workers on them together hold a quarter of each's budget."""
-    return max(1, studies * (config.search.trials // PENDING_DIVISOR) // workers(config))
+    """The largest sensible cohort of so many studies: all workers on them together hold a quarter of each's budget, or
+    all of it where nothing is learned from what has ended."""
+    learning = config.search.sampler in LEARNING
+    return max(1, studies * (config.search.trials // (PENDING_DIVISOR if learning else 1)) // workers(config))
 
 
 def to_measure(config: Config, seeds: int) -> list[int]:

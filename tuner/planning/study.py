@@ -14,11 +14,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.config.boundary import at_boundary
-from tuner.config.schema import Config
+from tuner.config.schema import LEARNING, Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
 from tuner.jobs import Job, Outcome, State
-from tuner.planning.samplers import LEARNING, draw_seed, make_sampler, sampling_seed
+from tuner.planning.samplers import draw_seed, make_sampler, sampling_seed
 from tuner.planning.study_db import STATE, OpenStorage, StudyDatabase, orphans
 from tuner.store.optuna_space import distribution, hyperparameters, params
 from tuner.store.tables import HP, Row

@@ -242,7 +242,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         patch.setattr("tuner.machine.resources.this_machine", lambda: Machine(4, 0))
-        for name in ("preflight", "run_plan"):
+        for name in ("preflight", "run_plans"):
             patch.setattr(f"tuner.execute.{name}", start)
         yield
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import tuner.console.progress
 import tuner.planning.progress
-from tuner.console.progress import LiveView, PlainView, Silence, make_view
+from tuner.console.progress import Lines, LiveView, PlainView, Silence, make_view
 from tuner.planning.progress import Progress
 from tuner.text import duration
 
