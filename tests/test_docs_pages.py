@@ -21,9 +21,9 @@ from tests.support.made_runs import make_run
 from tuner.__main__ import overview
 from tuner.comparison.results import Results, compare
 from tuner.config.layers import resolve
+from tuner.prepare import FLAG_KEYS
 from tuner.reporting.as_json import document
 from tuner.reporting.leaderboard import leaderboard
-from tuner.search import FLAG_KEYS
 from tuner.store.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -85,10 +85,7 @@ def resolve(
     _check_effect(typed, content, shared=mapping_at(content, "search", "space"))
     _check_margins(content)
     config = validated(content | {"configs": configs and str(configs.absolute())}, layers)
-    for name, optimizer in config.optimizers.items():
-        _check_defaults(name, optimizer)
-        for contained in optimizer.contains:
-            require(contained, "optimizer", known, f"optimizers.{name}.contains: ")
+    _check_optimizers(config, known)
     return config
 
 
@@ -311,6 +308,13 @@ def _check_effect(settings: dict[str, Any], content: Any, path: str = "", shared
             _check_effect(value, below, f"{path}{key}.", shared)
         elif value == {} and below:
             raise UserError(f"--set {path}{key}={{}}: has no effect; set the keys below it: {', '.join(below)}")
+
+
+def _check_optimizers(config: Config, known: list[str]) -> None:
+    for name, optimizer in config.optimizers.items():
+        _check_defaults(name, optimizer)
+        for contained in optimizer.contains:
+            require(contained, "optimizer", known, f"optimizers.{name}.contains: ")
 
 
 def _check_defaults(name: str, optimizer: OptimizerConfig) -> None:

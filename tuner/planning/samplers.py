@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
+
 def sampling_seed(task: str | None, search_seed: int) -> int:
     """By which a study draws: tasks do not share their luck, optimizers of a task do.
 

@@ -29,6 +29,10 @@ BOTH: dict[str, tuple[Any, list[str]]] = {
 }
 SEARCH = BOTH | {
     "task": ("mnist1d", ["--task", "mnist1d"]),
+    "suite": ("core", ["--suite", "core"]),
+    "only": (["mnist1d"], ["--only", "mnist1d"]),
+    "add_optimizer": (["sgd"], ["--add-optimizer", "sgd"]),
+    "against": (Path("runs/other"), ["--against", "runs/other"]),
     "optimizers": (["adam", "sgd"], ["--optimizers", "adam", "sgd"]),
     "trials": (7, ["--trials", "7"]),
     "preset": ("smoke", ["--preset", "smoke"]),
@@ -153,7 +157,7 @@ def test_several_settings_nested_ones_among_them() -> None:
 @pytest.mark.parametrize(
     ("keywords", "said"),
     [
-        ({"trails": 3}, "unknown argument 'trails'; did you mean 'trials'? (valid: task, optimizers, trials, "),
+        ({"trails": 3}, "unknown argument 'trails'; did you mean 'trials'? (valid: task, suite, only, optimizers, trials, "),
         ({"gpus-per-trial": 1}, "unknown argument 'gpus-per-trial'; did you mean 'gpus_per_trial'? (valid: "),
         ({"json": True}, "unknown argument 'json' (valid: "),
         ({"help": True}, "unknown argument 'help' (valid: "),

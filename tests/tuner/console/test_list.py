@@ -137,7 +137,7 @@ def test_a_wrong_about_is_refused(own: Path) -> None:
     write(own, "tasks/mine.yaml", TASK | {"about": {"paramters": 1}})
     assert refusal("tasks", "--configs", own) == (
         f"{own}/tasks/mine.yaml: about: unknown key 'paramters'; did you mean 'parameters'? "
-        "(valid: model, parameters, minutes)"
+        "(valid: model, parameters, minutes, reference)"
     )
 
 

@@ -226,7 +226,7 @@ def test_a_trial_is_a_row_of_trials_csv(run: Run) -> None:
     plan.record([(job, ended(job))])
     (row,) = run.trials().to_dict("records")
     assert math.isnan(row.pop("hp.kind"))  # not a hyperparameter of this optimizer
-    assert math.isnan(row.pop("error")) and math.isnan(row.pop("code"))
+    assert all(math.isnan(row.pop(column)) for column in ("error", "code", "borrowed"))
     assert row == {"task": "blobs", "optimizer": "one", "study": 0, "trial": 0, "state": "complete", "value": loss(job),
                    "seed": SEED, "steps": 8, "seconds": 0.5, "cohort": 1, "hp.lr": 0.5}  # fmt: skip
 
@@ -236,7 +236,7 @@ def test_a_retrained_seed_is_a_row_of_seeds_csv(run: Run) -> None:
     rows = run.seeds().drop(columns="error").to_dict("records")
     assert [(row["optimizer"], row["seed"]) for row in rows] == [("one", 2), ("one", 4), ("two", 2), ("two", 4)]
     job = next(job for job in jobs if (job.optimizer, job.seed) == ("two", 2))
-    assert math.isnan(rows[2].pop("code"))  # that of the run's beginning
+    assert math.isnan(rows[2].pop("code")) and math.isnan(rows[2].pop("borrowed"))  # that of the run's beginning
     assert rows[2] == {
         "task": "blobs", "optimizer": "two", "study": 0, "seed": 2, "status": "complete", "train_loss": 2.0,
         "val_loss": loss(job),

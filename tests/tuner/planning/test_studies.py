@@ -298,7 +298,7 @@ def test_a_study_learns_from_the_most_of_its_results_however_many_workers_there_
 ) -> None:
     """No study waits for more than a quarter of its budget, beside what is drawn at random and what workers who take
     one trial each make it."""
-    asked = run_config({"one": OPTIMIZERS["one"]}, studies=studies, trials=trials, concurrent=workers)
+    asked = run_config({"one": OPTIMIZERS["one"]}, studies=studies, trials=trials, concurrent=workers, sampler="tpe")
     sizes = CohortSizes(asked, {"one": {1: 1.0, **times}}, 1)
     search = Search.__new__(Search)
     search.config, search.sizes = asked, sizes
