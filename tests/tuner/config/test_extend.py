@@ -30,7 +30,7 @@ CHANGES: dict[str, Any] = {
     "optimizers.two.defaults": [{"lr": 0.5}], "train.epochs": 2, "train.batch_size": 4, "train.evaluations": 2,
     "train.schedule": "cosine", "train.final_lr": 0.5, "train.warmup_epochs": 1.0, "train.clip_grad_norm": 1.0,
     "train.precision": "bf16", "train.channels_last": True, "train.compile": True, "train.deterministic": True,
-    "search.seed": SEED + 1, "search.sampler": "tpe", "search.scheduler": "asha", "retrain.epochs": 3,
+    "search.seed": SEED + 1, "search.sampler": "tpe", "search.draws": "shared", "search.scheduler": "asha", "retrain.epochs": 3,
     "optimizers.one.contains": ["two"], "optimizers.two.contains": ["one"],
     "search.space": {"n": {"low": 0.0, "high": 1.0}},
     "report.baseline": "one", "report.metric": "test_loss", "report.test": "wilcoxon", "report.alpha": 0.01,

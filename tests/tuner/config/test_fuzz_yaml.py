@@ -254,7 +254,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*args: Any) -> NoReturn:
         raise UserError("now it would start")
 
-    for name in ("preflight", "run_plan"):
+    for name in ("preflight", "run_plans"):
         monkeypatch.setattr(f"tuner.execute.{name}", stop)
 
 
