@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.splits import first_of_each_class, hold_out
+from tasks.splits import first_of_each_class, hold_out, in_turn
 from tests.support.examples import examples
 
 several_rows_each = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(lambda half: np.array(half + half[::-1]))
@@ -86,3 +86,12 @@ def test_a_larger_subset_has_the_smaller_in_it_and_classes_differ_by_one_row_at_
 @pytest.mark.parametrize("rows", [None, 9, 10])
 def test_a_subset_of_all_rows_is_all_of_them_in_order(rows):
     assert first_of_each_class(np.array([0, 1, 0, 0, 1, 1, 0, 1, 1]), rows).tolist() == list(range(9))
+
+
+@examples(50)
+@given(st.integers(0, 60))
+def test_of_every_five_rows_three_train_one_validates_and_one_tests(rows):
+    parts = in_turn(rows)
+    assert sorted(row for part in parts.values() for row in part) == list(range(rows))
+    for row in range(rows):
+        assert row in parts[["train", "train", "train", "val", "test"][row % 5]]
