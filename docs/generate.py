@@ -127,13 +127,14 @@ def preset(task_name: str, name: str, content: dict[str, Any], minutes: float) -
     config = resolve({"task.name": task_name, "preset": name})
     train = config.train
     clip = f", gradient norm at most {train.clip_grad_norm:g}" if train.clip_grad_norm else ""
+    average = f", weights averaged with decay {train.ema:g}" if train.ema else ""
     schedule = f", {train.schedule} to {train.final_lr:g}" if train.schedule != "constant" else ""
     studies = f"{config.search.studies} x " if config.search.studies > 1 else ""
     changes = {f"task.args.{k}": v for k, v in content.get("task", {}).get("args", {}).items()}
     for optimizer, changed in content.get("optimizers", {}).items():
         changes |= {f"{optimizer} {key}": value for key, value in changed["args"].items()}
     return (
-        f"| {name} | {train.epochs} epochs of batches of {train.batch_size}{schedule}{clip} "
+        f"| {name} | {train.epochs} epochs of batches of {train.batch_size}{schedule}{clip}{average} "
         f"| {studies}{config.search.trials} "
         f"| {config.retrain_epochs} epochs, {studies}{len(config.retrain.seeds)} seeds "
         f"| {minutes_text(minutes)} | {settings(changes)} |"

@@ -31,6 +31,7 @@ class EngineOptions(Section):
         final_lr: where a schedule other than constant ends, as a fraction of the learning rate.
         warmup_epochs: epochs, or a fraction of one, of linear increase from 0; or a share of the run, "5%".
         clip_grad_norm: bound on the norm of the gradient over all parameters.
+        ema: decay of an average of the weights that evaluations see: see ``training.averaging``.
         precision: "fp32"; "tf32", matrix products and convolutions on a GPU in TF32; "bf16", autocast to bfloat16 but
             for steps that estimate curvature from the forward pass.
         channels_last: memory format of the weights of convolutions and of images.
@@ -43,6 +44,7 @@ class EngineOptions(Section):
     final_lr: Annotated[float, Field(ge=0, le=1)] = 0.1
     warmup_epochs: Annotated[float | str, PlainValidator(_epochs_or_share)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False

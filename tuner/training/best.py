@@ -125,6 +125,7 @@ class Best:
             f"warm-up over {warm_up} {'of the run' if isinstance(warm_up, str) else 'epochs'}": warm_up,
             f"{SCHEDULES.get(engine.schedule)} to {engine.final_lr} of the learning rate": engine.schedule in SCHEDULES,
             f"gradient norm at most {engine.clip_grad_norm}": engine.clip_grad_norm,
+            f"moving average of the weights with decay {engine.ema}, which was evaluated": engine.ema,
             f"precision {engine.precision}": engine.precision != "fp32",
             "channels_last": engine.channels_last,
             "torch.compile": engine.compile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
 from tasks.base import Batch, Task
+from tuner.training.averaging import Averages
 from tuner.training.closures import Closures, takes_closure
 from tuner.training.engine import Engine, Runner
 from tuner.training.loop import Lockstep, all_batches, copy_tensors, drained, in_lockstep
@@ -89,6 +91,8 @@ class Trainer(Lockstep):
         elif takes_closure(self.optimizer):
             self._kind_of_step, self._closures = self._closure_step, Closures(params)
         self.clip_grad_norm = engine.clip_grad_norm
+        self._params = params
+        self._averages = None if engine.ema is None else Averages(engine.ema, params)
         self._mode = ""
 
     def batches(self, epochs: int) -> Iterator[Batch]:
@@ -101,6 +105,7 @@ class Trainer(Lockstep):
             "model": [tensor.detach() for tensor in (*model.parameters(), *model.buffers())],
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "averages": None if self._averages is None else self._averages.state(),
         }
 
     def restore_own(self, state: dict[str, Any]) -> None:
@@ -110,12 +115,16 @@ class Trainer(Lockstep):
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        if self._averages is not None:
+            self._averages.restore(state["averages"])
 
     def step(self, batch: Batch) -> Tensor:
         self._optimizer_mode("train")
         loss = self._kind_of_step(batch)
         if self.scheduler is not None:
             self.scheduler.step()
+        if self._averages is not None:
+            self._averages.update(self._params)
         return loss
 
     def _curvature_step(self, batch: Batch) -> Tensor:
@@ -157,11 +166,19 @@ class Trainer(Lockstep):
         return self.runner.exact, self.optimizer
 
     def evaluate_member(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-        metrics = evaluate(self.task, self.runner.evaluated, splits)
+        with self._evaluated_weights():
+            metrics = evaluate(self.task, self.runner.evaluated, splits)
         diagnostics: dict[str, float] = {}
         if isinstance(self.optimizer, CurvatureOptimizer) and self.steps:
             diagnostics = {name: float(value) for name, value in self.optimizer.diagnostics().items()}
         return metrics, diagnostics
+
+    def weights(self, member: int) -> dict[str, Tensor]:
+        with self._evaluated_weights():
+            return super().weights(member)
+
+    def _evaluated_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._averages is None else self._averages.in_place_of(self._params)
 
     def _optimizer_mode(self, mode: str) -> None:
         """Schedule-free optimizers keep the weights to evaluate apart from those to train, and must be told."""

@@ -15,12 +15,14 @@ from optimizers import CurvatureOptimizer
 from optimizers.stacking.optimizer import StackedOptimizer
 from optimizers.stacking.rule import stack_key
 from tasks.base import Task
+from tuner.training.averaging import Averages
 from tuner.training.engine import Engine
 from tuner.training.loop import Lockstep, Yielded, all_batches, copy_tensors, in_lockstep
 from tuner.training.metrics import evaluate
 from tuner.training.records import NEVER, Analyze, Budget, Evaluation, Result, Saving, Snapshot
 from tuner.training.single import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
 from tuner.training.stacked_model import AtBatch, StackBatch, StackedModel
+from tuner.training.weights import weights_of
 
 WORTH_DROPPING = 1 / 16
 """The share of a stack that must have diverged for the rest to go on as a smaller one, which is recorded anew."""
@@ -167,6 +169,7 @@ class Stack(Lockstep):
         torch.manual_seed(members[0].seed)  # dropout
         scheduled = any(own.scheduled for own in self.engines)
         self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=scheduled)
+        self._averages = None if engine.ema is None else Averages(engine.ema, self.model.params)
         self._settle_training()
         self._evaluations = 0
         self._first_metrics: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
@@ -187,6 +190,8 @@ class Stack(Lockstep):
     def step(self, batch: StackBatch) -> Tensor:
         losses = self.optimizer.step(AtBatch(self.model, batch), self._lr_factor(), self._max_grad_norm)
         self.nominal_grad_equivalents = self.optimizer.grad_equivalents
+        if self._averages is not None:
+            self._averages.update(self.model.params)
         if len(self.active) < len(self.stacked):
             losses = losses[[self.stacked.index(member) for member in self.active]]
         return losses
@@ -220,6 +225,7 @@ class Stack(Lockstep):
             "model": model,
             "optimizer": self.optimizer.state_dict(),
             "evaluations": self._evaluations,
+            "averages": None if self._averages is None else self._averages.state(),
         }
 
     def restore_own(self, state: dict[str, Any]) -> None:
@@ -227,6 +233,8 @@ class Stack(Lockstep):
         copy_tensors(state["model"], [*self.model.params, *self.model.buffers])
         self.optimizer.load_state_dict(state["optimizer"])
         self._evaluations = state["evaluations"]
+        if self._averages is not None:
+            self._averages.restore(state["averages"])
 
     def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:
         self._evaluations += 1
@@ -244,7 +252,7 @@ class Stack(Lockstep):
         first = (self.seeds[member], splits)
         if self.steps == 0 and first in self._first_metrics:
             return self._first_metrics[first], {}
-        self.model.load(row)
+        self._load_evaluated(row)
         metrics = evaluate(self.task, self.model.runner.evaluated, splits)
         if self.steps == 0:
             self._first_metrics[first] = metrics
@@ -253,6 +261,14 @@ class Stack(Lockstep):
             return metrics, {}
         optimizer = cast(CurvatureOptimizer, self.optimizer.member_optimizer(row))
         return metrics, {name: float(value) for name, value in optimizer.diagnostics().items()}
+
+    def weights(self, member: int) -> dict[str, Tensor]:
+        self._load_evaluated(self.stacked.index(member))
+        return weights_of(self.model.runner.exact)
+
+    def _load_evaluated(self, row: int) -> None:
+        """Make the ordinary network a view of a member as it is evaluated."""
+        self.model.load(row, None if self._averages is None else self._averages.tensors)
 
     def retire(self, why: Mapping[int, str]) -> None:
         """Those that retire stay in the stack, and are evaluated no more, until enough have."""
@@ -267,6 +283,8 @@ class Stack(Lockstep):
         rows = torch.tensor([self.stacked.index(member) for member in members], device=self.task.device)
         self.model.keep(rows)
         self.optimizer.keep(rows, self.model.params)
+        if self._averages is not None:
+            self._averages.keep(rows)
         self.stacked = list(members)
         self._settle_training()
 

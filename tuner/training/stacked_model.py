@@ -54,15 +54,19 @@ class StackedModel:
         self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
         self._graphs: dict[Any, Traced] = {}
 
-    def load(self, row: int) -> None:
+    def load(self, row: int, params: Sequence[Tensor] | None = None) -> None:
         """Make the ordinary network a view of a member.
+
+        Args:
+            params: what to take in place of the stack's own, (members, ...) each.
 
         Raises:
             ValueError: it has replaced a buffer.
         """
         if [*map(id, self.runner.exact.buffers())] != [*map(id, self.own_buffers)]:
             raise ValueError("the network replaces a buffer instead of changing it in row")
-        for own, stack in zip([*self.own_params, *self.own_buffers], [*self.params, *self.buffers], strict=True):
+        stacked = [*(self.params if params is None else params), *self.buffers]
+        for own, stack in zip([*self.own_params, *self.own_buffers], stacked, strict=True):
             own.data = stack.data[row]
 
     def keep(self, rows: Tensor) -> None:

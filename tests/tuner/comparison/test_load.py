@@ -267,7 +267,7 @@ def test_each_of_many_runs_of_one_name_has_a_name_of_its_own(made: Run, tmp_path
     ("old", "new"),
     [("  dataset: mnist1d\n", "  dataset: other\n"), ("  batch_size: 32\n", "  batch_size: 64\n"),
      ("  metric: val_loss\n", "  metric: val_acc\n"), ("  schedule: constant\n", "  schedule: cosine\n"),
-     ("  epochs: 10\n  batch", "  epochs: 11\n  batch")],
+     ("  epochs: 10\n  batch", "  epochs: 11\n  batch"), ("  ema: null\n", "  ema: 0.99\n")],
 )  # fmt: skip
 def test_what_keeps_runs_apart(run: Run, old: str, new: str) -> None:
     second = copied(run, run.path.with_name("second"))

@@ -242,11 +242,11 @@ def test_numbers_are_equal_to_the_bit_and_odd_names_are_given(own: Path) -> None
 
 def test_what_the_lines_do_not_do_is_said_where_it_is_not_the_default(own: Path) -> None:
     spec = {"class": "torch.optim.SGD", "space": LR}
-    engine = {"schedule": "cosine", "final_lr": 0.1, "warmup_epochs": 0.5, "clip_grad_norm": 1.0, "precision": "bf16"}
+    engine = {"schedule": "cosine", "final_lr": 0.1, "warmup_epochs": 0.5, "clip_grad_norm": 1.0, "ema": 0.99}
     last = best(own, spec, {"lr": 0.1}, **engine).code().splitlines()[-1]
     assert last == (
         "# trained with: warm-up over 0.5 epochs, cosine schedule to 0.1 of the learning rate, gradient norm at most "
-        "1.0, precision bf16"
+        "1.0, moving average of the weights with decay 0.99, which was evaluated"
     )
 
 

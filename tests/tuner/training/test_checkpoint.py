@@ -32,7 +32,10 @@ from tuner.training.records import Budget, Evaluation, NotRestoredError, Result,
 from tuner.training.single import Trainer, training
 
 BUDGET = Budget(epochs=3, evaluations=5, test=True)  # looks after steps 3, 5, 8, 10 and 12; an epoch has 4
-ENGINES = {"constant": Engine(), "changing": Engine(schedule="cosine", warmup_epochs=0.5, clip_grad_norm=0.5)}
+ENGINES = {
+    "constant": Engine(),
+    "changing": Engine(schedule="cosine", warmup_epochs=0.5, clip_grad_norm=0.5, ema=0.9),
+}
 NOT_PLAIN = {"shampoo"}  # its state holds classes of its own
 Start = Callable[[Saving], Generator[Any, None, Any]]
 

@@ -24,7 +24,10 @@ from tuner.training.stack import Member
 
 BUDGET = Budget(epochs=4, evaluations=5, test=True)  # looks after steps 4, 7, 10, 13 and 16; an epoch has 4
 SNAPSHOTS = [2, 4, 6, 7, 9, 10, 12, 13, 15, 16]
-ENGINES = {"constant": Engine(), "changing": Engine(schedule="cosine", warmup_epochs=0.5, clip_grad_norm=0.5)}
+ENGINES = {
+    "constant": Engine(),
+    "changing": Engine(schedule="cosine", warmup_epochs=0.5, clip_grad_norm=0.5, ema=0.9),
+}
 SEEDS = {"same seed": (7, 7, 7), "own seeds": (0, 1, 2), "two seeds": (3, 4, 3)}
 Start = Callable[[Saving], Generator[Any, None, list[Result]]]
 Curves = dict[int, list[Evaluation]]
