@@ -6,7 +6,7 @@ exact, one forward pass without nested differentiation, so that what is trained 
 by the weights as any other network.
 
 Source: Li et al., "A computational framework for neural network-based variational Monte Carlo with forward Laplacian",
-Nature Machine Intelligence 6, 2024, equations 5 and 6.
+Nature Machine Intelligence 6, 2024.
 """
 
 from __future__ import annotations

@@ -29,11 +29,11 @@ BOUND = 10.0  # times the loss of u = 0
 class PoissonPINN(Task):
     """A 2-32-32-1 tanh perceptron u (1,185 parameters) for -Laplacian u = f in the unit square, u = 0 on its boundary.
 
-    The solution is sin(pi x) sin(pi y) + sin(2 pi x) sin(3 pi y) / 4, which no training loss knows but on the
-    boundary: it is the mean square, over points, of (Laplacian u + f) / rms(f) inside and of u there. 1,024 points
-    inside and 256 on the boundary train, 512 and 128 validate, as many test: drawn uniformly, once for all seeds.
-    Outputs are u and its Laplacian, see ``tasks.forward_laplacian``. Metrics: loss, l2 (the norm of u less the solution
-    over the split's points, relative to the solution's).
+    The solution is sin(pi x) sin(pi y) + sin(2 pi x) sin(3 pi y) / 4. The loss, which does not know it, is the mean
+    square over points of (Laplacian u + f) / rms(f) inside and of u on the boundary. 1,024 points inside and 256 on the
+    boundary train, 512 and 128 validate, as many test: drawn uniformly, once for all seeds. Outputs are u and its
+    Laplacian, see ``tasks.forward_laplacian``. Metrics: loss, l2 (the norm of u less the solution over the split's
+    points, relative to the solution's).
     """
 
     def load(self, data_dir: Path | None) -> Data:
