@@ -18,7 +18,7 @@ PIPED_WIDTH = 10_000
 """Of a file or a pipe: no line is broken."""
 WIDE = 120
 """Columns from which on headings are not broken."""
-LEAST_WIDTH = 16
+LEAST_WIDTH = 11
 """Of a column that gives way; in a terminal too narrow for it, the terminal breaks the lines."""
 DAY_MIN = 24 * 60
 NO_SUITES = "no suites: there are no YAML files in configs/suites"
