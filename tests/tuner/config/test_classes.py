@@ -229,7 +229,7 @@ def test_the_engine_is_what_the_train_section_says() -> None:
 def test_an_unknown_dataset_is_refused_with_the_nearest_if_one_is_near(dataset: str, near: bool) -> None:
     text = refusal(check_dataset, with_task(dataset=dataset))
     meant = "; did you mean 'mnist1d'?" if near else ""
-    assert text == f"unknown dataset {dataset!r} of mnist1d{meant} (valid: mnist1d)"
+    assert text == f"unknown dataset {dataset!r} of mnist1d{meant} (valid: mnist1d, mnist1d_4000)"
 
 
 def test_an_unknown_dataset_is_refused_by_name_before_the_tasks_own_check() -> None:

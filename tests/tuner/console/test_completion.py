@@ -59,21 +59,21 @@ def words(folder: Path, line: str) -> list[str]:
     ("line", "expected"),
     [
         ("re", ["retrain", "report"]),
-        ("search --task mn", ["mnist1d"]),
-        ("search --task=mn", ["--task=mnist1d"]),
+        ("search --task t", ["tabular_mlp", "transformer"]),
+        ("search --task=tr", ["--task=transformer"]),
         ("search --task ", available("tasks")),
         ("search --optimizers sgd ada", ["adabelief", "adahessian", "adam", "adam_full", "adamw", "adan"]),
         ("search --task mnist1d --preset ", ["default", "paper", "smoke"]),
         ("search --sampler ", ["gp", "qmc", "random", "tpe"]),
         ("search --scheduler ", ["asha", "fifo"]),
         ("search --tracker ", ["mlflow", "tensorboard", "wandb"]),
-        (f"{SEARCH} --set train.e", ["train.ema=", "train.epochs=", "train.evaluations="]),
+        (f"{SEARCH} --set train.e", ["train.epochs=", "train.evaluations="]),
         (f"{SEARCH} --set train.epochs=1 optimizers.adam.args.e", ["optimizers.adam.args.eps="]),
         (f"{SEARCH} --set optimizers.sgd.space.lr.l", [f"optimizers.sgd.space.lr.{key}=" for key in ("log", "low")]),
         ("search --keep", ["--keep-weights"]),
         ("retrain mine --keep", ["--keep-weights"]),
         ("list op", ["optimizers"]),
-        ("list mn", ["mnist1d"]),
+        ("list tra", ["transformer"]),
     ],
 )
 def test_a_line_goes_on_with(folder: Path, line: str, expected: list[str]) -> None:
@@ -136,9 +136,9 @@ def test_it_takes_no_time_and_imports_nothing_heavy(folder: Path) -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes(folder: Path) -> None:
     """As bash calls what `eval "$(register-python-argcomplete tuner)"` defines."""
-    line = "tuner search --task mni"
+    line = "tuner search --task tra"
     script = f"{argcomplete.shellcode(['tuner'])}\nCOMP_LINE='{line}' COMP_POINT={len(line)} COMP_TYPE=9\n"
     script += "_python_argcomplete tuner\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n"
     env = environment(PATH=f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     done = subprocess.run(["bash", "-c", script], env=env, cwd=folder, capture_output=True, text=True, check=False)
-    assert (done.stdout.split(), done.stderr) == (["mnist1d"], "")
+    assert (done.stdout.split(), done.stderr) == (["transformer"], "")
