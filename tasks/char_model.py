@@ -1,0 +1,78 @@
+"""A small recurrent model that predicts the next byte of a text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tasks.base import Task, check_sizes
+from tasks.corpora import read_corpus
+from tasks.recurrent import GRU
+from tasks.transformer import TextData, windows
+
+WIDTH, HIDDEN = 16, 48
+
+
+class CharModel(Task):
+    """A GRU of 48 units over embeddings of width 16 and a linear map to the next byte (26,144 parameters).
+
+    Cross-entropy over every byte of windows that follow each other in the text and do not overlap; the state begins
+    each window at 0. A rest shorter than a window is left out. Metrics: loss (in nats per byte), acc, ppl = exp(loss).
+
+    Source: Graves, "Generating sequences with recurrent neural networks", 2013 (arXiv 1308.0850), in small; Cho et
+    al., 2014 (arXiv 1406.1078), for the units.
+
+    Args:
+        dataset: stdlib, the bytes of Python's own source, of which each version of Python has its own; or bytes of a
+            text file, or of a folder with train.txt, valid.txt and test.txt.
+        length: bytes in a window.
+        tokens: train on the first so many bytes of the training text; None: on all.
+        held_out_tokens: validate and test on the first so many of their texts; None: on all.
+
+    Raises:
+        ValueError: a size is not a whole number of at least 1.
+    """
+
+    evaluation_rows = 512
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        length: int,
+        tokens: int | None = None,
+        held_out_tokens: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset=dataset, **kwargs)
+        limits = {"tokens": tokens, "held_out_tokens": held_out_tokens}
+        check_sizes(length=length, **{name: limit for name, limit in limits.items() if limit is not None})
+        self.length = length
+        self.limits = limits
+
+    def load(self, data_dir: Path | None) -> TextData:
+        corpus = read_corpus(str(self.dataset), data_dir, **self.limits)
+        for split, stream in corpus.streams.items():
+            if len(stream) <= self.length:
+                raise ValueError(
+                    f"{corpus.name}: {split} has {len(stream)} bytes, too few for one window; expected at least "
+                    f"{self.length + 1}, length {self.length} and the byte after it"
+                )
+        self.kinds = len(corpus.symbols)
+        self.worst = {"loss": 10 * math.log(self.kinds), "acc": 1 / self.kinds, "ppl": float(self.kinds)}
+        splits = {split: windows(stream, self.length) for split, stream in corpus.streams.items()}
+        return TextData(corpus.name, splits, corpus.source, streams=corpus.streams)
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(nn.Embedding(self.kinds, WIDTH), GRU(WIDTH, HIDDEN), nn.Linear(HIDDEN, self.kinds))
+
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        loss = self.criterion(outputs, targets).double()
+        hits = (outputs.argmax(dim=2) == targets).double().mean()
+        return {"loss": loss.item(), "acc": hits.item(), "ppl": loss.exp().item()}
