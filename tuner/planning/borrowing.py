@@ -63,11 +63,12 @@ def borrowed(config: Config, lenders: Sequence[Run], data: Mapping[str, Any], co
     loans: dict[str, Loan] = {}
     specs: dict[str, Any] = {}
     remarks: list[str] = []
+    refused: list[str] = []
     for lender in lenders:
         theirs, env = lender.config(), lender.env() if lender.has_env() else {}
         unlike = next(_unlike(config, theirs, data, env, code), None)
         if unlike is not None:
-            remarks.append(f"nothing is borrowed from {lender.path}: {unlike}")
+            refused.append(f"nothing is borrowed from {lender.path}: {unlike}")
             continue
         known = differences(env.get("code") or {}, code, ("there", "here"))
         marked = mark(env["code"]) if known else ""
@@ -79,7 +80,7 @@ def borrowed(config: Config, lenders: Sequence[Run], data: Mapping[str, Any], co
             elif not why and name not in loans:
                 loans[name] = Loan(name, lender, marked)
                 specs[name] = theirs.optimizers[name].model_dump(by_alias=True)
-    return Loans(_with(config, specs), list(loans.values()), remarks)
+    return Loans(_with(config, specs), list(loans.values()), remarks or ([] if loans else refused))
 
 
 def _unlike(

@@ -22,11 +22,12 @@ from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
 from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
 from tuner.reporting.numbers import number_or_infinity, percent, with_interval
 from tuner.reporting.subject import answer_is_about, luck_of_search
-from tuner.reporting.verdicts import verdict
+from tuner.reporting.verdicts import overall, verdict
 from tuner.text import number, p_value
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_UNFOLDED = 12
+MOST_NAMED = 4
 
 
 def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> str:
@@ -57,6 +58,7 @@ def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> st
         several=len(tasks) > 1,
         overall=_overall(results),
         matrix=_matrix(results, shades) if len(tasks) > 1 else None,
+        lines=[overall(results, name) for name in results.optimizers] if len(tasks) > 1 else [],
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
         across=results.across and _across(results.across, drawings.across, drawn, shades),
@@ -78,10 +80,11 @@ def _swatch(index: int) -> dict[str, str]:
 
 
 def _title(results: Results) -> str:
-    tasks = ", ".join(dict.fromkeys(task.comparison.task for task in results.tasks))
+    names = list(dict.fromkeys(task.comparison.task for task in results.tasks))
+    tasks = ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} tasks"
     baselines = list(dict.fromkeys(task.comparison.baseline for task in results.tasks))
     others = [name for name in results.optimizers if name not in baselines]
-    shown = ", ".join(others) if len(others) <= 3 else f"{len(others)} optimizers"
+    shown = ", ".join(others) if len(others) < MOST_NAMED else f"{len(others)} optimizers"
     return f"{shown} against {', '.join(baselines)} on {tasks}" if others else f"{', '.join(baselines)} on {tasks}"
 
 

@@ -25,6 +25,8 @@ from tuner.text import number, p_value
 
 ABOUT = 1.05
 """A ratio of times of which nobody cares."""
+MOST_NAMED = 4
+"""Tasks that a sentence names without counting them."""
 VERDICTS = get_args(stats.Verdict)
 
 
@@ -222,7 +224,11 @@ def overall(results: Results, optimizer: str) -> str:
     by_word = by_verdict(results, optimizer)
     if not by_word:
         return f"{optimizer} {without_verdict(results, optimizer)}."
-    parts = "; ".join(f"{word}{',' * (',' in word)} on {', '.join(tasks)}" for word, tasks in by_word.items())
+    many = f" of {sum(map(len, by_word.values()))} tasks" if len(results.tasks) > MOST_NAMED else ""
+    parts = "; ".join(
+        f"{word}{',' * (',' in word)} on {f'{len(tasks)}{many}: ' * bool(many)}{', '.join(tasks)}"
+        for word, tasks in by_word.items()
+    )
     return f"{optimizer} against {baselines(results)}: {parts} (Holm-corrected over {results.family} contrasts)."
 
 

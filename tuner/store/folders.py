@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     pass
 
 
+SUITE_FILE = "suite.yaml"
+"""In the folder of a suite, beside its runs."""
 LONGEST_NAME = 255  # bytes, on all common file systems
 
 

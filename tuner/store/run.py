@@ -37,7 +37,7 @@ from tuner.store.columns import (
     TRIAL_IDENTITY,
 )
 from tuner.store.files import append, whole_lines, write_whole
-from tuner.store.folders import check_creatable, check_files, numbered, renamed
+from tuner.store.folders import SUITE_FILE, check_creatable, check_files, numbered, renamed
 from tuner.store.json_files import read_json, write_json
 from tuner.store.json_shapes import Best, Env, Status, first_error, is_finite, remove
 from tuner.store.kept_weights import KeptWeights
@@ -112,6 +112,9 @@ class Run:
         Raises:
             UserError: the path is not a run directory, or has something else where files are.
         """
+        if os.path.isfile(path / SUITE_FILE):
+            runs = ", ".join(sorted(each.parent.name for each in path.glob("*/config.yaml")))
+            raise UserError(f"{path}: is the folder of a suite; name one of its runs: {runs}")
         if not os.path.isfile(path / "config.yaml"):
             raise UserError(f"{path}: not a run directory, it has no config.yaml")
         check_files(path)

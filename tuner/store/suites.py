@@ -14,14 +14,12 @@ import yaml
 
 from tuner.errors import UserError, nearest
 from tuner.store.files import write_whole
-from tuner.store.folders import check_creatable, numbered, renamed
+from tuner.store.folders import SUITE_FILE, check_creatable, numbered, renamed
 from tuner.store.run import Run
 
 if TYPE_CHECKING:
     from tuner.config.schema import Config
     from tuner.config.suites import SuiteFile
-
-FILE = "suite.yaml"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Suite:
                 "targets": file.targets,
                 "tasks": list(configs),
             }
-            write_whole(partial / FILE, yaml.safe_dump(about, sort_keys=False))
+            write_whole(partial / SUITE_FILE, yaml.safe_dump(about, sort_keys=False))
             return cls.open(renamed(partial, numbered(path) if another else iter([path])))
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -80,10 +78,12 @@ class Suite:
             UserError: the path is not the folder of a suite, or lacks a run.
         """
         try:
-            about = yaml.safe_load((path / FILE).read_text(encoding="utf-8"))
+            about = yaml.safe_load((path / SUITE_FILE).read_text(encoding="utf-8"))
             name, tasks, targets = str(about["suite"]), [str(entry) for entry in about["tasks"]], about.get("targets")
         except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{path / FILE}: cannot be read as that of a suite ({type(error).__name__})") from None
+            raise UserError(
+                f"{path / SUITE_FILE}: cannot be read as that of a suite ({type(error).__name__})"
+            ) from None
         return cls(path, name, {entry: Run.open(path / entry) for entry in tasks}, targets)
 
     def only(self, entries: Iterable[str]) -> dict[str, Run]:
@@ -119,7 +119,7 @@ def check_task(entry: str, known: Iterable[str]) -> None:
 
 def is_suite(path: Path) -> bool:
     """Whether this is the folder of a suite."""
-    return os.path.isfile(path / FILE)  # unlike Path's, false for a name that no file can have
+    return os.path.isfile(path / SUITE_FILE)  # unlike Path's, false for a name that no file can have
 
 
 def folder_of_suite(paths: Sequence[Path]) -> Path | None:
