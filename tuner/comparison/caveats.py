@@ -10,10 +10,12 @@ from typing import Any, Literal, get_args
 from tuner.analysis import across_tasks, searches
 from tuner.analysis.paired import power
 from tuner.analysis.rules import FEWEST_PAIRS
+from tuner.comparison.across import FEW_TASKS, Across
 from tuner.comparison.comparison import Comparison, machine
 from tuner.comparison.inclusion import failures
 from tuner.comparison.longer import meanwhile
-from tuner.comparison.results import FEW_TASKS, Across, Results, TaskResults
+from tuner.comparison.results import Results
+from tuner.comparison.task_results import TaskResults
 from tuner.comparison.tuned_training import tuned_alike, tuned_training
 from tuner.config.declared import E_PROCESS
 

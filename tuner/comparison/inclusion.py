@@ -10,7 +10,7 @@ import pandas as pd
 from tuner.analysis import stats
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
-from tuner.comparison.results import TaskResults
+from tuner.comparison.task_results import TaskResults
 
 
 def failed_search(comparison: Comparison, contrast: Contrast) -> str | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from tuner.comparison.results import Results, TaskResults
+from tuner.comparison.results import Results
+from tuner.comparison.task_results import TaskResults
 from tuner.reporting.leaderboard import leaderboard
 from tuner.reporting.verdicts import verdicts
 

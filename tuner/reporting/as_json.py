@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.comparison.across import Across
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.inclusion import failures
-from tuner.comparison.results import HIDDEN, Across, Results, TaskResults
+from tuner.comparison.results import HIDDEN, Results
+from tuner.comparison.task_results import TaskResults
 from tuner.reporting import looks, sensitivity
 from tuner.reporting.caveats import caveat_sentences, grouped
 from tuner.reporting.subject import answer_is_about

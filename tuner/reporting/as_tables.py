@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tuner.analysis.rules import TESTS
-from tuner.comparison.results import Results, TaskResults
+from tuner.comparison.results import Results
+from tuner.comparison.task_results import TaskResults
 from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.leaderboard import (
     counted,

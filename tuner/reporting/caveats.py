@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tuner.analysis.rules import FEWEST_PAIRS, TESTS, Test
+from tuner.comparison.across import FEW_TASKS
 from tuner.comparison.caveats import KINDS, Caveat, Kind, caveats
-from tuner.comparison.results import FEW_TASKS, Results
+from tuner.comparison.results import Results
 from tuner.reporting.numbers import percent, result
 from tuner.text import number
 

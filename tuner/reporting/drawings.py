@@ -16,8 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tuner.analysis import curves, searches, units
+from tuner.comparison.across import Across
 from tuner.comparison.contrast import Contrast
-from tuner.comparison.results import CLOCKS, Across, Results, TaskResults
+from tuner.comparison.results import Results
+from tuner.comparison.task_results import CLOCKS, TaskResults
 from tuner.figures import lines, over_lr, pairs, ranks, svg
 from tuner.figures import searches as search_figures
 from tuner.reporting import sensitivity, tuning

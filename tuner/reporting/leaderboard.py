@@ -12,7 +12,7 @@ from typing import Any
 
 from tuner.analysis.units import PLURALS, Unit
 from tuner.comparison.contrast import Contrast
-from tuner.comparison.results import TaskResults
+from tuner.comparison.task_results import TaskResults
 from tuner.reporting.numbers import difference_with_interval, result, with_interval
 from tuner.text import hp_text, number
 

@@ -13,7 +13,7 @@ from tuner.analysis.rules import TESTS, Test
 from tuner.analysis.units import PLURALS
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.looks import Looking
-from tuner.comparison.results import TaskResults
+from tuner.comparison.task_results import TaskResults
 from tuner.text import number
 
 SEQUENTIAL: dict[Test, str] = {

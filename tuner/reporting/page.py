@@ -13,10 +13,12 @@ from typing import Any
 
 from tuner.analysis.rules import TESTS
 from tuner.analysis.stats import FEWEST_FOR_BCA
+from tuner.comparison.across import FEW_TASKS, IQM_COLUMNS, Across
 from tuner.comparison.comparison import Source
-from tuner.comparison.results import FEW_TASKS, IQM_COLUMNS, Across, Results, TaskResults
+from tuner.comparison.results import Results
+from tuner.comparison.task_results import TaskResults
 from tuner.figures.canvas import colour, dashed
-from tuner.reporting import looks, matrix, sensitivity
+from tuner.reporting import looks, matrix, sensitivity, times
 from tuner.reporting.caveats import grouped
 from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
 from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
@@ -59,6 +61,7 @@ def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> st
         overall=_overall(results),
         matrix=_matrix(results, shades) if len(tasks) > 1 else None,
         lines=[overall(results, name) for name in results.optimizers] if len(tasks) > 1 else [],
+        times=times.table(results) if len(tasks) > 1 else None,
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
         across=results.across and _across(results.across, drawings.across, drawn, shades),

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from tuner.analysis.rules import FEWEST_PAIRS
 from tuner.comparison.contrast import Contrast
-from tuner.comparison.results import Results, TaskResults
+from tuner.comparison.results import Results
+from tuner.comparison.task_results import TaskResults
 
 ENOUGH_STUDIES = 5
 """What is advised."""

@@ -17,7 +17,8 @@ from tuner.comparison.caveats import FEW_UNITS
 from tuner.comparison.comparison import Comparison
 from tuner.comparison.contrast import Contrast
 from tuner.comparison.inclusion import failed_search
-from tuner.comparison.results import Results, TaskResults
+from tuner.comparison.results import Results
+from tuner.comparison.task_results import TaskResults
 from tuner.reporting.looks import equivalence_test_name, test_name, when_decided
 from tuner.reporting.numbers import interval, percent, result, signed
 from tuner.reporting.subject import answer_is_about, aside, found_once, tuned

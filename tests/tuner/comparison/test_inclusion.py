@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.made_runs import make_run
 from tuner.comparison.inclusion import audited, failures
-from tuner.comparison.results import TaskResults, compare
+from tuner.comparison.results import compare
+from tuner.comparison.task_results import TaskResults
 from tuner.reporting.as_json import document
 from tuner.reporting.caveats import caveat_sentences
 from tuner.reporting.verdicts import verdict

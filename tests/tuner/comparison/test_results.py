@@ -18,7 +18,8 @@ from statsmodels.stats.multitest import multipletests
 
 from tests.support.edited_runs import LOST, Row, copied, edit_seeds, where, without
 from tests.support.made_runs import make_run
-from tuner.comparison.results import HIDDEN, TaskResults, compare
+from tuner.comparison.results import HIDDEN, compare
+from tuner.comparison.task_results import TaskResults
 from tuner.reporting import as_tables
 from tuner.reporting.as_json import document
 from tuner.reporting.leaderboard import leaderboard

@@ -47,7 +47,7 @@ def bits(values: list[float]) -> list[bytes]:
 def test_trials_have_the_columns_of_the_design(run: Run) -> None:
     run.append_trials([trial(0, **{"hp.lr": 0.1})], ["lr", "beta"])
     design = ["task", "optimizer", "study", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code",
-              "error", "hp.lr", "hp.beta"]  # fmt: skip
+              "borrowed", "error", "hp.lr", "hp.beta"]  # fmt: skip
     assert header(run.path / "trials.csv") == design
     assert list(run.trials().columns) == design
 
@@ -84,8 +84,8 @@ def test_a_hyperparameter_that_an_optimizer_has_not_is_empty(run: Run) -> None:
     assert table["hp.lr"].isna().tolist() == [False, True]
     assert table["hp.beta"].isna().tolist() == [True, False]
     assert (run.path / "trials.csv").read_text().splitlines()[1:] == [
-        "blobs,adam,0,0,complete,0.5,1000,10,0.25,1,,,0.1,",
-        "blobs,adam,0,1,complete,0.5,1000,10,0.25,1,,,,x",
+        "blobs,adam,0,0,complete,0.5,1000,10,0.25,1,,,,0.1,",
+        "blobs,adam,0,1,complete,0.5,1000,10,0.25,1,,,,,x",
     ]
 
 
@@ -113,7 +113,7 @@ def test_seeds_have_the_columns_of_the_design(run: Run) -> None:
     assert header(run.path / "seeds.csv") == [
         "task", "optimizer", "study", "seed", "status", "train_loss", "val_loss", "test_loss", "test_acc", "val_acc",
         "val_f1", "steps", "grad_equivalents", "nominal_grad_equivalents", "seconds", "step_ms", "peak_mem_mb",
-        "cohort", "code", "error", "hp.lr",
+        "cohort", "code", "borrowed", "error", "hp.lr",
     ]  # fmt: skip
 
 
