@@ -96,6 +96,7 @@ def fit(points: Array, scores: Array) -> Surrogate:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    from threadpoolctl import threadpool_limits
 
     different, which = np.unique(points, axis=0, return_inverse=True)
     if len(different) < FEWEST_TRIALS:
@@ -109,7 +110,7 @@ def fit(points: Array, scores: Array) -> Surrogate:
     scales = np.full(points.shape[1], 0.3)
     kernel = ConstantKernel(1.0, (0.01, 100.0)) * Matern(scales, (0.03, 30.0), nu=2.5) + WhiteKernel(0.05, (1e-6, 2.0))
     model = GaussianProcessRegressor(kernel, alpha=1e-10, random_state=0)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # matrices so small are faster on one core
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(different, (means - middle) / spread)
     error = spread * left_out(model)

@@ -134,7 +134,7 @@ class Comparison:
         """How many of its studies were retrained."""
         return int(self.seeds.loc[self.seeds["optimizer"] == optimizer, "study"].nunique())
 
-    @property
+    @cached_property
     def cohorts(self) -> dict[str, int]:
         """How many runs of each optimizer trained together at most; 1 where nothing else is known."""
         return {name: largest_cohort(self.seeds[self.seeds["optimizer"] == name]) for name in self.optimizers}

@@ -30,6 +30,10 @@ START = "fork" if sys.platform == "linux" else None
 """How they begin. Other ways take seconds, and run a program anew that asks for a report outside its ``__main__``."""
 
 
+MOST_WHOLE = 6
+"""Tasks of which each has all of its figures."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure to be drawn.
@@ -80,7 +84,8 @@ class Drawings:
 
 
 def report_drawings(results: Results) -> Drawings:
-    tasks = [task_drawings(task, index, results.optimizers) for index, task in enumerate(results.tasks)]
+    names, whole = results.optimizers, is_whole(results)
+    tasks = [task_drawings(task, index, names, whole=whole) for index, task in enumerate(results.tasks)]
     across = across_drawings(results.across) if results.across else []
     return Drawings(tasks, across, list(_sensitivity(results)))
 
@@ -103,12 +108,18 @@ def draw(drawing: Drawing, folder: Path) -> Drawn:
     return Drawn(svg.inline(figure, drawing.title, source=source), svg.hover(figure) if drawing.hover else [])
 
 
-def task_drawings(task: TaskResults, index: int, names: Sequence[str]) -> dict[str, list[Drawing]]:
+def is_whole(results: Results) -> bool:
+    """Whether each task has all of its figures, or, of many, those that show all optimizers together."""
+    return len(results.tasks) <= MOST_WHOLE
+
+
+def task_drawings(task: TaskResults, index: int, names: Sequence[str], *, whole: bool) -> dict[str, list[Drawing]]:
     """By the parts of a task's section."""
+    curves, pairs_of_task = list(_curves(task, index, names)), list(_pairs(task, index, names))
     return {
-        "curves": list(_curves(task, index, names)),
-        "pairs": list(_pairs(task, index, names)),
-        "search": list(_search(task, index, names)),
+        "curves": curves if whole else curves[:1],
+        "pairs": pairs_of_task if whole else pairs_of_task[:1],
+        "search": list(_search(task, index, names)) if whole else [],
         "progress": list(_progress(task, index, names)),
     }
 

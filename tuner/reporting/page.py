@@ -20,7 +20,7 @@ from tuner.comparison.task_results import TaskResults
 from tuner.figures.canvas import colour, dashed
 from tuner.reporting import looks, matrix, sensitivity, times
 from tuner.reporting.caveats import grouped
-from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn
+from tuner.reporting.drawings import CLOCK_NAMES, Drawing, Drawings, Drawn, is_whole
 from tuner.reporting.leaderboard import ORDER, Cell, counted, leaderboard
 from tuner.reporting.numbers import number_or_infinity, percent, with_interval
 from tuner.reporting.subject import answer_is_about, luck_of_search
@@ -61,6 +61,7 @@ def page(results: Results, drawings: Drawings, drawn: Mapping[str, Drawn]) -> st
         overall=_overall(results),
         matrix=_matrix(results, shades) if len(tasks) > 1 else None,
         lines=[overall(results, name) for name in results.optimizers] if len(tasks) > 1 else [],
+        whole=is_whole(results),
         times=times.table(results) if len(tasks) > 1 else None,
         tasks=tasks,
         most_unfolded=MOST_UNFOLDED,
@@ -107,12 +108,16 @@ def _overall(results: Results) -> list[dict[str, Any]]:
 
 
 def _matrix(results: Results, shades: Mapping[str, Any]) -> dict[str, Any]:
-    """Verdicts of optimizers by tasks, as one family."""
-    rows = [
-        {"name": name, "swatch": shades[name], "words": row}
-        for name, row in zip(results.optimizers, matrix.words(results), strict=True)
-    ]
-    return {"tasks": [task.comparison.task for task in results.tasks], "rows": rows, "family": results.family}
+    """Verdicts of optimizers by tasks, as one family; what there is more of goes down the page."""
+    tasks = [{"name": task.comparison.task, "swatch": None} for task in results.tasks]
+    optimizers = [{"name": name, "swatch": shades[name]} for name in results.optimizers]
+    found = matrix.words(results)
+    if len(tasks) > len(optimizers):
+        head, lines, found, what = optimizers, tasks, [list(column) for column in zip(*found, strict=True)], "task"
+    else:
+        head, lines, what = tasks, optimizers, "optimizer"
+    rows = [{**line, "words": words} for line, words in zip(lines, found, strict=True)]
+    return {"what": what, "head": head, "rows": rows, "family": results.family}
 
 
 def _verdicts(task: TaskResults) -> list[dict[str, Any]]:
