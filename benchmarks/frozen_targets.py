@@ -75,10 +75,14 @@ def target(run: Run) -> dict[str, Any]:
         "metric": config.task.metric,
         "dataset": config.task.dataset,
         "of": name,
-        "hp": {key: float(f"{value:.4g}") for key, value in best[name]["hp"].items()},
+        "hp": {key: rounded(value) for key, value in best[name]["hp"].items()},
         "epochs": config.train.epochs,
         "batch_size": config.train.batch_size,
     }
+
+
+def rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

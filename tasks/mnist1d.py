@@ -46,7 +46,7 @@ class MNIST1D(Signals):
     The 1,000 test rows are the published ones. Of data set mnist1d_4000 all 4,000 rows train, as published, and the
     1,000 test rows that the generator makes of its next seed validate. Metrics: loss (cross-entropy), acc, f1.
 
-    With ``task.args.model`` another of the published networks takes its place: mlp, 40-100-100-10 with a sum around
+    With the argument ``model`` another of the published networks takes its place: mlp, 40-100-100-10 with a sum around
     the second hidden layer (15,210 parameters), or logistic, the linear map 40-10 (410).
 
     Args:
