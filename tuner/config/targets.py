@@ -61,7 +61,11 @@ def read_targets(name: str, configs: Path | None = None) -> dict[str, FrozenTarg
 
 
 def _target(origin: str, called: str, task: str, said: Any) -> FrozenTarget:
-    value = said.get("target") if isinstance(said, dict) else None
+    said = said if isinstance(said, dict) else {}
+    value = said.get("target")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{origin}: tasks.{task}.target: must be a number, got {shown(value)}")
-    return FrozenTarget(float(value), str(said.get("metric")), str(said.get("dataset")), called)
+    for key in ("metric", "dataset"):
+        if not isinstance(said.get(key), str):
+            raise UserError(f"{origin}: tasks.{task}.{key}: must be a name, got {shown(said.get(key))}")
+    return FrozenTarget(float(value), said["metric"], said["dataset"], called)
