@@ -92,7 +92,7 @@ def test_an_unknown_one_is_refused_with_the_nearest() -> None:
 
 
 def test_a_run_that_is_decided_at_looks_stays_as_it_was_declared() -> None:
-    with pytest.raises(UserError, match="^--add-optimizer: this run is decided at looks, declared before it began"):
+    with pytest.raises(UserError, match=r"^--add-optimizer: this run is decided at looks, declared before it began"):
         added(config(["report.until=decided"], **{"search.studies": 9}), ["sgd"])
 
 
@@ -105,5 +105,5 @@ def test_an_optimizer_of_ones_own_folder_is_found_and_so_is_its_module(tmp_path:
     after = added(before, ["mine"], configs=tmp_path)
     assert after.optimizers["mine"].class_ == "my_rules.Mine"
     assert (after.configs, after.python_path) == (before.configs, [*before.python_path, str(tmp_path)])
-    with pytest.raises(UserError, match="^unknown optimizer 'mine'"):
+    with pytest.raises(UserError, match=r"^unknown optimizer 'mine'"):
         added(before, ["mine"])

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import tuner.console.progress
 import tuner.planning.progress
-from tuner.console.progress import Lines, LiveView, PlainView, Silence, make_view
+from tuner.console.progress import Lines, LiveView, PlainView, Silence, SuiteLines, lines_of, make_view
 from tuner.planning.progress import Progress
 from tuner.text import duration
 
@@ -224,3 +224,53 @@ def test_a_pipe_gets_plain_lines_on_stderr(clock: Clock, capsys: pytest.CaptureF
 def test_a_terminal_gets_live_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Console, "is_terminal", True)
     assert isinstance(make_view(lambda: clock.progress, "val_loss", quiet=False), LiveView)
+
+
+# Lines of a suite.
+
+
+def part(run: str, phase: str, done: int, **changes: object) -> Progress:
+    return Progress(**{**vars(TEN), "run": run, "phase": phase, "done": done, **changes})
+
+
+def test_a_suite_has_a_line_per_task_and_one_for_all(clock: Clock) -> None:
+    clock.set(part("iris", "search", 0), part("wine", "search", 0))
+    lines = lines_of(lambda: clock.progress, "val_loss")
+    clock.now += 60
+    clock.set(
+        part("iris", "search", 10, diverged=2), part("iris", "search", 4, optimizer="sgd", running=3, failed=1),
+        part("iris", "retrain", 1, total=5), part("iris", "retrain", 0, total=5, optimizer="sgd"),
+        part("wine", "search", 0),
+    )  # fmt: skip
+    assert [" ".join(filter(None, row.cells)) for row in lines.rows()] == [
+        "iris search 14/20 retrain 1/10 3 running 2 diverged 1 failed",
+        "wine search 0/10 0 running 0 diverged waiting",
+        "all search 14/30 retrain 1/10 3 running 2 diverged 1 failed 1:40 left",  # 15 of 40 took a minute
+    ]
+    assert len({row.key for row in lines.rows()}) == 3
+
+
+def test_a_task_that_is_done_says_so_and_all_when_all_are(clock: Clock) -> None:
+    clock.set(part("iris", "search", 10), part("wine", "search", 9, running=1))
+    lines = SuiteLines(lambda: clock.progress, "val_loss")
+    assert [(row.over, row.cells[-1]) for row in lines.rows()] == [(True, "done"), (False, ""), (False, "")]
+    clock.set(part("iris", "search", 10), part("wine", "search", 10))
+    assert [(row.over, row.cells[-1]) for row in lines.rows()] == [(True, "done")] * 3
+
+
+def test_a_run_alone_has_a_line_per_optimizer(clock: Clock) -> None:
+    assert type(lines_of(lambda: clock.progress, "val_loss")) is Lines
+    assert type(lines_of(lambda: [part("iris", "search", 0)], "val_loss")) is SuiteLines
+
+
+def test_lines_of_a_suite_in_a_pipe_are_printed_as_its_tasks_move_on(clock: Clock) -> None:
+    clock.set(part("iris", "search", 0), part("wine", "search", 0))
+    out = io.StringIO()
+    with PlainView(SuiteLines(lambda: clock.progress, "val_loss"), Console(file=out, width=40)) as view:
+        clock.now += 10
+        clock.set(part("iris", "search", 1), part("wine", "search", 0))
+        view.update()
+        view.update()
+    assert [line.split("  ")[:2] for line in out.getvalue().splitlines()] == [
+        ["iris", "search 1/10"], ["all", "search 1/20"],
+    ]  # fmt: skip
