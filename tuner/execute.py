@@ -61,7 +61,7 @@ def new_run(
     Args:
         tell: is told each ``events.Event``.
         objects: what the configuration names and carries by value: see ``tuner.config.carried``.
-        lenders: runs of the task, from which what they have under the same conditions is borrowed.
+        lenders: runs of any tasks, from which what they have under the same conditions is borrowed.
         report: write report.html at the end.
 
     Raises:

@@ -112,7 +112,7 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
         return suite.new_suite(file, configs, path, tell, objects=program.objects, ray=ray, **begin)
     config = prepare(args, going_on, program)
     if going_on is None:
-        begin = {"lenders": suite.of_task(lenders, config), "report": report, "ray": ray}
+        begin = {"lenders": lenders, "report": report, "ray": ray}
         return execute.new_run(config, new_path(config), tell, objects=program.objects, **begin)
     return execute.resume(config, going_on, tell, search=True, **again)
 

@@ -86,7 +86,7 @@ def new_suite(
     checked, failed = checked_all(chosen, objects, tell, ray)
     codes = {entry: code.identity(config, objects) for entry, config in chosen.items()}
     loans = {
-        entry: agreed(chosen[entry], of_task(lenders, chosen[entry]), found, codes[entry], named(entry, tell))
+        entry: agreed(chosen[entry], lenders, found, codes[entry], named(entry, tell))
         for entry, found in checked.items()
     }
     chosen |= {entry: of_entry.config for entry, of_entry in loans.items()}
@@ -101,11 +101,6 @@ def new_suite(
             return carried_out(SuiteExecuted(suite, chosen, failed), parts, tell, ray, report=report)
     finally:
         suite.discard_if_new()  # Ray did not start
-
-
-def of_task(lenders: Sequence[Run], config: Config) -> list[Run]:
-    """Those that train the same task."""
-    return [run for run in lenders if run.config().task.name == config.task.name]
 
 
 def resume_suite(

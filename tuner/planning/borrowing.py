@@ -19,8 +19,8 @@ from tuner.store.tables import Row
 
 TIMES = ("seconds", "step_ms")
 """Of another command's, perhaps on another machine: not borrowed."""
-MAY_DIFFER = ("data_dir", "check", "target")
-"""Of the task: what says where its data lies is no matter, since that is compared."""
+MAY_DIFFER = ("task.data_dir", "task.check", "task.target")
+"""Where data lies is no matter, since that is compared; nor what counts as solved."""
 SAME_SEARCH = ("trials", "seed", "studies", "sampler", "draws", "scheduler", "space")
 
 
@@ -56,19 +56,20 @@ def borrowed(config: Config, lenders: Sequence[Run], data: Mapping[str, Any], co
 
     Args:
         config: of the new run.
-        lenders: runs of the same task, the first that has an optimizer lends it.
+        lenders: runs of any tasks, the first of this one's that has an optimizer lends it.
         data: what the task says of its data: its ``sha256``.
         code: what the new run is made by.
     """
     loans: dict[str, Loan] = {}
     specs: dict[str, Any] = {}
-    remarks: list[str] = []
-    refused: list[str] = []
-    for lender in lenders:
-        theirs, env = lender.config(), lender.env() if lender.has_env() else {}
+    of_task = [(run, theirs) for run in lenders if _same_task(config, theirs := run.config())]
+    remarks = [] if of_task else [f"nothing is borrowed: there is no run of {config.task.name} with the data set "
+                                  f"{config.task.dataset} to borrow from"]  # fmt: skip
+    for lender, theirs in of_task:
+        env = lender.env() if lender.has_env() else {}
         unlike = next(_unlike(config, theirs, data, env, code), None)
         if unlike is not None:
-            refused.append(f"nothing is borrowed from {lender.path}: {unlike}")
+            remarks.append(f"nothing is borrowed from {lender.path}: {unlike}")
             continue
         known = differences(env.get("code") or {}, code, ("there", "here"))
         marked = mark(env["code"]) if known else ""
@@ -80,7 +81,11 @@ def borrowed(config: Config, lenders: Sequence[Run], data: Mapping[str, Any], co
             elif not why and name not in loans:
                 loans[name] = Loan(name, lender, marked)
                 specs[name] = theirs.optimizers[name].model_dump(by_alias=True)
-    return Loans(_with(config, specs), list(loans.values()), remarks or ([] if loans else refused))
+    return Loans(_with(config, specs), list(loans.values()), remarks)
+
+
+def _same_task(config: Config, theirs: Config) -> bool:
+    return (theirs.task.name, theirs.task.dataset) == (config.task.name, config.task.dataset)
 
 
 def _unlike(
@@ -89,11 +94,8 @@ def _unlike(
     """What differs, so that nothing can be borrowed."""
     for section in ("task", "train", "search"):
         ours, other = config.model_dump()[section], theirs.model_dump()[section]
-        keys = (
-            SAME_SEARCH if section == "search" else [key for key in ours if key not in ("data_dir", "check", "target")]
-        )
-        for key in keys:
-            if ours[key] != other[key]:
+        for key in SAME_SEARCH if section == "search" else ours:
+            if f"{section}.{key}" not in MAY_DIFFER and ours[key] != other[key]:
                 yield f"{section}.{key} is {other[key]!r} there, {ours[key]!r} here"
     if theirs.retrain.seeds != config.retrain.seeds:
         yield f"retrain.seeds are {theirs.retrain.seeds} there, {config.retrain.seeds} here"
@@ -136,7 +138,7 @@ def _with(config: Config, specs: Mapping[str, Any]) -> Config:
 
 def write(run: Run, config: Config, loans: Sequence[Loan]) -> None:
     """Write what is borrowed into a new run, as if it had been done there, each row marked by its lender."""
-    rows: dict[str, list[Row]] = {"trials": [], "seeds": [], "asked": []}
+    rows: dict[str, list[Row]] = {"trials": [], "seeds": []}
     best: dict[str, Any] = {}
     for loan in loans:
         lender, name = loan.lender, loan.optimizer
