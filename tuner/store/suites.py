@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tuner.config.bounded_yaml import bounded
+from tuner.config.checks import NAME
 from tuner.errors import UserError, nearest
 from tuner.store.files import write_whole
 from tuner.store.folders import SUITE_FILE, check_creatable, numbered, renamed
 from tuner.store.run import Run
+from tuner.text import line
 
 if TYPE_CHECKING:
     from tuner.config.schema import Config
     from tuner.config.suites import SuiteFile
+
+UNREADABLE = (OSError, ValueError, RecursionError, yaml.YAMLError, LookupError, TypeError, AttributeError)
+"""What files that are none of ours raise."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,14 @@ class Suite:
             UserError: the path is not the folder of a suite, or lacks a run.
         """
         try:
-            about = yaml.safe_load((path / SUITE_FILE).read_text(encoding="utf-8"))
+            about = yaml.safe_load(bounded((path / SUITE_FILE).read_text(encoding="utf-8")))
             name, tasks, targets = str(about["suite"]), [str(entry) for entry in about["tasks"]], about.get("targets")
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path / SUITE_FILE}: cannot be read as that of a suite ({type(error).__name__})"
-            ) from None
+        except UNREADABLE as error:
+            raise UserError(f"{path / SUITE_FILE}: cannot be read as that of a suite ({type(error).__name__})") from None
+        odd = [entry for entry in tasks if not NAME.fullmatch(entry)]
+        if odd or not tasks:
+            what = f"{odd[0]!r} is not the name of a run's folder" if odd else "it has no tasks"
+            raise UserError(f"{path / SUITE_FILE}: cannot be read as that of a suite ({line(what)})")
         return cls(path, name, {entry: Run.open(path / entry) for entry in tasks}, targets)
 
     def only(self, entries: Iterable[str]) -> dict[str, Run]:
