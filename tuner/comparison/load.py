@@ -11,6 +11,7 @@ import pandas as pd
 
 from tuner.analysis.curves import whole_budgets
 from tuner.comparison.comparison import Comparison, Source
+from tuner.comparison.copies import without_copies
 from tuner.comparison.metrics import known_mode
 from tuner.config.schema import BASELINES, Config
 from tuner.errors import UserError, nearest
@@ -93,6 +94,7 @@ def _called(source: Source) -> str:
 def _comparison(
     sources: list[Source], label: str, baseline: str | None, metric: str | None, curves: bool
 ) -> Comparison:
+    sources, copies = without_copies(sources)
     sources = _distinct(sources)
     optimizers = [name for source in sources for name in source.names.values()]
     seeds = _stacked([_renamed(source.run.seeds(), source) for source in sources])
@@ -120,7 +122,7 @@ def _comparison(
         notes=_choices(sources[0].config, declared, (baseline, metric), (chosen_baseline, chosen_metric)),
         undeclared=["baseline"] * (chosen_baseline != declared[0]) + ["metric"] * (chosen_metric != declared[1]),
     )  # fmt: skip
-    return _mended(replace(comparison, notes=[*comparison.notes, *_codes(comparison), *_borrowed(comparison)]))
+    return _mended(replace(comparison, notes=[*comparison.notes, *_codes(comparison), *_borrowed(comparison), *copies]))
 
 
 def _borrowed(comparison: Comparison) -> list[str]:
@@ -217,7 +219,7 @@ def _strangers(comparison: Comparison) -> list[str]:
     notes = []
     for source in comparison.sources:
         rows = source.run.seeds()
-        others = [name for name in dict.fromkeys(rows["optimizer"]) if name not in source.names]
+        others = [name for name in dict.fromkeys(rows["optimizer"]) if name not in source.config.optimizers]
         others += [name for name in dict.fromkeys(rows["task"]) if name != source.config.task.name]
         if others:
             notes.append(
