@@ -16,6 +16,7 @@ from tuner.reporting.page import page
 from tuner.store.files import write_whole
 from tuner.store.folders import new_folder
 from tuner.store.run import Run
+from tuner.store.suites import is_suite
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def write_report(results: Results, folder: Path, advance: Callable[[int, int], A
 
 
 def folder(runs: Sequence[Run], out: Path | None, *, declared: bool, suite: Path | None = None) -> Path:
-    """Where the report goes: into a single run if it is the one ``declared`` there, else beside the first, into a
-    folder that is made for it.
+    """Where the report goes: into a single run if it is the one ``declared`` there, else beside the first, or its
+    suite, into a folder that is made for it.
 
     Args:
         suite: the folder of a suite whose runs these are, which is as a single run.
@@ -62,7 +63,8 @@ def folder(runs: Sequence[Run], out: Path | None, *, declared: bool, suite: Path
         UserError: nothing can be written there.
     """
     run, own = suite or runs[0].path, declared and (len(runs) == 1 or suite is not None)
-    path = out or (run if own else run.resolve().parent / f"report-{datetime.now():%Y%m%d-%H%M%S}")
+    beside = run.resolve().parent.parent if is_suite(run.resolve().parent) else run.resolve().parent
+    path = out or (run if own else beside / f"report-{datetime.now():%Y%m%d-%H%M%S}")
     existing = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
     if not existing.is_dir():
         raise UserError(f"output folder {path}: {existing} is not a folder")
