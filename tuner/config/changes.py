@@ -47,6 +47,8 @@ def extend(config: Config, flags: Mapping[str, Any], settings: Iterable[str] = (
     Raises:
         UserError: a value is not valid, or contradicts what the run has done so far.
     """
+    if (named := flags.get("search.optimizers")) is not None and list(named) != list(config.optimizers):
+        raise UserError(f"--optimizers: the run has {', '.join(config.optimizers)}; one more is --add-optimizer NAME")
     run = config.model_dump(by_alias=True)
     typed = settings_layer(settings, config.optimizers)
     layers = [("the run", run), ("--set", typed), ("the command line", nested(flags))]
