@@ -97,12 +97,17 @@ def show(plan: dict[str, Any]) -> None:
     with console.capture() as captured:
         console.print(table)
     print(f"# suite {plan['suite']}\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
-    print(f"\n{plan['total']} training runs in all, about {_time(plan['minutes'])}; {MINUTES}")
-    for sentence in dict.fromkeys(task["comparison"] for task in plan["tasks"]):
-        print(f"\n# comparison\n{sentence}")
-        break
-    print(f"\nnothing was started; the folder would be {plan['folder']}")
+    whole = f"{plan['total']} training runs in all, about {_time(plan['minutes'])}; {MINUTES}"
+    print(f"\n{whole if plan['total'] else 'nothing is left to do'}")
+    of_sentence: dict[str, list[str]] = {}
+    for task in plan["tasks"]:
+        of_sentence.setdefault(task["comparison"], []).append(task["entry"])
+    print("\n# comparison")
+    for sentence, entries in of_sentence.items():
+        print(sentence if len(of_sentence) == 1 else f"{', '.join(entries)}: {sentence}")
+    there = os.path.isdir(plan["folder"])  # unlike Path's, false for a name that no folder can have
+    print(f"\nnothing was started; the folder {'is' if there else 'would be'} {plan['folder']}")
 
 
 def _time(minutes: float | None) -> str:
-    return "-" if minutes is None else time_text(60 * minutes)
+    return "-" if minutes is None else time_text(60 * minutes) if minutes else "0 s"

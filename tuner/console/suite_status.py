@@ -19,15 +19,23 @@ def describe(suite: Suite) -> dict[str, Any]:
     for entry, run in suite.runs.items():
         if run.is_new and tasks[entry]["state"] == "unknown":
             tasks[entry]["state"] = NOT_BEGUN
-    at_work = [task["state"] for task in tasks.values() if task["state"] in AT_WORK]
     return {
         "schema_version": 1,
         "suite": suite.name,
         "folder": str(suite.path),
-        "state": at_work[0] if at_work else "ended",
+        "state": state(list(tasks.values())),
         "complete": all(task["complete"] for task in tasks.values()),
         "tasks": tasks,
     }
+
+
+def state(tasks: list[dict[str, Any]]) -> str:
+    """That of a task which is worked on; else of the command that was heard of last, whose tasks may have ended each
+    its own way."""
+    at_work = [task["state"] for task in tasks if task["state"] in AT_WORK]
+    heard = [task for task in tasks if task["ago_s"] is not None]
+    last = min(heard, key=lambda task: (round(task["ago_s"]), task["state"] == "ended"), default={"state": NOT_BEGUN})
+    return str(at_work[0] if at_work else last["state"])
 
 
 def lines(status: dict[str, Any]) -> list[str]:
