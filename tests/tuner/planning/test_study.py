@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -292,3 +293,38 @@ def test_each_hyperparameter_at_its_boundary_is_named_but_no_choice() -> None:
 )
 def test_a_dimension_has_optunas_distribution(dim: Dimension, expected: object) -> None:
     assert distribution(dim) == expected
+
+
+# Draws that tasks share.
+
+
+def draws(task: str, how: str, sampler: str = "random", number: int = 0) -> list[dict[str, Any]]:
+    """What is tried of one study, with a loss that is the task's own."""
+    asked = study_config(trials=6, sampler=sampler, task=task, studies=2)
+    asked = asked.model_copy(update={"search": asked.search.model_copy(update={"draws": how})})
+    study = OptimizerStudy(asked, "one", number, optuna.storages.InMemoryStorage, 1, AtOnce())
+    return [job.hp for job in run_all(study, [ended(len(task) * place) for place in range(6)])]
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
+def test_shared_draws_are_the_same_on_every_task_and_other_than_a_tasks_own(sampler: str) -> None:
+    shared = [draws(task, "shared", sampler) for task in ("blobs", "spirals")]
+    own = [draws(task, "own", sampler) for task in ("blobs", "spirals")]
+    assert shared[0] == shared[1]
+    tables = [shared[0], *own]
+    assert all(
+        first[place] != second[place] for first, second in itertools.combinations(tables, 2) for place in range(6)
+    )
+
+
+def test_shared_draws_of_another_study_are_others() -> None:
+    assert not [hp for hp in draws("blobs", "shared") if hp in draws("blobs", "shared", number=1)]
+
+
+def test_shared_draws_stay_the_same_where_a_search_goes_on() -> None:
+    """As a trial's draw is a function of the search seed and its number."""
+    first = draws("blobs", "shared")
+    asked = study_config(trials=6, sampler="random", task="spirals")
+    asked = asked.model_copy(update={"search": asked.search.model_copy(update={"draws": "shared"})})
+    study = OptimizerStudy(asked, "one", 0, optuna.storages.InMemoryStorage, 1, AtOnce())
+    assert [job.hp for job in run_all(study, [ended(1.0)] * 3)] == first[:3]
