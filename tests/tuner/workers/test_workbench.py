@@ -293,3 +293,43 @@ def test_data_and_network_are_told_of() -> None:
     assert report.task is not None
     assert report.task.data["rows"] == {"train": 90, "val": 30, "test": 30}
     assert report.task.parameters == 4 * 15 + 15 + 15 * 10 + 10 + 10 * 3 + 3
+
+
+# Several runs.
+
+
+def test_a_request_comes_to_the_worker_as_it_was_made() -> None:
+    made = Request(jobs("adam", {"lr": 0.1}, {"lr": 0.2}), alone=True, checkpoints={"adam-0": b"state"}, run="wine")
+    assert Request.from_dict(made.to_dict()) == made
+    assert Request.from_dict(Request(jobs("adam", {"lr": 0.1}), checkpoints=None).to_dict()).checkpoints is None
+
+
+def test_a_worker_keeps_a_bench_for_each_run_and_turns_from_one_to_the_other() -> None:
+    """Iris has 3 classes and 4 features, wine 13 features."""
+    runs = {"iris": config(), "wine": config("task.dataset=wine")}
+    (job,) = jobs("adam", {"lr": 1e-2})
+    worker: Worker = object.__new__(Worker)
+    first = Request([job], run="iris").to_dict()
+    worker.setup(first, {name: of_run.to_yaml() for name, of_run in runs.items()})
+    rows, benches = [], []
+    for name in ("iris", "wine", "iris"):
+        worker.reset_config(Request([job], run=name).to_dict())
+        reports = rest(worker)
+        assert_as_alone(runs[name], job, done(reports)[0])
+        assert reports[-1].task is not None
+        rows.append(reports[-1].task.data["name"])
+        benches.append(worker.workbenches[name])
+    assert rows[0] == rows[2] != rows[1]
+    assert benches[0] is benches[2] and list(worker.workbenches) == ["iris", "wine"]
+
+
+def test_what_is_wrong_with_one_run_fails_its_jobs_alone() -> None:
+    broken = revise(config(), {"task.class": "tasks.tabular_mlp.NoSuchTask"})
+    (job,) = jobs("adam", {"lr": 1e-2})
+    worker: Worker = object.__new__(Worker)
+    texts = {"broken": broken.to_yaml(), "iris": config().to_yaml()}
+    worker.setup(Request([job], run="broken").to_dict(), texts)
+    (failed,) = done(rest(worker))
+    assert failed.state == "failed" and "NoSuchTask" in failed.error
+    worker.reset_config(Request([job], run="iris").to_dict())
+    assert_as_alone(config(), job, done(rest(worker))[0])
