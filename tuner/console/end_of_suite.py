@@ -97,9 +97,9 @@ def _next_commands(done: SuiteExecuted, tasks: dict[str, Any], status: str) -> l
     if status != "done":
         commands.append((command_line("tuner.search", "--resume", path), "what is still missing"))
     anew = "the same with another --baseline or --metric, or with other runs"
-    commands.append(
-        (command_line("tuner.report", path), anew if done.report else "the answer, with figures, as one page")
-    )
+    if done.results is not None:
+        what = anew if done.report else "the answer, with figures, as one page"
+        commands.append((command_line("tuner.report", path), what))
     commands.append(
         (command_line("tuner.search", "--resume", path, "--add-optimizer", "NAME"), "one more optimizer on every task")
     )

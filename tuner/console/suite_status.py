@@ -41,10 +41,11 @@ def state(tasks: list[dict[str, Any]]) -> str:
 def lines(status: dict[str, Any]) -> list[str]:
     """The same for a person."""
     width = max(map(len, status["tasks"]))
+    state_width = max(len(task["state"]) for task in status["tasks"].values())
     done = sum(task["complete"] for task in status["tasks"].values())
     text = [f"{status['folder']}: suite {status['suite']}, {done} of {len(status['tasks'])} tasks are complete"]
     for entry, task in status["tasks"].items():
-        parts = [f"{entry:{width}}", f"{task['state']:9}"]
+        parts = [f"{entry:{width}}", f"{task['state']:{state_width}}"]
         for phase in ("search", "retrain"):
             own = [p for p in task["phases"] if p["phase"] == phase]
             parts.append(f"{phase} {sum(p['done'] for p in own)}/{sum(p['total'] for p in own)}")

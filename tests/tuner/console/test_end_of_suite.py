@@ -71,6 +71,7 @@ def test_a_suite_without_results_shows_how_much_was_trained(tmp_path: Path, caps
     empty = Suite.open(tmp_path / "suite")
     lines = shown(capsys, done(empty, results=None))
     assert lines[2] == "a 0 + 0 - -"
+    assert not any("tuner.report" in line for line in lines)
     assert present(done(empty, results=None), as_json=True) == "nothing"
 
 

@@ -46,8 +46,8 @@ def test_a_suite_under_way(suite: Suite) -> None:
     assert (found["state"], found["complete"]) == ("running", False)
     assert lines(found) == [
         f"{suite.path}: suite pair, 1 of 2 tasks are complete",
-        "iris           ended      search 8/8  retrain 4/4",
-        "wine_of_italy  running    search 3/8  retrain 0/4  4 running  1 diverged  1 failed  1:01:40 left",
+        "iris           ended    search 8/8  retrain 4/4",
+        "wine_of_italy  running  search 3/8  retrain 0/4  4 running  1 diverged  1 failed  1:01:40 left",
     ]
 
 
