@@ -16,7 +16,7 @@ def make_parser() -> Parser:
     parser = Parser("tuner.list", "Which tasks, optimizers, estimators and suites there are, and what one of them is.")
     add = parser.add_argument
     kinds = ", ".join(catalogue.KINDS)
-    what = add("what", nargs="?", metavar="NAME", help=f"{kinds}; or a task or an optimizer, shown whole")
+    what = add("what", nargs="?", metavar="NAME", help=f"{kinds}; or a task, an optimizer or a suite, shown whole")
     complete(what, completion.names)
     add("--preset", help="of tasks: the only one shown in the table, or whose values are shown")
     add("--configs", metavar="DIR", type=Path, help="your own folder with optimizers/, tasks/ and defaults.yaml")

@@ -12,13 +12,16 @@ from typing import Any
 from tuner import text
 from tuner.config.docstrings import docstring, first_paragraph
 from tuner.config.modules import OWN_PACKAGES, reach
-from tuner.config.registry import Registry, available
+from tuner.config.registry import Kind, available
 from tuner.config.schema import Config
 from tuner.config.sources import TaskFiles, Value, leaves, optimizer, optimizer_layers, optimizer_values, values
+from tuner.console.suite_catalogue import suites, whole_suite
 from tuner.errors import UserError, nearest
 
 Facts = dict[str, Any]
 KINDS = ("tasks", "optimizers", "estimators", "suites")
+NAMED: tuple[Kind, ...] = ("tasks", "optimizers", "suites")
+"""Those of which one can be shown whole."""
 REMEDIES = {"pytorch_optimizer": "pip install pytorch_optimizer"}
 """By package, how it is installed."""
 
@@ -27,14 +30,14 @@ def document(what: str | None, configs: Path | None, preset: str | None) -> Fact
     """What is asked for, by kind.
 
     Args:
-        what: a kind, the name of a task or an optimizer, or ``None`` for all kinds.
+        what: a kind, the name of a task, an optimizer or a suite, or ``None`` for all kinds.
         preset: of tasks, the only one in their table, or the one whose values are resolved.
 
     Raises:
         UserError: an unknown name or preset, or a file that cannot be used.
     """
     reach([] if configs is None else [str(configs.absolute())])
-    known = {"tasks": available("tasks", configs), "optimizers": available("optimizers", configs)}
+    known = {kind: available(kind, configs) for kind in NAMED}
     of_kind: dict[str, Callable[[], list[Facts]]]
     if what is None or what in KINDS:
         of_kind = {
@@ -48,11 +51,12 @@ def document(what: str | None, configs: Path | None, preset: str | None) -> Fact
         of_kind = {
             "tasks": lambda: [whole_task(what, configs, preset)],
             "optimizers": lambda: [whole_optimizer(what, configs)],
+            "suites": lambda: [whole_suite(what, configs)],
         }
         wanted = [kind for kind, names in known.items() if what in names]
         if not wanted:
-            valid = [*KINDS, *known["tasks"], *known["optimizers"]]
-            raise UserError(f"unknown name {what!r}: no task and no optimizer{nearest(what, valid)}")
+            valid = [*KINDS, *(name for names in known.values() for name in names)]
+            raise UserError(f"unknown name {what!r}: no task, no optimizer and no suite{nearest(what, valid)}")
     if preset is not None and "tasks" not in wanted:
         raise UserError(f"--preset {preset}: has no effect on {what}; only tasks have presets")
     return {"schema_version": 1, **text.plain({kind: of_kind[kind]() for kind in wanted})}
@@ -165,19 +169,10 @@ def whole_optimizer(name: str, configs: Path | None) -> Facts:
     return optimizer_facts(name, configs) | {"values": _rows(optimizer_values(name, layers)), "changes": changes}
 
 
-# Estimators and suites.
+# Estimators.
 
 
 def estimators() -> list[Facts]:
     from tuner.training.described import describe_estimators
 
     return describe_estimators()
-
-
-def suites(configs: Path | None) -> list[Facts]:
-    """Their names, and the file of each that has the last word."""
-    found = []
-    for name in available("suites", configs):
-        files = [path for lookup in Registry(configs).levels if (path := lookup("suites", name))]
-        found.append({"name": name, "file": str(files[-1])})
-    return found

@@ -52,7 +52,7 @@ def names(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """All that ``tuner list`` takes."""
     from tuner.console.catalogue import KINDS
 
-    return [*KINDS, *tasks(parsed_args), *optimizers(parsed_args)]
+    return [*KINDS, *tasks(parsed_args), *optimizers(parsed_args), *suites(parsed_args)]
 
 
 def of_run(parsed_args: argparse.Namespace, **_: Any) -> list[str]:

@@ -1,4 +1,5 @@
-"""The listing shows the catalogue in a terminal: a table of each kind, or a task or an optimizer whole."""
+"""The listing shows the catalogue in a terminal: a table of each kind, or a task, an optimizer or a suite
+whole."""
 
 from __future__ import annotations
 
@@ -35,6 +36,8 @@ def show(document: Facts) -> None:
                 continue
             if entries and "values" in entries[0]:
                 _whole(console, kind, entries[0])
+            elif entries and "budgets" in entries[0]:
+                _whole_suite(console, entries[0])
             else:
                 TABLES[kind](console, entries)
             console.print()
@@ -125,7 +128,10 @@ def estimators_table(console: Console, estimators: list[Facts]) -> None:
 
 def suites_table(console: Console, suites: list[Facts]) -> None:
     if suites:
-        _table(console, ["suite", "file"], [[suite["name"], suite["file"]] for suite in suites], wrapped={1})
+        rows = [
+            [suite["name"], ", ".join(suite["tasks"]), suite["description"] or "-", suite["file"]] for suite in suites
+        ]
+        _table(console, ["suite", "tasks", "what it is", "file"], rows, wrapped={1, 2, 3})
     else:
         console.print(NO_SUITES)
 
@@ -160,7 +166,7 @@ def _table(
     console.print(table, crop=False)
 
 
-# One task or optimizer.
+# One task, optimizer or suite.
 
 
 def _whole(console: Console, kind: str, entry: Facts) -> None:
@@ -200,6 +206,29 @@ def _about_optimizer(console: Console, entry: Facts) -> None:
     rows += [[f"in {c['task']}", f"{c['key']} {_value(c['value'])} ({c['origin']})"] for c in entry["changes"]]
     rows += [["cannot be made", entry["error"]]] if entry["error"] else []
     _table(console, ["", ""], rows, wrapped={1})
+
+
+def _whole_suite(console: Console, suite: Facts) -> None:
+    """What it is, and what each of its tasks gets."""
+    console.print(Text(f"suite {suite['name']}: {suite['file']}"))
+    if suite["description"]:
+        console.print(Text(suite["description"]))
+    console.print()
+    head = ["task", "of", "data", *PRESET_COLUMNS, "target", "optimizers"]
+    rows = [
+        [
+            task["entry"],
+            task["task"],
+            task["dataset"],
+            *_preset(task),
+            "-" if task["target"] is None else _value(task["target"]),
+            ", ".join(task["optimizers"]),
+        ]
+        for task in suite["budgets"]
+    ]
+    _table(console, head, rows, wrapped={8})
+    targets = f"targets: {suite['targets']}, frozen" if suite["targets"] else "no frozen targets"
+    console.print(Text(f"\n{targets}; times are scaled from those that presets were measured to take"))
 
 
 def _settings(settings: Facts) -> str:

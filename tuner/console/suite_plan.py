@@ -27,14 +27,14 @@ MINUTES = "times are scaled from those that presets were measured to take on 2 c
 def describe(suite: str, configs: Mapping[str, Config], path: Path) -> dict[str, Any]:
     """As a document: of each task what is left to do, and how long that takes, as far as that is known."""
     tasks = [_task(entry, config, path / entry) for entry, config in configs.items()]
-    minutes = [task["minutes"] for task in tasks]
+    times = [task["minutes"] for task in tasks]
     return {
         "schema_version": 1,
         "suite": suite,
         "folder": str(path),
         "tasks": tasks,
         "total": sum(task["trials"] + task["retrain"] for task in tasks),
-        "minutes": None if None in minutes else sum(minutes),
+        "minutes": None if None in times else sum(times),
     }
 
 
@@ -54,12 +54,12 @@ def _task(entry: str, config: Config, path: Path) -> dict[str, Any]:
         "retrain": round(seeds),
         "epochs": config.train.epochs,
         "target": config.task.target,
-        "minutes": _minutes(config, trials, seeds),
+        "minutes": minutes(config, trials, seeds),
         "comparison": comparison(config)["sentence"],
     }
 
 
-def _minutes(config: Config, trials: float, seeds: float) -> float | None:
+def minutes(config: Config, trials: float, seeds: float) -> float | None:
     """As long as a run of the preset was measured to take, per epoch of a training run."""
     try:
         configs = None if config.configs is None else Path(config.configs)

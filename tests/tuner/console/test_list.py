@@ -14,7 +14,9 @@ import yaml
 from optimizers.curvature.registry import ESTIMATORS
 from tests.support.commands import python, run
 from tuner.config.registry import SHIPPED, available
+from tuner.config.sources import TaskFiles
 from tuner.console import catalogue, listing
+from tuner.console.listing import show
 from tuner.errors import UserError
 from tuner.list import main
 
@@ -241,22 +243,57 @@ def test_every_estimator_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^hutchinson +2 per sample +the graph of the gradient .*Hutchinson's estimator of the", out, re.M)
 
 
-def test_suites_are_listed_or_said_to_be_none(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown(capsys, "suites") == "no suites: there are no YAML files in configs/suites\n"
-    assert document(capsys, "suites") == {"suites": []}
-    write(own, "suites/small.yaml", {"tasks": ["mnist1d"]})
-    assert document(capsys, "suites", "--configs", own) == {
-        "suites": [{"name": "small", "file": f"{own}/suites/small.yaml"}]
-    }
-    assert re.search(
-        rf"^small +{re.escape(str(own))}/suites/small\.yaml$", shown(capsys, "suites", "--configs", own), re.M
-    )
+SMALL = {
+    "description": "two small tasks",
+    "targets": "hand",
+    "preset": "smoke",
+    "search": {"optimizers": ["adam", "sgdm", "sgd"], "trials": 6, "studies": 4},
+    "retrain": {"seeds": 2},
+    "tasks": {"mnist1d": {"train": {"epochs": 3}}, "wine": {"task": {"name": "tabular_mlp", "dataset": "wine"}}},
+}
+HAND = {"version": 1, "tasks": {"mnist1d": {"target": 1.25, "metric": "val_loss", "dataset": "mnist1d"}}}
+
+
+def test_where_there_are_no_suites_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"schema_version": 1, "suites": []})
+    assert capsys.readouterr().out == "no suites: there are no YAML files in configs/suites\n"
+
+
+def test_suites_are_listed_with_their_tasks(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(own, "suites/small.yaml", SMALL)
+    mine = [suite for suite in document(capsys, "suites", "--configs", own)["suites"] if suite["name"] == "small"]
+    file = f"{own}/suites/small.yaml"
+    assert mine == [{"name": "small", "file": file, "description": "two small tasks", "tasks": ["mnist1d", "wine"]}]
+    line = rf"^small +mnist1d, wine +two small tasks +{re.escape(file)}$"
+    assert re.search(line, shown(capsys, "suites", "--configs", own), re.M)
+
+
+def test_a_suite_is_shown_whole_with_what_each_task_gets(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """mnist1d's preset smoke searches two optimizers, with the same epochs in both phases; the suite's three."""
+    write(own, "suites/small.yaml", SMALL)
+    write(own, "targets/hand.yaml", HAND)
+    (suite,) = document(capsys, "small", "--configs", own)["suites"]
+    assert (suite["description"], suite["targets"]) == ("two small tasks", "hand")
+    first, second = suite["budgets"]
+    assert (first["studies"], first["trials"], first["epochs"], first["seeds"]) == (4, 6, 3, 2)
+    assert (first["target"], second["target"], second["dataset"]) == (1.25, None, "wine")
+    about = yaml.safe_load((SHIPPED / "tasks/tabular_mlp.yaml").read_text())["about"]["minutes"]["smoke"]
+    usual = TaskFiles("tabular_mlp", None).config("smoke")  # of the same epochs in every training run
+    runs = 2 * usual.search.studies * (usual.search.trials + len(usual.retrain.seeds))
+    assert second["minutes"] == pytest.approx(about * 3 * 4 * (6 + 2) / runs)
+    lines = [" ".join(line.split()) for line in shown(capsys, "small", "--configs", own).splitlines()]
+    assert lines[:2] == [f"suite small: {own}/suites/small.yaml", "two small tasks"]
+    assert any(line.startswith("mnist1d mnist1d mnist1d smoke 4 x 6 x 3 2 x 3 ") for line in lines)
+    assert any(line.startswith("wine tabular_mlp wine smoke 4 x 6 x 200 2 x 200 ") for line in lines)
+    assert lines[-1].startswith("targets: hand, frozen; ")
 
 
 def test_without_a_name_there_are_four_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(document(capsys)) == ["tasks", "optimizers", "estimators", "suites"]
     out = shown(capsys)
-    heads = [re.search(rf"^{head} .*", out, re.M) for head in ("task", "optimizer", "estimator", "no suites:")]
+    heads = [
+        re.search(rf"^{head} .*", out, re.M) for head in ("task", "optimizer", "estimator", "(?:suite|no suites:)")
+    ]
     assert all(heads)
 
 
@@ -265,7 +302,7 @@ def test_without_a_name_there_are_four_tables(capsys: pytest.CaptureFixture[str]
 
 def test_an_unknown_name_has_its_nearest() -> None:
     assert refusal("adma").startswith(
-        "unknown name 'adma': no task and no optimizer; did you mean 'adam'? (valid: tasks, "
+        "unknown name 'adma': no task, no optimizer and no suite; did you mean 'adam'? (valid: tasks, "
     )
     assert "did you mean 'optimizers'?" in refusal("optimizer")
 
