@@ -116,3 +116,34 @@ def test_the_page_about_python_is_a_script_that_runs(tmp_path):
     assert "{'trials': 12, 'retrain': 6, 'total': 18} rmsprop against adam, by test_acc" in done.out
     assert "from torch.optim import Adam\noptimizer = Adam(model.parameters(), betas=(0.9, 0.999)" in done.out
     assert done.out.rstrip().endswith("(2): Linear(in_features=100, out_features=10, bias=True)\n)")
+
+
+@pytest.mark.slow
+def test_the_examples_of_a_suite_run(tmp_path):
+    """Its files and commands as they stand, with less training: one suite, one more optimizer, another that borrows."""
+    text = (DOCS / "suites.md").read_text(encoding="utf-8")
+    files = [code for language, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if language == "yaml"]
+    for name, content in zip(("suites/three.yaml", "targets/three.yaml"), files, strict=True):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text(content, encoding="utf-8")
+    commands = [line.partition("  #")[0].split() for line in text.splitlines() if line.startswith("python -m tuner.")]
+    (begin,) = [words for words in commands if words[-2:] == ["--name", "first"]]
+    (add,) = [words for words in commands if "--add-optimizer" in words]
+    (against,) = [words for words in commands if "--against" in words]
+    less = ["--trials", "2", "--seeds", "1", "--set", "train.epochs=1", "retrain.epochs=1"]
+    for words in ([*begin, *less], add, [*against, *less]):
+        studies = [] if words is add else ["--studies", "3"]
+        done = run(tmp_path, words[2], *words[3:], *studies, "-q", env=environment())
+        assert done.code == 0, done.err
+    entries = ["mnist1d", "wine", "ill"]
+    assert sorted(path.name for path in (tmp_path / "runs/first").iterdir() if path.is_dir()) == sorted(entries)
+    for entry in entries:
+        trials = pd.read_csv(tmp_path / f"runs/nesterov/{entry}/trials.csv")
+        own = trials[trials["borrowed"].isna()]
+        assert set(own["optimizer"]) == {"nesterov"} and len(own) == 6
+        assert set(trials["optimizer"]) == {"nesterov", "nadamw", "adam", "sgdm"} and len(trials) == 24
+        assert yaml.safe_load((tmp_path / f"runs/first/{entry}/config.yaml").read_text())["search"]["draws"] == "shared"
+    targets = [
+        yaml.safe_load((tmp_path / f"runs/first/{e}/config.yaml").read_text())["task"]["target"] for e in entries
+    ]
+    assert targets[0] == yaml.safe_load(files[1])["tasks"]["mnist1d"]["target"]

@@ -21,6 +21,8 @@ from tests.support.made_runs import make_run
 from tuner.__main__ import overview
 from tuner.comparison.results import Results, compare
 from tuner.config.layers import resolve
+from tuner.config.registry import available
+from tuner.config.suites import read_suite, resolve_suite
 from tuner.prepare import FLAG_KEYS
 from tuner.reporting.as_json import document
 from tuner.reporting.leaderboard import leaderboard
@@ -130,10 +132,11 @@ def test_flags_are_there(page: Path) -> None:
 
 
 def own_folder(folder: Path) -> Path:
-    """The optimizers and tasks that pages write as examples."""
+    """The optimizers, tasks, suites and targets that pages write as examples, each a block of its page, in order."""
     for page in PAGES:
-        for name in re.findall(r"`mine/((?:optimizers|tasks)/[a-z_]+\.yaml)`", text_of(page)):
-            content = next(code for language, code in blocks(page) if language == "yaml")
+        names = re.findall(r"`mine/((?:optimizers|tasks|suites|targets)/[a-z_]+\.yaml)`", text_of(page))
+        contents = [code for language, code in blocks(page) if language == "yaml"]
+        for name, content in zip(dict.fromkeys(names), contents, strict=False):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content, encoding="utf-8")
     return folder
@@ -152,9 +155,19 @@ def test_searches_are_valid(page: Path, tmp_path: Path) -> None:
         if command[0] != "search" or "--resume" in command or len(command) == 1:
             continue
         args = import_module("tuner.search").make_parser().parse(command[1:])
-        asked = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items() if flag != "seeds"}
-        config = resolve({k: v for k, v in asked.items() if v is not None}, args.set, own if args.configs else None)
-        assert config.task.dataset.startswith("cond") or config.task.dataset in config.task.datasets
+        flags = {key: getattr(args, flag) for flag, key in FLAG_KEYS.items() if flag != "seeds"}
+        asked = {key: value for key, value in flags.items() if value is not None}
+        configs = own if args.configs else None
+        if args.suite is None:
+            found = [resolve(asked, args.set, configs)]
+        elif not available("suites", configs):  # of ours none is there yet
+            continue
+        else:
+            file = read_suite(args.suite, configs)
+            assert set(args.only or ()) <= set(file.tasks)
+            found = list(resolve_suite(file, asked, args.set, configs).values())
+        for config in found:
+            assert config.task.dataset.startswith("cond") or config.task.dataset in config.task.datasets
 
 
 @each_page
