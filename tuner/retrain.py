@@ -69,13 +69,18 @@ def carry_out(args: argparse.Namespace, tell: Listener, program: Program = NO_PR
 
     if is_suite(args.run):
         whole = Suite.open(args.run)
-        configs = {entry: changed(args, run) for entry, run in whole.runs.items() if run.best_optimizers()}
+        configs = {entry: changed(args, run) for entry, run in whole.runs.items() if has_winner(run)}
         if not configs:
-            raise UserError(f"{whole.path}: no task has a trial yet, so there is nothing to retrain")
+            raise UserError(f"{whole.path}: no task has a valid trial, so there is nothing to retrain")
         return suite.resume_suite(whole, configs, tell, search=search, **again)
     run = Run.open(args.run)
     config = changed(args, run)
     return execute.resume(config, run, tell, search=search(config), **again)
+
+
+def has_winner(run: Run) -> bool:
+    """Whether any trial of the run is valid."""
+    return any(entry["hp"] is not None for entry in run.best_optimizers().values())
 
 
 def changed(args: argparse.Namespace, run: Run) -> Config:
@@ -87,7 +92,7 @@ def changed(args: argparse.Namespace, run: Run) -> Config:
     from tuner.config.changes import extended, keep_seeds, revise
 
     before = run.config()
-    if all(entry["hp"] is None for entry in run.best()["optimizers"].values()):
+    if not has_winner(run):
         raise UserError(f"{run.path}: no valid trial, so there is nothing to retrain")
     changes = {"retrain.seeds": before.retrain.seeds} | given(args, RETRAINING_KEYS)
     config = keep_seeds(extended(before, revise(before, changes)), run.retrained_seeds())
