@@ -129,6 +129,8 @@ def planned(args: argparse.Namespace, remark: Callable[[str], Any], program: Pro
     from tuner.store.suites import Suite
 
     going_on = opened(args)
+    if lenders_of(args):
+        remark("--against: what is borrowed is known once data is loaded; here all is counted as if nothing were")
     if isinstance(going_on, Suite):
         configs = prepare_resumed_suite(args, going_on, program)
         for entry, config in configs.items():
