@@ -81,7 +81,8 @@ def borrowed(config: Config, lenders: Sequence[Run], data: Mapping[str, Any], co
             elif not why and name not in loans:
                 loans[name] = Loan(name, lender, marked)
                 specs[name] = theirs.optimizers[name].model_dump(by_alias=True)
-    return Loans(_with(config, specs), list(loans.values()), remarks)
+    folders = [folder for loan in loans.values() for folder in loan.lender.config().module_folders]
+    return Loans(_with(config, specs, folders), list(loans.values()), remarks)
 
 
 def _same_task(config: Config, theirs: Config) -> bool:
@@ -125,14 +126,19 @@ def _lacking(config: Config, theirs: Config, lender: Run, name: str) -> str:
     return "it is not complete there" if work.trials or work.seeds else ""
 
 
-def _with(config: Config, specs: Mapping[str, Any]) -> Config:
-    """The configuration with more optimizers, the baseline that is declared, or the usual one, among them."""
+def _with(config: Config, specs: Mapping[str, Any], folders: Sequence[str]) -> Config:
+    """The configuration with more optimizers, the baseline that is declared, or the usual one, among them.
+
+    Args:
+        folders: where their classes are found, should the run go on with more trials of them.
+    """
     more = {name: spec for name, spec in specs.items() if name not in config.optimizers}
     if not more:
         return config
     changed = config.model_dump(by_alias=True)
     changed["optimizers"] |= more
     changed["search"]["optimizers"] += list(more)
+    changed["python_path"] = list(dict.fromkeys([*config.python_path, *folders]))
     return validated(changed, [("the run", changed)])
 
 

@@ -78,6 +78,12 @@ def test_the_baseline_may_be_a_borrowed_one(made: Run) -> None:
     assert loans(declared, made).config.baseline == "sgd"
 
 
+def test_classes_of_the_lenders_own_folder_are_found_where_it_is(lender: Run) -> None:
+    edit_config(lender, "python_path: []\n", "python_path: [/some/folder]\n")
+    assert loans(asked(), lender).config.python_path == ["/some/folder"]
+    assert loans(asked(optimizers=["sgdm", "adam"]), lender).config.python_path == []
+
+
 # Conditions.
 
 
