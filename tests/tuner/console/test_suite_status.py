@@ -38,7 +38,7 @@ def test_a_suite_that_has_not_begun(suite: Suite) -> None:
 def test_a_suite_under_way(suite: Suite) -> None:
     iris, wine = suite.runs.values()
     finish(iris)
-    say(iris, "ended", 90.0)
+    say(iris, "ended", 1.0)
     add_trials(wine, "adam", "complete", "diverged", "failed")
     set_best(wine, adam=0)
     say(wine, "running", 3.0, adam=75.0, diag_hessian=3700.0)
