@@ -87,7 +87,9 @@ class Suite:
             about = yaml.safe_load(bounded((path / SUITE_FILE).read_text(encoding="utf-8")))
             name, tasks, targets = str(about["suite"]), [str(entry) for entry in about["tasks"]], about.get("targets")
         except UNREADABLE as error:
-            raise UserError(f"{path / SUITE_FILE}: cannot be read as that of a suite ({type(error).__name__})") from None
+            raise UserError(
+                f"{path / SUITE_FILE}: cannot be read as that of a suite ({type(error).__name__})"
+            ) from None
         odd = [entry for entry in tasks if not NAME.fullmatch(entry)]
         if odd or not tasks:
             what = f"{odd[0]!r} is not the name of a run's folder" if odd else "it has no tasks"
