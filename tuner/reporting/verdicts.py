@@ -225,12 +225,17 @@ def overall(results: Results, optimizer: str) -> str:
     by_word = by_verdict(results, optimizer)
     if not by_word:
         return f"{optimizer} {without_verdict(results, optimizer)}."
-    many = f" of {sum(map(len, by_word.values()))} tasks" if len(results.tasks) > MOST_NAMED else ""
-    parts = "; ".join(
-        f"{word}{',' * (',' in word)} on {f'{len(tasks)}{many}: ' * bool(many)}{', '.join(tasks)}"
-        for word, tasks in by_word.items()
-    )
+    parts = "; ".join(_on(word, tasks, len(results.tasks)) for word, tasks in by_word.items())
     return f"{optimizer} against {baselines(results)}: {parts} (Holm-corrected over {results.family} contrasts)."
+
+
+def _on(word: str, tasks: list[str], of: int) -> str:
+    """A verdict with the tasks that it is on; of many their number, and what is open without names."""
+    comma = "," * ("," in word)
+    if of <= MOST_NAMED:
+        return f"{word}{comma} on {', '.join(tasks)}"
+    names = "" if word == "inconclusive" else f" ({', '.join(tasks)})"
+    return f"{word}{comma} on {len(tasks)} of {of} tasks{names}"
 
 
 def without_verdict(results: Results, optimizer: str) -> str:
