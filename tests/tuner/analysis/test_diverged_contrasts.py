@@ -167,7 +167,9 @@ def test_where_the_baseline_diverged_its_sentence_says_so(three: Run) -> None:
 def test_figures_and_curves_do_not_show_the_worst_value(three: Run, tmp_path: Path) -> None:
     run = copied(three, tmp_path / "three")
     (task,) = compare([run]).tasks
-    drawn = [drawing for part in task_drawings(task, 0, ["diag_hessian", "adam"]).values() for drawing in part]
+    drawn = [
+        drawing for part in task_drawings(task, 0, ["diag_hessian", "adam"], whole=True).values() for drawing in part
+    ]
     for drawing in drawn:
         shown = [text.get_text() for text in drawing.draw(*drawing.args).texts]
         assert not any("3334" in text or "10k" in text for text in shown), drawing.name

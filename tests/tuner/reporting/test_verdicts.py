@@ -156,7 +156,7 @@ def test_times_of_stacks_and_of_others_are_not_shown_as_if_alike(run: Run) -> No
     shown = {row[0].text: row[head.index("ms/step (shared)")].text.partition(" ")[2] for row in rows}
     assert shown == {"sgdm": "(4 at once)", "adam": "(alone)", "diag_hessian": "(alone)"}
     assert "times as long" not in " ".join(verdicts.verdicts(compare([run])))
-    assert [drawing.name for drawing in task_drawings(task, 0, list(EFFECTS))["curves"]] == [
+    assert [drawing.name for drawing in task_drawings(task, 0, list(EFFECTS), whole=True)["curves"]] == [
         "1-curves-steps", "1-curves-grad_equivalents",
     ]  # fmt: skip
 
