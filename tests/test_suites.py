@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import textwrap
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.support.commands import environment, run
+from tests.support.commands import environment, finish, run, start
 from tests.test_kill import Command, curves, tables_equal
 from tuner.store.suites import Suite
 
@@ -154,6 +155,26 @@ KILLED = {
         "wine": {"task": {"name": "tabular_mlp", "dataset": "wine"}},
     },
 }
+
+
+@pytest.mark.slow
+def test_an_interrupted_suite_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(KILLED | {"train": {"epochs": 2000}}, sort_keys=False))
+    words = ["--suite", "long.yaml", "--name", "cut", "--max-concurrent", "1", "--studies", "3"]
+    process = start(tmp_path, "tuner.search", *words)
+    until = time.monotonic() + 120
+    while not grown(tmp_path / "runs" / "cut") and time.monotonic() < until:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
+    (said,) = [line for line in err.splitlines() if line.startswith("interrupted: ")]
+    assert said.endswith("--resume runs/cut")
+    status = run(tmp_path, "tuner.status", "runs/cut", "--json")
+    found = json.loads(status.out)
+    assert (found["state"], found["complete"]) == ("interrupted", False)
+    assert {task["state"] for task in found["tasks"].values()} == {"interrupted"}
+    assert "--resume runs/cut" in run(tmp_path, "tuner.status", "runs/cut").out.splitlines()[-1]
 
 
 @pytest.mark.slow
