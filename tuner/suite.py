@@ -173,7 +173,7 @@ def checked_all(
         else:
             checked[entry] = found
     if not checked:
-        raise UserError(next(iter(failed.values())))
+        raise UserError("; ".join(f"{entry}: {why}" for entry, why in failed.items()))
     for entry, why in failed.items():
         tell(events.TaskFailed(f"{entry}: cannot be trained, the other tasks are ({why})"))
     return checked, failed
