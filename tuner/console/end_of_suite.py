@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 def present(done: SuiteExecuted, *, as_json: bool) -> str:
-    """Print results and next commands on stdout; how complete the suite is."""
+    """Print results and next commands on stdout; how complete what the command was about is."""
     suite, results = done.suite, done.results
     tasks = {entry: summarize(run, done.configs.get(entry) or run.config()) for entry, run in suite.runs.items()}
-    status = complete([summary["status"] for summary in tasks.values()], some_failed=bool(done.failed))
+    of_command = [tasks[entry]["status"] for entry in done.configs]
+    status = complete(of_command, some_failed=bool(done.failed))
     if as_json:
         _add_verdicts(tasks, done)
         document = {"schema_version": 1, "suite": suite.name, "folder": str(suite.path), "status": status,
@@ -35,9 +36,10 @@ def present(done: SuiteExecuted, *, as_json: bool) -> str:
     print("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
     if results is not None:
         from tuner.reporting.subject import answer_is_about
-        from tuner.reporting.verdicts import overall
+        from tuner.reporting.verdicts import overall, verdict
 
-        sentences = [overall(results, name) for name in results.optimizers] if results.across else []
+        whole = [overall(results, name) for name in results.optimizers] if results.across else []
+        sentences = whole or [verdict(task, name) for task in results.tasks for name in task.summary["optimizer"]]
         print("\n" + "\n".join([*answer_is_about(results), *sentences]))
     for entry, why in done.failed.items():
         print(f"{entry}: not trained ({why})")
@@ -45,13 +47,13 @@ def present(done: SuiteExecuted, *, as_json: bool) -> str:
     if done.report:
         print(f"report: {done.report}")
     print("next:")
-    for command, what in _next_commands(done, tasks, status):
+    for command, what in _next_commands(done, tasks):
         print(f"  {command}   # {what}")
     return status
 
 
 def complete(states: list[str], *, some_failed: bool) -> str:
-    """ "done", "partly" or "nothing", of all tasks together."""
+    """ "done", "partly" or "nothing", of tasks together."""
     if all(state == "nothing" for state in states):
         return "nothing"
     return "done" if not some_failed and all(state == "done" for state in states) else "partly"
@@ -91,10 +93,10 @@ def verdict_words(results: Results) -> dict[str, dict[str, str]]:
     }
 
 
-def _next_commands(done: SuiteExecuted, tasks: dict[str, Any], status: str) -> list[tuple[str, str]]:
+def _next_commands(done: SuiteExecuted, tasks: dict[str, Any]) -> list[tuple[str, str]]:
     path = done.suite.path
     commands = []
-    if status != "done":
+    if any(summary["status"] != "done" for summary in tasks.values()):
         commands.append((command_line("tuner.search", "--resume", path), "what is still missing"))
     anew = "the same with another --baseline or --metric, or with other runs"
     if done.results is not None:
