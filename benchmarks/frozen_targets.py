@@ -1,13 +1,13 @@
 """Fixes the targets of a suite's tasks, by AlgoPerf's rule, of a finished search of its four target-setting optimizers.
 
-python -m tuner.search --suite core --optimizers adamw nadamw nesterov sgdm --studies 1 --trials 50 --seeds 20 \
-    --set search.seed=7000 --name targets
+python -m tuner.search --suite core_targets --name targets
 python -m benchmarks.frozen_targets runs/targets VERSION > configs/targets/core.yaml
 
 Of each task the best trial of all four optimizers, drawn at random, is taken by its validation metric; its
 configuration was retrained 20 times; of each retraining the best value along the run counts, and of these the median is
-the target (Dahl et al., "Benchmarking neural network training algorithms", 2023, section 4.2). Targets are of the
-suite's budget and batch size, which stand beside them.
+the target (Dahl et al., "Benchmarking neural network training algorithms", 2023, section 4.2). They are made in three
+quarters of the epochs that the suite trains for, so that a method as good reaches them before its time is over; epochs
+and batch size stand beside them.
 """
 
 from __future__ import annotations
