@@ -20,7 +20,7 @@ from PIL import Image as Picture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a notebook starts in its own folder
 
-from tuner.comparison.results import TaskResults
+from tuner.comparison.task_results import TaskResults
 from tuner.figures.canvas import STYLE
 from tuner.reporting.leaderboard import leaderboard
 from tuner.text import number

@@ -113,7 +113,9 @@ def is_whole(results: Results) -> bool:
     return len(results.tasks) <= MOST_WHOLE
 
 
-def task_drawings(task: TaskResults, index: int, names: Sequence[str], *, whole: bool) -> dict[str, list[Drawing]]:
+def task_drawings(
+    task: TaskResults, index: int, names: Sequence[str], *, whole: bool = True
+) -> dict[str, list[Drawing]]:
     """By the parts of a task's section."""
     curves, pairs_of_task = list(_curves(task, index, names)), list(_pairs(task, index, names))
     return {

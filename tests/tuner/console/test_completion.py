@@ -67,7 +67,7 @@ def words(folder: Path, line: str) -> list[str]:
         ("search --sampler ", ["gp", "qmc", "random", "tpe"]),
         ("search --scheduler ", ["asha", "fifo"]),
         ("search --tracker ", ["mlflow", "tensorboard", "wandb"]),
-        (f"{SEARCH} --set train.e", ["train.epochs=", "train.evaluations="]),
+        (f"{SEARCH} --set train.e", ["train.ema=", "train.epochs=", "train.evaluations="]),
         (f"{SEARCH} --set train.epochs=1 optimizers.adam.args.e", ["optimizers.adam.args.eps="]),
         (f"{SEARCH} --set optimizers.sgd.space.lr.l", [f"optimizers.sgd.space.lr.{key}=" for key in ("log", "low")]),
         ("search --keep", ["--keep-weights"]),

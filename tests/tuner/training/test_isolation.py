@@ -103,7 +103,7 @@ def test_settings_and_streams_are_as_before_after_a_run_that_changed_them(tmp_pa
     rest(worker)
     expected = honest(worker)
     then(worker, asked("spoiler"))
-    assert worker.workbench is not None and not worker.workbench.unusable
+    assert not worker.workbenches[""].unusable
     assert honest(worker) == expected
 
 
