@@ -13,8 +13,9 @@ from tests.support.made_runs import make_run
 from tests.support.table_rows import CONFIG
 from tuner.config.suites import SuiteFile
 from tuner.errors import UserError
+from tuner.store.folders import SUITE_FILE
 from tuner.store.run import Run
-from tuner.store.suites import FILE, Suite, folder_of_suite, is_suite, runs_at
+from tuner.store.suites import Suite, folder_of_suite, is_suite, runs_at
 
 FILE_OF = SuiteFile("pair", "configs/suites/pair.yaml", "two tasks", {"a": {}, "b": {}}, {}, "frozen")
 
@@ -32,7 +33,7 @@ def test_it_has_a_run_for_each_task_from_the_first_moment(suite: Suite) -> None:
     assert (suite.name, suite.targets, list(suite.runs)) == ("pair", "frozen", ["a", "b"])
     assert [run.path for run in suite.runs.values()] == [suite.path / "a", suite.path / "b"]
     assert all(run.is_new and run.config() == CONFIG for run in suite.runs.values())
-    assert sorted(path.name for path in suite.path.iterdir()) == ["a", "b", FILE]
+    assert sorted(path.name for path in suite.path.iterdir()) == ["a", "b", SUITE_FILE]
     assert [path.name for path in suite.path.parent.iterdir()] == ["mine"]  # nothing half made
 
 
@@ -77,10 +78,10 @@ def test_what_programs_gave_is_in_every_run(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_a_suites_is_refused_in_a_line(suite: Suite, content: str, said: str) -> None:
-    (suite.path / FILE).write_text(content)
+    (suite.path / SUITE_FILE).write_text(content)
     with pytest.raises(UserError) as caught:
         Suite.open(suite.path)
-    assert str(caught.value) == f"{suite.path / FILE}: cannot be read as that of a suite ({said})"
+    assert str(caught.value) == f"{suite.path / SUITE_FILE}: cannot be read as that of a suite ({said})"
 
 
 def test_a_folder_without_the_file_is_no_suite(suite: Suite, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def half_done(tmp_path: Path) -> Suite:
     """With results of its second task alone."""
     one = make_run(tmp_path / "suite" / "one", seeds=3, trials=2)
     Run.create(tmp_path / "suite" / "none", one.config())
-    (tmp_path / "suite" / FILE).write_text(yaml.safe_dump({"suite": "x", "tasks": ["none", "one"]}))
+    (tmp_path / "suite" / SUITE_FILE).write_text(yaml.safe_dump({"suite": "x", "tasks": ["none", "one"]}))
     return Suite.open(tmp_path / "suite")
 
 
