@@ -75,6 +75,9 @@ class Suite:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(f"output folder {path}: cannot be made ({error.strerror})") from None
+        except UserError as error:  # of a run
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(str(error).replace(str(partial), str(path))) from None
 
     @classmethod
     def open(cls, path: Path) -> Suite:

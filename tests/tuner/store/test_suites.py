@@ -57,6 +57,14 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     assert everything(tmp_path) == before
 
 
+def test_a_task_that_no_folder_can_be_named_for_leaves_nothing(tmp_path: Path) -> None:
+    task = "x" * 300
+    with pytest.raises(UserError) as caught:
+        Suite.create(tmp_path / "mine", FILE_OF, {"a": CONFIG, task: CONFIG}, b"", another=False)
+    assert str(caught.value) == f"output folder {tmp_path / 'mine' / task}: no folder can have this name"
+    assert everything(tmp_path) == everything(tmp_path / "nowhere") == {}
+
+
 def test_what_programs_gave_is_in_every_run(tmp_path: Path) -> None:
     made = Suite.create(tmp_path / "mine", FILE_OF, {"a": CONFIG, "b": CONFIG}, b"packed", another=False)
     assert [run.objects() for run in made.runs.values()] == [b"packed"] * 2
