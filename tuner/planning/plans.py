@@ -38,8 +38,8 @@ class Plans:
             if jobs := plan.next_jobs():
                 return plan, jobs
             if not plan.busy:
+                self.on_end(plan)  # which a full disk may prevent: then it is open still
                 self.open.remove(plan)
-                self.on_end(plan)
         return None
 
     def tick(self) -> None:

@@ -83,6 +83,21 @@ def test_a_plan_that_waits_has_not_ended(search_of: Callable[..., Plan]) -> None
     assert given_out(plans) is None and closed == ["b", "a"]
 
 
+def test_a_plan_whose_files_cannot_be_written_at_its_end_is_open_still(search_of: Callable[..., Plan]) -> None:
+    """So that who halts the work closes it, and its status says so."""
+    plan = search_of("a")
+
+    def full(ended: Plan) -> None:
+        raise OSError(28, "No space left on device")
+
+    plans = Plans([plan], Path(), full)
+    while len(plan.run.seed_rows()) < 2:
+        finish(given_out(plans))
+    with pytest.raises(OSError, match="No space left"):
+        plans.next_jobs()
+    assert plans.open == [plan]
+
+
 def test_a_plan_without_work_ends_at_once(search_of: Callable[..., Plan]) -> None:
     done = search_of("a")
     while jobs := done.next_jobs():
