@@ -63,7 +63,7 @@ def read_targets(name: str, configs: Path | None = None) -> dict[str, FrozenTarg
 def _target(origin: str, called: str, task: str, said: Any) -> FrozenTarget:
     said = said if isinstance(said, dict) else {}
     value = said.get("target")
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**1023:
         raise UserError(f"{origin}: tasks.{task}.target: must be a number, got {shown(value)}")
     for key in ("metric", "dataset"):
         if not isinstance(said.get(key), str):
