@@ -75,8 +75,8 @@ def spread(inputs: int) -> float:
 
 
 def psnr(loss: float) -> float:
-    """Decibels, of a mean squared error; infinite without one."""
-    return 10 * math.log10(PEAK**2 / loss) if loss else math.inf
+    """Decibels, of a mean squared error; infinite without one, minus infinite of an infinite one."""
+    return 10 * (math.log10(PEAK**2) - math.log10(loss)) if loss else math.inf
 
 
 def photograph() -> np.ndarray:

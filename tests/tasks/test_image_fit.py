@@ -1,10 +1,13 @@
 """The fitted photograph: its pixels and how they are split, SIREN's initialisation, and interpolation to beat."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_sample_image
 
+from tasks.image_fit import psnr
 from tests.support.shipped_tasks import assert_stacks_as_alone, shipped, trained_with_adam
 
 
@@ -90,3 +93,9 @@ def test_training_beats_the_mean_of_the_four_neighbours_that_train(task, image):
 
 def test_a_stack_is_as_runs_alone(task):
     assert_stacks_as_alone(task)
+
+
+@pytest.mark.parametrize(("loss", "decibels"), [(4.0, 0.0), (0.04, 20.0), (0.0, math.inf), (math.inf, -math.inf)])
+def test_decibels_of_any_loss(loss: float, decibels: float) -> None:
+    """Also of one that has left the floating-point numbers: the run has diverged, and not failed."""
+    assert psnr(loss) == pytest.approx(decibels)
