@@ -65,7 +65,7 @@ def prepare(args: argparse.Namespace, run: Run | None, program: Program = NO_PRO
     if run is None:
         config = one_at_a_time(resolve(flags_of(args, program), args.set, args.configs, program.given))
     else:
-        config = going_on(args, run.config(), run.retrained_seeds())
+        config = going_on(args, run.config(), run.retrained_seeds(), args.add_optimizer or [])
     if run is None or not args.dry_run:
         check_dataset(config)
     return settled(config, program)
@@ -99,9 +99,14 @@ def prepare_resumed_suite(args: argparse.Namespace, suite: Suite, program: Progr
         UserError: bad input.
     """
     check_together(args, suite, program)
+    runs, wanted = suite.only(args.only or ()), args.add_optimizer or []
+    configs = {entry: run.config() for entry, run in runs.items()}
+    lacking = {entry: [name for name in wanted if name not in config.optimizers] for entry, config in configs.items()}
+    if not any(lacking.values()):
+        lacking = dict.fromkeys(configs, wanted)  # of which the first is refused
     return {
-        entry: settled(going_on(args, run.config(), run.retrained_seeds()), program)
-        for entry, run in suite.only(args.only or ()).items()
+        entry: settled(going_on(args, configs[entry], run.retrained_seeds(), lacking[entry]), program)
+        for entry, run in runs.items()
     }
 
 
@@ -123,13 +128,13 @@ def flags_of(args: argparse.Namespace, program: Program = NO_PROGRAM) -> dict[st
     return flags
 
 
-def going_on(args: argparse.Namespace, config: Config, retrained: list[int]) -> Config:
-    """The configuration of a run that goes on, as the flags extend it."""
+def going_on(args: argparse.Namespace, config: Config, retrained: list[int], added: list[str]) -> Config:
+    """The configuration of a run that goes on, as the flags extend it, with these optimizers more."""
     from tuner.config.changes import add_optimizers, extend, keep_seeds
 
     settings = args.set
-    if args.add_optimizer:
-        config, settings = add_optimizers(config, args.add_optimizer, settings, args.configs)
+    if added:
+        config, settings = add_optimizers(config, added, settings, args.configs)
     return keep_seeds(extend(config, flags_of(args), settings), retrained)
 
 

@@ -15,6 +15,7 @@ from tuner import report, retrain, search, status
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.store.run import Run
+from tuner.store.suites import Suite
 
 TWO = {
     "search": {"optimizers": ["adam", "sgd"], "trials": 2, "studies": 3},
@@ -106,6 +107,20 @@ def test_of_a_suite_those_tasks_are_retrained_that_have_a_winner(two: Path, monk
     monkeypatch.setattr("tuner.suite.resume_suite", note)
     retrain.carry_out(retrain.make_parser().parse(["suite", "--seeds", "3"]), lambda event: None)
     assert asked == {"mnist1d": [0, 1, 2]}
+
+
+def test_an_optimizer_is_added_to_the_tasks_that_lack_it(two: Path) -> None:
+    """A command that was killed, or was of some tasks, may have given it to others before."""
+
+    def asked(*words: str) -> dict[str, Config]:
+        args = search.make_parser().parse(["--resume", "suite", "--add-optimizer", "sgdm", *words])
+        return search.prepare_resumed_suite(args, Suite.open(two / "suite"))
+
+    wine = asked("--only", "wine")["wine"]
+    Run(two / "suite" / "wine").write_config(wine)
+    found = asked()
+    assert [list(config.optimizers) for config in found.values()] == [["adam", "sgd", "sgdm"]] * 2
+    assert found["wine"] == wine
 
 
 def test_a_suite_is_reported_with_other_runs_into_a_folder_beside_it(
