@@ -153,7 +153,7 @@ def write(run: Run, config: Config, loans: Sequence[Loan]) -> None:
         rows["seeds"] += [_note(row, note) for row in lender.seed_rows() if row["optimizer"] == name]
         best[name] = lender.best_optimizers()[name]
         curves = lender.curves()
-        of_loan: Any = curves[curves["optimizer"] == name].to_dict("records")
+        of_loan: Any = curves[curves["optimizer"] == name].drop(columns="seconds").to_dict("records")
         run.append_curves(of_loan)
     run.write_trials(rows["trials"], config.hyperparameters)
     run.write_seeds(rows["seeds"], config.hyperparameters)

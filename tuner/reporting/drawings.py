@@ -142,8 +142,8 @@ def _curves(task: TaskResults, index: int, names: Sequence[str]) -> Iterable[Dra
     if task.filled.empty:
         return
     for name, clock in CLOCKS.items():
-        if name == "seconds" and len(set(comparison.cohorts.values())) > 1:  # shares of stacks of several sizes
-            continue
+        if name == "seconds" and (comparison.borrowed or len(set(comparison.cohorts.values())) > 1):
+            continue  # of other commands, or shares of stacks of several sizes
         label = CLOCK_NAMES[name] + (" (shared)" if name == "seconds" and comparison.shared else "")
         title = f"{comparison.task}: {metric} by {label}"
         bands = curves.bands(task.filled, clock)

@@ -20,6 +20,7 @@ from tuner.execute import begun
 from tuner.machine.code import Code, identity, mark
 from tuner.planning.borrowing import Loans, borrowed, write
 from tuner.planning.estimate import Timings
+from tuner.reporting.drawings import report_drawings
 from tuner.store.run import Run
 from tuner.workers.preflight import PreflightResult
 
@@ -232,6 +233,7 @@ def test_rows_are_the_lenders_but_for_times_and_say_whose_they_are(made: Run, tm
     keys = ["optimizer", "study", "phase", "trial", "seed", "step", "split", "metric"]
     tables = [each.curves().sort_values(keys).reset_index(drop=True) for each in (run, made)]
     pd.testing.assert_frame_equal(tables[0][[*keys, "value"]], tables[1][[*keys, "value"]])
+    assert tables[0]["seconds"].isna().all() and tables[1]["seconds"].notna().all()
 
 
 def test_rows_of_other_code_have_its_mark(made: Run, tmp_path: Path) -> None:
@@ -266,6 +268,12 @@ def test_a_run_that_borrows_all_ends_without_work(made: Run, tmp_path: Path) -> 
         assert set(table["clock"]) >= {"steps"}
     first, second = (table[table["clock"] == "steps"]["mean_difference"] for table in both)
     pd.testing.assert_series_equal(first, second)
+
+
+def test_seconds_of_another_command_are_not_drawn(made: Run, tmp_path: Path) -> None:
+    run = written(loans(asked(optimizers=["adam"]), made), tmp_path / "run")
+    names = [[drawing.name for drawing in report_drawings(compare([each])).all] for each in (made, run)]
+    assert sorted(set(names[0]) - set(names[1])) == ["1-curves-seconds"] and set(names[1]) <= set(names[0])
 
 
 def test_a_winner_without_a_valid_trial_is_borrowed_as_it_is(lender: Run) -> None:
