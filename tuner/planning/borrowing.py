@@ -143,7 +143,8 @@ def _with(config: Config, specs: Mapping[str, Any], folders: Sequence[str]) -> C
 
 
 def write(run: Run, config: Config, loans: Sequence[Loan]) -> None:
-    """Write what is borrowed into a new run, as if it had been done there, each row marked by its lender."""
+    """Write what is borrowed into a new run, as if it had been done there, each row marked by its lender, and in the
+    order in which that writes, so that a command can go on from any part of it."""
     rows: dict[str, list[Row]] = {"trials": [], "seeds": []}
     best: dict[str, Any] = {}
     for loan in loans:
@@ -156,8 +157,8 @@ def write(run: Run, config: Config, loans: Sequence[Loan]) -> None:
         of_loan: Any = curves[curves["optimizer"] == name].drop(columns="seconds").to_dict("records")
         run.append_curves(of_loan)
     run.write_trials(rows["trials"], config.hyperparameters)
-    run.write_seeds(rows["seeds"], config.hyperparameters)
     run.write_best({"task": config.task.name, "metric": config.task.metric, "optimizers": best})
+    run.write_seeds(rows["seeds"], config.hyperparameters)
 
 
 def end_without_work(run: Run, config: Config, data: Mapping[str, Any], lender: Run) -> None:

@@ -20,6 +20,7 @@ from tuner.execute import begun
 from tuner.machine.code import Code, identity, mark
 from tuner.planning.borrowing import Loans, borrowed, write
 from tuner.planning.estimate import Timings
+from tuner.planning.remaining import remaining_work
 from tuner.reporting.drawings import report_drawings
 from tuner.store.run import Run
 from tuner.workers.preflight import PreflightResult
@@ -234,6 +235,24 @@ def test_rows_are_the_lenders_but_for_times_and_say_whose_they_are(made: Run, tm
     tables = [each.curves().sort_values(keys).reset_index(drop=True) for each in (run, made)]
     pd.testing.assert_frame_equal(tables[0][[*keys, "value"]], tables[1][[*keys, "value"]])
     assert tables[0]["seconds"].isna().all() and tables[1]["seconds"].notna().all()
+
+
+@pytest.mark.parametrize("lost", ["write_trials", "write_best", "write_seeds"])
+def test_a_loan_that_is_cut_off_is_gone_on_with(
+    made: Run, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is work left then, whose plan writes best.json anew."""
+    found = loans(asked(optimizers=["adam"]), made)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, lost, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            written(found, tmp_path / "run")
+    work, seeds = remaining_work(found.config, Run(tmp_path / "run"), search=True)
+    assert (work.trials > 0) == (lost == "write_trials") and seeds == [0, 1]
 
 
 def test_rows_of_other_code_have_its_mark(made: Run, tmp_path: Path) -> None:
