@@ -122,7 +122,9 @@ def expectations(part: RunWork, tell: Listener) -> tuple[CohortSizes, Estimate |
     provenance.check_data(run, checked.data)
     for text in checked.warnings:
         tell(events.TaskWarning(text))
-    expected = estimate(config, checked.timings, sizes, trials=work.trials, seeds=work.seeds)
+    tried = len(checked.timings.step_s) + len(checked.timings.untimed)
+    share = len(config.optimizers) / max(tried, 1)  # others are borrowed, and nothing of them is left
+    expected = estimate(config, checked.timings, sizes, trials=share * work.trials, seeds=share * work.seeds)
     if part.name:
         tell(events.Expected(brief(expected, checked.timings.untimed)))
         return sizes, expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from tuner.execute import begun
 from tuner.machine.code import Code, identity, mark
 from tuner.planning.borrowing import Loans, borrowed, write
 from tuner.planning.estimate import Timings
-from tuner.planning.remaining import remaining_work
+from tuner.planning.remaining import Work, remaining_work
 from tuner.reporting.drawings import report_drawings
 from tuner.store.run import Run
+from tuner.work import RunWork, expectations
 from tuner.workers.preflight import PreflightResult
 
 EFFECTS = {"sgdm": 0.02, "adam": 0.0}
@@ -268,6 +270,21 @@ def test_only_what_is_not_borrowed_is_left_to_do(made: Run, tmp_path: Path) -> N
     assert part is not None
     # of sgd alone: three studies of three trials and of two seeds, over three optimizers
     assert (part.work.trials * 3, part.work.seeds * 3) == (pytest.approx(9), pytest.approx(6))
+
+
+def test_the_time_expected_is_that_of_what_is_not_borrowed(made: Run, tmp_path: Path) -> None:
+    """As of a run of that alone: two others are borrowed, and were not timed."""
+    found = loans(asked(), made)
+    timed = replace(checked(), timings=Timings({"sgd": 0.001}, 0.0, 10, {}))
+    part = begun(Run.create(tmp_path / "run", found.config), found, timed)
+    alone = asked(optimizers=["sgd"])
+    whole = RunWork(alone, Run.create(tmp_path / "alone", alone), Work(search=True, trials=9, seeds=6), timed)
+    assert part is not None
+    (_, expected), (_, of_alone) = (expectations(each, lambda event: None) for each in (part, whole))
+    assert expected and of_alone
+    steps = 10 * (9 * alone.train.epochs + 6 * alone.retrain_epochs)
+    total = expected.search_s + expected.retrain_s
+    assert total == pytest.approx(0.001 * steps) == pytest.approx(of_alone.search_s + of_alone.retrain_s)
 
 
 def checked() -> PreflightResult:
