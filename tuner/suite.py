@@ -116,13 +116,16 @@ def resume_suite(
     """Do what runs of a suite lack.
 
     Args:
-        configs: of the runs that this is about, with more trials or seeds perhaps, by entry.
+        configs: of the runs that this is about, with more trials or seeds perhaps, by entry. They share their workers:
+            one that has gone on alone with other resources than the first has those of the first.
         search: whether trials may be among it, or only retraining.
         tell, changed_code, report, ray: as for ``execute.resume``.
 
     Raises:
         UserError: bad input that only now comes to light, of every task that lacks something; nothing was done.
     """
+    shared = {"resources": next(iter(configs.values())).resources}
+    configs = {entry: config.model_copy(update=shared) for entry, config in configs.items()}
     with locked(suite.runs[entry] for entry in configs):
         parts: dict[str, RunWork] = {}
         to_check: dict[str, Config] = {}

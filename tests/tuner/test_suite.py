@@ -134,3 +134,15 @@ def test_a_suite_that_goes_on_works_on_what_is_missing(
     suite = Suite.open(suite.path)
     executed = resume_suite(suite, two(), lambda event: None, search=lambda config: True)
     assert [part.name for part in work] == ["iris"] and list(executed.configs) == ["mnist1d", "iris"]
+
+
+def test_a_task_that_has_gone_on_alone_shares_the_workers_again(
+    tmp_path: Path, wrong: dict[str, str], work: list[RunWork]
+) -> None:
+    suite = Suite.create(tmp_path / "suite", FILE, two(), b"", another=False)
+    alone = config("tabular_mlp", **{"resources.max_concurrent": 1, "resources.cpus_per_trial": 2})
+    done = resume_suite(suite, two() | {"iris": alone}, lambda event: None, search=lambda config: True)
+    resources = two()["mnist1d"].resources
+    assert alone.resources != resources
+    assert [part.config.resources for part in work] == [config.resources for config in done.configs.values()]
+    assert [part.config.resources for part in work] == [resources] * 2
