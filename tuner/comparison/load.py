@@ -18,7 +18,7 @@ from tuner.errors import UserError, nearest
 from tuner.machine.code import differences
 from tuner.store.run import Run
 from tuner.store.suites import is_suite
-from tuner.text import line
+from tuner.text import line, number
 
 KNOWN_STATUS = ("complete", "diverged", "failed")
 
@@ -122,7 +122,15 @@ def _comparison(
         notes=_choices(sources[0].config, declared, (baseline, metric), (chosen_baseline, chosen_metric)),
         undeclared=["baseline"] * (chosen_baseline != declared[0]) + ["metric"] * (chosen_metric != declared[1]),
     )  # fmt: skip
-    return _mended(replace(comparison, notes=[*comparison.notes, *_codes(comparison), *_borrowed(comparison), *copies]))
+    notes = [*comparison.notes, *_codes(comparison), *_borrowed(comparison), *copies, *_targets(sources)]
+    return _mended(replace(comparison, notes=notes))
+
+
+def _targets(sources: Sequence[Source]) -> list[str]:
+    """Where runs do not agree on what counts as solved."""
+    targets = list(dict.fromkeys(source.config.task.target for source in sources))
+    said = ", ".join("none" if target is None else number(target) for target in targets)
+    return [f"the runs have different targets ({said}); times are to the first run's."] if len(targets) > 1 else []
 
 
 def _borrowed(comparison: Comparison) -> list[str]:

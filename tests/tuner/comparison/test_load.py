@@ -303,3 +303,17 @@ def test_a_baseline_without_runs(run: Run) -> None:
     (task,) = compare([run]).tasks
     assert task.primary["verdict"].tolist() == ["inconclusive"] * 2
     assert task.comparison.baseline == "adam"
+
+
+@pytest.mark.parametrize(("targets", "said"), [((0.5, 0.9), "0.5, 0.9"), ((0.9, None), "0.9, none")])
+def test_runs_that_do_not_agree_on_the_target_say_so(
+    made: Run, tmp_path: Path, targets: tuple[float, float | None], said: str
+) -> None:
+    """Whose times are to be compared depends on the order of the runs then."""
+    runs = [copied(made, tmp_path / name) for name in ("first", "second")]
+    for run, target in zip(runs, targets, strict=True):
+        edit_config(run, "  target: null\n", f"  target: {'null' if target is None else target}\n")
+    note = f"the runs have different targets ({said}); times are to the first run's."
+    assert note in only(*runs).notes
+    assert compare(runs).tasks[0].target == targets[0]
+    assert not any("targets" in note for note in only(runs[0]).notes)
