@@ -17,6 +17,8 @@ from tuner.errors import UserError
 
 OF_THE_SUITE = ("description", "tasks", "targets")
 """Keys of a suite's file that are no settings of its tasks."""
+BESIDE_RUNS = ("suite.yaml", "summary.csv", "contrasts.csv", "report.html", "figures")
+"""What a suite's folder has beside its tasks' runs."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def read_suite(suite: str, configs: Path | None = None) -> SuiteFile:
 def _settings(origin: str, entry: str, said: Any) -> dict[str, Any]:
     if not NAME.fullmatch(entry):
         raise UserError(f"{origin}: tasks: {entry!r} must be letters, digits, '.', '_' and '-', as a folder's name is")
+    if entry in BESIDE_RUNS:
+        raise UserError(f"{origin}: tasks: {entry!r} is a name that a suite's folder has for something else")
     if said is not None and not isinstance(said, dict):
         raise UserError(f"{origin}: tasks.{entry}: must be a mapping of keys to values, or nothing, got {shown(said)}")
     return dict(said or {})

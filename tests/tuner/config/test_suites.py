@@ -168,6 +168,12 @@ def test_an_entry_can_be_the_name_of_a_folder(mine: Path, entry: str) -> None:
     assert refused(mine).startswith(f"two.yaml: tasks: {entry!r} must be letters, digits, ")
 
 
+@pytest.mark.parametrize("entry", ["figures", "report.html", "summary.csv", "suite.yaml"])
+def test_an_entry_is_not_what_a_report_writes_beside_it(mine: Path, entry: str) -> None:
+    write(mine, tasks={entry: {"task": {"name": "mnist1d"}}})
+    assert refused(mine) == f"two.yaml: tasks: {entry!r} is a name that a suite's folder has for something else"
+
+
 def test_what_is_of_a_task_is_not_said_of_all(mine: Path) -> None:
     write(mine, task={"data_dir": "."})
     assert refused(mine) == "two.yaml: task: is a setting of each of the tasks: write it below tasks.NAME"
