@@ -54,8 +54,8 @@ def test_says_what_came_out_and_what_to_do_next(main_job):
 def test_every_trial_is_recorded_and_told(main_job):
     run = main_job[0]
     trials = run.trials()
-    columns = ["task", "optimizer", "study", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code", "borrowed",
-               "error", "hp.lr"]  # fmt: skip
+    columns = ["task", "optimizer", "study", "trial", "state", "value", "seed", "steps", "seconds", "cohort", "code",
+               "borrowed", "error", "hp.lr"]  # fmt: skip
     assert list(trials.columns) == columns
     assert sorted(zip(trials["optimizer"], trials["trial"], strict=True)) == [
         (name, number) for name in ("adam", "sgd") for number in range(4)
