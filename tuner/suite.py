@@ -17,6 +17,7 @@ from tuner.errors import UserError
 from tuner.events import Ended, Listener
 from tuner.execute import agreed, begun, compared, lacking
 from tuner.machine import code
+from tuner.store.provenance import check_data
 from tuner.store.run import Run
 from tuner.store.suites import Suite
 from tuner.work import DEFAULT_RAY, RaySetting, RunWork, named, preflight, run_plans
@@ -24,6 +25,9 @@ from tuner.workers.preflight import PreflightResult
 
 if TYPE_CHECKING:
     from tuner.comparison.results import Results
+
+
+NO_RUNS: Mapping[str, Run] = {}
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def resume_suite(
             if part is not None:
                 parts[entry], to_check[entry] = replace(part, name=entry), check
         objects = next(iter(suite.runs.values())).objects()
-        checked, failed = checked_all(to_check, objects, tell, ray) if parts else ({}, {})
+        checked, failed = checked_all(to_check, objects, tell, ray, suite.runs) if parts else ({}, {})
         ready = [replace(parts[entry], checked=found) for entry, found in checked.items()]
         return carried_out(SuiteExecuted(suite, dict(configs), failed), ready, tell, ray, report=report)
 
@@ -154,9 +158,16 @@ def locked(runs: Iterable[Run]) -> Iterator[None]:
 
 
 def checked_all(
-    configs: Mapping[str, Config], objects: bytes, tell: Listener, ray: RaySetting
+    configs: Mapping[str, Config],
+    objects: bytes,
+    tell: Listener,
+    ray: RaySetting,
+    runs: Mapping[str, Run] = NO_RUNS,
 ) -> tuple[dict[str, PreflightResult | None], dict[str, str]]:
     """What the preflight found of each task, by entry, and of the others why they cannot be trained.
+
+    Args:
+        runs: those that go on, whose data must be what it was.
 
     Raises:
         UserError: so it is of all of them.
@@ -171,10 +182,14 @@ def checked_all(
             failed[entry] = str(error)
     checked: dict[str, PreflightResult | None] = {}
     for entry, found in zip(there, preflight(list(there.values()), objects, tell, ray), strict=True):
-        if isinstance(found, UserError):
-            failed[entry] = str(found)
-        else:
+        try:
+            if isinstance(found, UserError):
+                raise found
+            if found is not None and entry in runs:
+                check_data(runs[entry], found.data)
             checked[entry] = found
+        except UserError as error:
+            failed[entry] = str(error)
     if not checked:
         raise UserError("; ".join(f"{entry}: {why}" for entry, why in failed.items()))
     for entry, why in failed.items():

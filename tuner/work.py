@@ -146,7 +146,7 @@ def run_plans(parts: Sequence[RunWork], path: Path, tell: Listener, ray: RaySett
     Args:
         path: what the command writes: the run, or the folder of several.
     """
-    from tuner.planning.heartbeat import write_state
+    from tuner.planning.heartbeat import AT_WORK, write_state
 
     for part in parts:
         write_state(part.run, "starting", [])
@@ -155,7 +155,8 @@ def run_plans(parts: Sequence[RunWork], path: Path, tell: Listener, ray: RaySett
     except BaseException as error:
         with suppress(OSError):
             for part in parts:
-                write_state(part.run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", [])
+                if (part.run.status() or {}).get("state") in (*AT_WORK, None):  # others have ended before
+                    write_state(part.run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", [])
         raise
     for part, plan in zip(parts, plans, strict=True):
         tell_faults(plan, named(part.name, tell))

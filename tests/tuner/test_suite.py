@@ -11,6 +11,7 @@ import pytest
 
 import tuner.suite
 from tests.support.made_runs import SHA, make_run
+from tuner.comparison.results import compare
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.config.suites import SuiteFile
@@ -22,7 +23,9 @@ from tuner.suite import checked_all, new_suite, resume_suite
 from tuner.work import DEFAULT_RAY, RunWork
 from tuner.workers.preflight import PreflightResult
 
-FOUND = PreflightResult(Timings({"adam": 0.5}, 0.25, 3, {}), {"name": "made here", "sha256": SHA}, "cpu")
+FOUND = PreflightResult(
+    Timings({"adam": 0.5}, 0.25, 3, {}), {"name": "made here", "source": "generated", "sha256": SHA}, "cpu"
+)
 SAME = {"search.trials": 3, "search.studies": 3, "retrain.seeds": 2}
 
 
@@ -122,6 +125,24 @@ def test_each_task_borrows_from_the_lenders_run_of_it(
     assert [event.text for event in told if isinstance(event, LoanRemark)] == [
         "iris: nothing is borrowed: there is no run of tabular_mlp with the data set iris to borrow from"
     ]
+
+
+def test_a_task_whose_data_has_changed_does_not_stop_the_others(
+    tmp_path: Path, wrong: dict[str, str], work: list[RunWork]
+) -> None:
+    suite = Suite.create(tmp_path / "suite", FILE, two(), b"", another=False)
+    suite.runs["iris"].write_env({"data": FOUND.data | {"sha256": "other" * 8}})
+    executed = resume_suite(suite, two(), lambda event: None, search=lambda config: True)
+    assert [part.name for part in work] == ["mnist1d"] and list(executed.failed) == ["iris"]
+    assert "was made with other data" in executed.failed["iris"]
+
+
+def test_two_entries_of_one_task_are_two_comparisons(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "suite.yaml").write_text("{schema_version: 1, suite: two, targets: null, tasks: [few, many]}")
+    runs = [make_run(suite / name, seeds=3, trials=trials) for name, trials in (("few", 4), ("many", 9))]
+    assert [task.comparison.task for task in compare(runs).tasks] == ["few", "many"]
 
 
 def test_a_suite_that_goes_on_works_on_what_is_missing(

@@ -67,10 +67,19 @@ def _source(run: Run) -> Source:
 
 
 def _conditions(source: Source) -> tuple[Any, ...]:
-    """What must be alike for results to be comparable."""
+    """What must be alike for results to be comparable; what a suite calls differently is not meant to be."""
     task, train = source.config.task, source.config.train
     data = source.env.get("data") or {}
-    what = (task.name, task.class_, repr(task.args), task.dataset, task.metric, task.mode, data.get("sha256"))
+    what = (
+        _called(source),
+        task.name,
+        task.class_,
+        repr(task.args),
+        task.dataset,
+        task.metric,
+        task.mode,
+        data.get("sha256"),
+    )
     return (*what, repr(train), source.config.retrain_epochs)
 
 
