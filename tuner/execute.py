@@ -189,20 +189,29 @@ def take_missed_looks(config: Config, run: Run, tell: Listener) -> None:
 
 def with_results(done: Executed, tell: Listener, report: bool) -> Executed:
     """Compare, and write summary.csv, contrasts.csv and, unless the work was cut off, the report."""
-    if (done.ended and done.ended.state == "halted") or not done.run.seed_rows():
-        return done
-    cut_off = done.ended is not None and done.ended.state != "ended"
-    results, page, all_written = compared([done.run], done.run.path, tell, report=report and not cut_off)
+    runs = [done.run] if done.run.seed_rows() else []
+    results, page, all_written = compared(runs, done.run.path, done.ended, tell, report=report)
     return replace(done, results=results, report=page, all_written=all_written)
 
 
-def compared(runs: Sequence[Run], folder: Path, tell: Listener, *, report: bool) -> tuple[Results, Path | None, bool]:
-    """What runs come to, with tables and the report in the folder; the page, and whether all could be written."""
+def compared(
+    runs: Sequence[Run], folder: Path, ended: Ended | None, tell: Listener, *, report: bool
+) -> tuple[Results | None, Path | None, bool]:
+    """What runs come to, with tables and, unless the work was cut off, the report in the folder; the page, and whether
+    all could be written.
+
+    Args:
+        runs: those that have retrained anything.
+        ended: how the work ended; nothing is written where it was halted, since nothing can be.
+    """
     from tuner.comparison.results import compare
 
+    state = ended.state if ended else "ended"
+    if not runs or state == "halted":
+        return None, None, True
     results = compare(runs)
     try:
-        if not report:
+        if not report or state != "ended":
             results.write_tables(folder)
             return results, None, True
         with waiting("drawing the report ...", tell):

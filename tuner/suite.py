@@ -205,9 +205,5 @@ def carried_out(
         plans, ended = run_plans(parts, done.suite.path, tell, ray)
         settled = {plan.key: plan.config for plan in plans}
         done = replace(done, configs=done.configs | settled, ended=ended)
-    runs = done.suite.with_results()
-    if not runs or (done.ended and done.ended.state == "halted"):
-        return done
-    cut_off = done.ended is not None and done.ended.state != "ended"
-    results, page, all_written = compared(runs, done.suite.path, tell, report=report and not cut_off)
+    results, page, all_written = compared(done.suite.with_results(), done.suite.path, done.ended, tell, report=report)
     return replace(done, results=results, report=page, all_written=all_written)
