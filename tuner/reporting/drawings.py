@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,10 @@ def task_drawings(
     task: TaskResults, index: int, names: Sequence[str], *, whole: bool = True
 ) -> dict[str, list[Drawing]]:
     """By the parts of a task's section."""
-    curves, pairs_of_task = list(_curves(task, index, names)), list(_pairs(task, index, names))
+    most = None if whole else 1  # the others are not even prepared
     return {
-        "curves": curves if whole else curves[:1],
-        "pairs": pairs_of_task if whole else pairs_of_task[:1],
+        "curves": list(islice(_curves(task, index, names), most)),
+        "pairs": list(islice(_pairs(task, index, names), most)),
         "search": list(_search(task, index, names)) if whole else [],
         "progress": list(_progress(task, index, names)),
     }
