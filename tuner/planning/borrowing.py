@@ -145,20 +145,27 @@ def _with(config: Config, specs: Mapping[str, Any], folders: Sequence[str]) -> C
 def write(run: Run, config: Config, loans: Sequence[Loan]) -> None:
     """Write what is borrowed into a new run, as if it had been done there, each row marked by its lender, and in the
     order in which that writes, so that a command can go on from any part of it."""
-    rows: dict[str, list[Row]] = {"trials": [], "seeds": []}
+    trials: list[Row] = []
+    seeds: list[Row] = []
     best: dict[str, Any] = {}
-    for loan in loans:
-        lender, name = loan.lender, loan.optimizer
-        note = {BORROWED: str(lender.path), "code": loan.code} if loan.code else {BORROWED: str(lender.path)}
-        rows["trials"] += [_note(row, note) for row in lender.trial_rows() if row["optimizer"] == name]
-        rows["seeds"] += [_note(row, note) for row in lender.seed_rows() if row["optimizer"] == name]
-        best[name] = lender.best_optimizers()[name]
+    for lender, names, code in _by_lender(loans):
+        note = {BORROWED: str(lender.path), "code": code} if code else {BORROWED: str(lender.path)}
+        trials += [_note(row, note) for row in lender.trial_rows() if row["optimizer"] in names]
+        seeds += [_note(row, note) for row in lender.seed_rows() if row["optimizer"] in names]
+        best |= {name: entry for name, entry in lender.best_optimizers().items() if name in names}
         curves = lender.curves()
-        of_loan: Any = curves[curves["optimizer"] == name].drop(columns="seconds").to_dict("records")
+        of_loan: Any = curves[curves["optimizer"].isin(names)].drop(columns="seconds").to_dict("records")
         run.append_curves(of_loan)
-    run.write_trials(rows["trials"], config.hyperparameters)
+    run.write_trials(trials, config.hyperparameters)
     run.write_best({"task": config.task.name, "metric": config.task.metric, "optimizers": best})
-    run.write_seeds(rows["seeds"], config.hyperparameters)
+    run.write_seeds(seeds, config.hyperparameters)
+
+
+def _by_lender(loans: Sequence[Loan]) -> Iterator[tuple[Run, list[str], str]]:
+    """Each lender, whose tables are read once, with what it lends and its mark."""
+    for lender in dict.fromkeys(loan.lender for loan in loans):
+        of_lender = [loan for loan in loans if loan.lender is lender]
+        yield lender, [loan.optimizer for loan in of_lender], of_lender[0].code
 
 
 def end_without_work(run: Run, config: Config, data: Mapping[str, Any], lender: Run) -> None:
