@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from tasks.base import Task, check_sizes
 from tasks.corpora import read_corpus
 from tasks.recurrent import GRU
-from tasks.transformer import TextData, windows
+from tasks.transformer import TextData, text_data, worst_of_guesses
 
 WIDTH, HIDDEN = 16, 48
 
@@ -55,16 +54,10 @@ class CharModel(Task):
 
     def load(self, data_dir: Path | None) -> TextData:
         corpus = read_corpus(str(self.dataset), data_dir, **self.limits)
-        for split, stream in corpus.streams.items():
-            if len(stream) <= self.length:
-                raise ValueError(
-                    f"{corpus.name}: {split} has {len(stream)} bytes, too few for one window; expected at least "
-                    f"{self.length + 1}, length {self.length} and the byte after it"
-                )
+        data = text_data(corpus, self.length, "byte")
         self.kinds = len(corpus.symbols)
-        self.worst = {"loss": 10 * math.log(self.kinds), "acc": 1 / self.kinds, "ppl": float(self.kinds)}
-        splits = {split: windows(stream, self.length) for split, stream in corpus.streams.items()}
-        return TextData(corpus.name, splits, corpus.source, streams=corpus.streams)
+        self.worst = worst_of_guesses(self.kinds)
+        return data
 
     def network(self) -> nn.Module:
         return nn.Sequential(nn.Embedding(self.kinds, WIDTH), GRU(WIDTH, HIDDEN), nn.Linear(HIDDEN, self.kinds))

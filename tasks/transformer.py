@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.base import Batch, Data, Task, check_sizes
-from tasks.corpora import read_corpus
+from tasks.corpora import Corpus, read_corpus
 
 Stream = TypeVar("Stream", np.ndarray, Tensor)
 EVALUATION_FLOATS = 2**25
@@ -98,6 +98,31 @@ class TextData(Data):
         return self.streams.values()
 
 
+def text_data(corpus: Corpus, length: int, token: str) -> TextData:
+    """A text in windows of a length.
+
+    Args:
+        token: what a symbol of it is called in an error.
+
+    Raises:
+        ValueError: a split has not one window.
+    """
+    for split, stream in corpus.streams.items():
+        if len(stream) <= length:
+            raise ValueError(
+                f"{corpus.name}: {split} has {len(stream)} {token}s, too few for one window; expected at least "
+                f"{length + 1}, length {length} and the {token} after it"
+            )
+    splits = {split: windows(stream, length) for split, stream in corpus.streams.items()}
+    return TextData(corpus.name, splits, corpus.source, streams=corpus.streams)
+
+
+def worst_of_guesses(kinds: int) -> dict[str, float]:
+    """What a diverged run gets where the next of so many kinds of tokens is predicted: as if it guessed; the bound on
+    the loss is ten times that."""
+    return {"loss": 10 * math.log(kinds), "acc": 1 / kinds, "ppl": float(kinds)}
+
+
 class Transformer(Task):
     """A causal transformer language model with cross-entropy over every predicted token.
 
@@ -147,18 +172,12 @@ class Transformer(Task):
 
     def load(self, data_dir: Path | None) -> TextData:
         corpus = read_corpus(str(self.dataset), data_dir, **self.limits)
-        for split, stream in corpus.streams.items():
-            if len(stream) <= self.length:
-                raise ValueError(
-                    f"{corpus.name}: {split} has {len(stream)} tokens, too few for one window; expected at least "
-                    f"{self.length + 1}, length {self.length} and the token after it"
-                )
+        data = text_data(corpus, self.length, "token")
         self.kinds = len(corpus.symbols)
-        self.worst = {"loss": 10 * math.log(self.kinds), "acc": 1 / self.kinds, "ppl": float(self.kinds)}
+        self.worst = worst_of_guesses(self.kinds)
         widest = max(self.kinds, 8 * self.architecture["width"], 4 * self.architecture["hidden"])
         self.evaluation_rows = max(1, EVALUATION_FLOATS // (self.length * widest))
-        splits = {split: windows(stream, self.length) for split, stream in corpus.streams.items()}
-        return TextData(corpus.name, splits, corpus.source, streams=corpus.streams)
+        return data
 
     def on_device(self, data: Data) -> dict[str, Batch]:
         """Each split is one stream on the device, its windows are views."""
