@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo optional test test-slow test-all bench docs requirements clean
+.PHONY: help demo optional test test-slow test-all test-gpu-paths bench docs requirements clean
 
 help:
 	@echo "make demo       search, retrain and compare diag_hessian and adam on MNIST-1D (about a minute)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that take long, and more cases of those above (over an hour)"
 	@echo "make test-all   all tests, Hypothesis with new examples; says what took longest and what was skipped, and why"
+	@echo "make test-gpu-paths  what runs on a GPU, on one that computes nothing and counts (needs gcc); part of make test"
 	@echo "make bench      time the search, the training loop and the optimizers against others; the estimators' errors"
 	@echo "make docs       write docs/optimizers.md and docs/tasks.md from docstrings and YAML files"
 
@@ -35,6 +36,10 @@ test: .venv/.installed-dev
 	$(BIN)/mypy
 	@broken="$$($(BIN)/lint-imports --no-logo --no-cache)" || { echo "$$broken"; exit 1; }
 	$(BIN)/pytest -n 2 --no-loadscope-reorder
+	$(BIN)/python -m tests.null_gpu
+
+test-gpu-paths: .venv/.installed-dev
+	$(BIN)/python -m tests.null_gpu
 
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow

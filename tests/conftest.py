@@ -15,6 +15,8 @@ from tests.support.commands import EVERY_USERS
 
 WHOLE = "whole commands"
 OURS = ("PYTEST", "CI", "NEW_EXAMPLES", "PLAYWRIGHT_BROWSERS_PATH")
+if "NULL_GPU" in os.environ:
+    OURS += ("NULL_GPU", "LD_PRELOAD", "TORCH_CUDNN_V8_API_DISABLED")
 
 
 def clean_environment() -> None:
