@@ -28,9 +28,8 @@ def test_launches_are_counted_and_an_unnecessary_wait_is_named() -> None:
 
 def test_memory_ends_where_it_is_said() -> None:
     torch.cuda.empty_cache()
-    with memory_of(10_000_000):
-        with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
-            torch.empty(20_000_000, dtype=torch.uint8, device="cuda")
+    with memory_of(10_000_000), pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        torch.empty(20_000_000, dtype=torch.uint8, device="cuda")
 
 
 def test_a_captured_graph_is_one_launch_and_a_wait_in_it_an_error() -> None:
