@@ -6,41 +6,27 @@ which they differ as tensors of one number per member.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimizers.apply import Rule, State
-from optimizers.arithmetic import CLIP_EPS
-from optimizers.base import CURVATURE_KEY, PROBE_SALT, Closure, CurvatureOptimizer
+from optimizers.base import CURVATURE_KEY, PROBE_SALT, CurvatureOptimizer
 from optimizers.curvature.estimators import Hutchinson
-from optimizers.curvature.interface import Refresh, twice_differentiable
+from optimizers.curvature.interface import Refresh
 from optimizers.curvature.probes import Draw, Streams
 from optimizers.stacking import replay
+from optimizers.stacking.problem import (
+    Problem,
+    bounds_of,
+    clipped,
+    gradients,
+    gradients_with_graph,
+    plain_gradients,
+)
 from optimizers.stacking.rule import Layout, first_order_rule, hyperparameters, merge, stack_numbers, stacks, traced
-
-Finish = Callable[[Tensor, list[Tensor], list[Tensor]], list[Tensor | None]]
-"""What is wanted of losses, (members,) with their graph, of the stacked parameters and of further tensors."""
-
-
-class Problem(Protocol):
-    """What a stack minimises at one step."""
-
-    def replay(self, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool) -> list[Tensor | None]:
-        """What ``finish`` returns, which must depend on its arguments alone: it is traced once per name.
-
-        Args:
-            exact: whether the network runs in full precision.
-        """
-
-    def losses(self) -> Tensor:
-        """The losses, (members,), in full precision and with their graph, which can be differentiated twice."""
-
-    def closure(self, row: int) -> Closure:
-        """That of one member alone, over the parameters that the members' optimizers were made with."""
 
 
 class StackedOptimizer:
@@ -81,23 +67,25 @@ class StackedOptimizer:
 
     @torch.no_grad()
     def step(
-        self, problem: Problem, lr_factor: float | Tensor = 1.0, max_grad_norm: float | Tensor | None = None
+        self, problem: Problem, lr_factors: Sequence[float] = (1.0,), max_grad_norm: float | Tensor | None = None
     ) -> Tensor:
         """One step of every member; the losses before it, (members,), detached.
 
         Args:
-            lr_factor: of all members, or of each, (members,).
+            lr_factors: of all members, or of each.
             max_grad_norm: of all members, or of each, (members,), infinite for none.
         """
         optimizer = self._curved
         self._now = self._numbers
-        if "lr" in self._numbers and (isinstance(lr_factor, Tensor) or lr_factor != 1.0):
-            self._now = self._numbers | {"lr": self._numbers["lr"] * lr_factor}
+        if "lr" in self._numbers and (len(lr_factors) > 1 or lr_factors[0] != 1.0):
+            lr = self._numbers["lr"]
+            of_each = lr_factors[0] if len(lr_factors) == 1 else lr.new_tensor(lr_factors)
+            self._now = self._numbers | {"lr": lr * of_each}
         refresh = self.steps % self.update_period == 0
         if optimizer is None or not refresh:
-            losses, grads = _plain(problem)
+            losses, grads = plain_gradients(problem)
             self.grad_equivalents += 1.0
-            applied = _clipped(grads, max_grad_norm)
+            applied = clipped(grads, max_grad_norm)
             curvatures: list[Tensor | None] = [None] * len(grads)
         elif stacks(optimizer.estimator):
             losses, grads, applied, curvatures = self._refresh(optimizer, problem, max_grad_norm)
@@ -118,6 +106,19 @@ class StackedOptimizer:
             if state:
                 member.state[param] = {name: value[row] for name, value in state.items()}
         return member
+
+    @property
+    def costs(self) -> list[float]:
+        """Each member's so far, in gradients."""
+        return [self.grad_equivalents] * len(self.members)
+
+    def switch(self, mode: str) -> None:
+        """No pure rule keeps weights for evaluation apart from those to train."""
+
+    def recheck_next_step(self) -> None:
+        """Compare the next step of the rule as it was recorded with the rule itself."""
+        for rule, _ in self._rules.values():
+            rule.recheck_next_replay()
 
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` needs in a stack of the same members; the tensors are the stack's own."""
@@ -171,10 +172,12 @@ class StackedOptimizer:
         estimator = optimizer.estimator
         if type(estimator) is Hutchinson and self._used:
             losses, grads, estimates = self._replayed(estimator, problem)
-            applied = _clipped(grads, max_grad_norm)
+            applied = clipped(grads, max_grad_norm)
         else:
-            losses, grads = _with_graph(problem, self.params) if estimator.differentiates else _plain(problem)
-            applied = _clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
+            losses, grads = (
+                gradients_with_graph(problem, self.params) if estimator.differentiates else plain_gradients(problem)
+            )
+            applied = clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
             self._used = [i for i, grad in enumerate(grads) if grad is not None]
             with torch.enable_grad():
                 assert self._streams is not None
@@ -199,7 +202,7 @@ class StackedOptimizer:
         probes = [probe for _ in range(estimator.samples) for probe in streams.draw(estimator.draw, params)]
 
         def finish(losses: Tensor, params: list[Tensor], probes: list[Tensor]) -> list[Tensor | None]:
-            grads = _gradients(losses, params, create_graph=True)
+            grads = gradients(losses, params, create_graph=True)
             return [losses.detach(), *grads, *estimator(_as_seen(losses, params, grads, Given(probes)))]
 
         losses, *rest = problem.replay(("hutchinson", estimator.samples, tuple(used)), finish, probes, exact=True)
@@ -211,15 +214,14 @@ class StackedOptimizer:
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
         """An estimator that knows nothing of stacks: each member for itself."""
         differentiated = []
-        if isinstance(max_grad_norm, Tensor):
-            bounds = [bound if math.isfinite(bound) else None for bound in max_grad_norm.tolist()]
-        else:
-            bounds = [max_grad_norm] * len(self.members)
+        bounds = bounds_of(max_grad_norm, len(self.members))
         for row in range(len(self.members)):
             member = self.member_optimizer(row)
             assert isinstance(member, CurvatureOptimizer)
             member._steps, member.grad_equivalents = self.steps, self.grad_equivalents
-            differentiated.append(member.differentiate(problem.closure(row), max_grad_norm=bounds[row]))
+            params = [param for group in member.param_groups for param in group["params"]]
+            closure = problem.closure(row, params, lambda: True)
+            differentiated.append(member.differentiate(closure, max_grad_norm=bounds[row]))
         self.grad_equivalents = member.grad_equivalents
         losses, grads, curvatures = zip(*differentiated, strict=True)
         return (
@@ -291,48 +293,11 @@ class Given(Streams):
         return [next(self.drawn) for _ in like]
 
 
-def _gradients(losses: Tensor, params: list[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
-    """Of each member's loss; ``None`` for a parameter that is not used."""
-    needed = [p for p in params if p.requires_grad]
-    ones = torch.ones(losses.shape, dtype=losses.dtype, device=losses.device)
-    gradients = iter(torch.autograd.grad(losses, needed, ones, create_graph=create_graph, allow_unused=True))
-    return [next(gradients) if p.requires_grad else None for p in params]
-
-
-def _plain(problem: Problem) -> tuple[Tensor, list[Tensor | None]]:
-    """Losses and their gradients."""
-
-    def finish(losses: Tensor, params: list[Tensor], _: list[Tensor]) -> list[Tensor | None]:
-        return [losses.detach(), *_gradients(losses, params)]
-
-    losses, *grads = problem.replay("gradients", finish, [], exact=False)
-    assert losses is not None
-    return losses, grads
-
-
-def _with_graph(problem: Problem, params: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-    """Losses and their gradients, which can be differentiated again."""
-    with torch.enable_grad(), twice_differentiable():
-        losses = problem.losses()
-        return losses, _gradients(losses, params, create_graph=True)
-
-
 def _streams(seeds: Sequence[int], device: torch.device) -> Streams:
     """Probes' generators as ``CurvatureOptimizer`` makes them."""
     different = list(dict.fromkeys(seeds))
     generators = [torch.Generator(device).manual_seed(seed ^ PROBE_SALT) for seed in different]
     return Streams(generators, torch.tensor([different.index(seed) for seed in seeds], device=device))
-
-
-def _clipped(grads: list[Tensor | None], max_grad_norm: float | Tensor | None) -> list[Tensor | None]:
-    """Each member's gradient scaled down to that norm over all parameters, or to its own."""
-    if max_grad_norm is None or not any(grad is not None for grad in grads):
-        return grads
-    norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads if g is not None]
-    scale = (max_grad_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + CLIP_EPS)).clamp(max=1.0)
-    if isinstance(max_grad_norm, Tensor):  # an infinite norm over an infinite bound is no number
-        scale = torch.where(max_grad_norm.isinf(), torch.ones_like(scale), scale)
-    return [None if g is None else g * scale.view(-1, *[1] * (g.ndim - 1)) for g in grads]
 
 
 def _stack_given(tensors: Sequence[Tensor | None]) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
-from tuner.training.closures import Closures, takes_closure
+from optimizers.closures import Closures, takes_closure
 
 STEPS = 10
 SEED = 0

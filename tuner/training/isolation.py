@@ -21,6 +21,8 @@ from torch.nn.modules import module as hooks_of_modules
 from torch.optim import optimizer as hooks_of_optimizers
 from torch.utils import _device
 
+from tuner.training.watched_code import Code, listed
+
 PRECISIONS = (("generic", "all"), *product(("cuda", "mkldnn"), ("all", "matmul", "conv", "rnn")))
 """Backends and operations whose precision can be set."""
 SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -193,6 +195,36 @@ STREAMS = (
         lambda saved: saved is None or torch.cuda.set_rng_state_all(saved),
     ),
 )
+
+
+NUMERICAL = SETTINGS[: [setting.name for setting in SETTINGS].index("warnings")]
+"""Settings that decide what other runs of the process compute."""
+
+
+class Unchanged:
+    """What one training run of several in lockstep must leave as it is for the others: settings and functions.
+
+    Args:
+        code: the functions, as they were.
+    """
+
+    def __init__(self, code: Code) -> None:
+        self._code = code
+        code.changed()
+        self._before = [setting.get() for setting in NUMERICAL]
+
+    def check(self) -> None:
+        """
+        Raises:
+            ChangedProcessError: something is no longer what it was.
+        """
+        changed = [s.name for s, before in zip(NUMERICAL, self._before, strict=True) if s.get() != before]
+        if changed := changed + self._code.changed():
+            raise ChangedProcessError(f"it changes {listed(changed)}, which other runs beside it would see")
+
+
+class ChangedProcessError(RuntimeError):
+    """One of several runs in lockstep changed what the others depend on."""
 
 
 @contextmanager

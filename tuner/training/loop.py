@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from optimizers.stacking.random_state import random_state, set_random_state
 from tasks.base import Batch, Task
 from tuner.machine import memory
 from tuner.training import metrics
@@ -101,7 +102,8 @@ class Lockstep(ABC):
     """What one run and a stack of them share: takes steps, reads losses and metrics, keeps the clocks.
 
     Attributes:
-        steps, nominal_grad_equivalents: so far, of every member alike.
+        steps: so far, of every member alike.
+        nominal_grad_equivalents: each member's cost so far.
         seconds: of each member; of a stack's time each gets an equal share, so that seconds add up to what was spent.
         active: the members that are still training, by their numbers from 0.
         retired: the clocks of those that are not, when they ended.
@@ -118,7 +120,7 @@ class Lockstep(ABC):
         self.task = task
         self.curvature_scale = curvature_scale
         self.steps = 0
-        self.nominal_grad_equivalents = 0.0
+        self.nominal_grad_equivalents = [0.0] * members
         self.seconds = [0.0] * members
         self.active = list(range(members))
         self.retired: dict[int, Clocks] = {}
@@ -126,10 +128,9 @@ class Lockstep(ABC):
         self._peak_before = 0.0
         memory.reset_peak(task.device)
 
-    @property
-    def grad_equivalents(self) -> float:
-        """By counted FLOPs."""
-        return self.steps + self.curvature_scale * (self.nominal_grad_equivalents - self.steps)
+    def grad_equivalents(self, member: int) -> float:
+        """Its cost by counted FLOPs."""
+        return self.steps + self.curvature_scale * (self.nominal_grad_equivalents[member] - self.steps)
 
     @abstractmethod
     def batches(self, epochs: int) -> Iterator[Any]:
@@ -163,14 +164,14 @@ class Lockstep(ABC):
         """What ``restore`` needs in a run made with the same arguments."""
         return {
             "steps": self.steps,
-            "nominal_grad_equivalents": self.nominal_grad_equivalents,
+            "nominal_grad_equivalents": list(self.nominal_grad_equivalents),
             "seconds": list(self.seconds),
             "active": list(self.active),
             "retired": {member: asdict(clocks) for member, clocks in self.retired.items()},
             "why": dict(self.why),
             "peak_mem_mb": self._peak_mb(),
             "own": self.own_state(),
-            "random": _random_state(self.task.device),
+            "random": random_state(self.task.device),
         }
 
     def restore(self, state: dict[str, Any], epochs: int) -> Iterator[Any]:
@@ -181,14 +182,14 @@ class Lockstep(ABC):
         """
         if len(state["seconds"]) != len(self.seconds):
             raise ValueError("the state is of another number of members")
-        self.steps, self.nominal_grad_equivalents = state["steps"], state["nominal_grad_equivalents"]
+        self.steps, self.nominal_grad_equivalents = state["steps"], list(state["nominal_grad_equivalents"])
         self.seconds, self.active = list(state["seconds"]), list(state["active"])
         self.retired = {member: Clocks(**clocks) for member, clocks in state["retired"].items()}
         self.why = dict(state["why"])
         self._peak_before = state["peak_mem_mb"]
         self.restore_own(state["own"])
         batches = self.batches(epochs)
-        _set_random_state(state["random"], self.task.device)
+        set_random_state(state["random"], self.task.device)
         return batches
 
     def _peak_mb(self) -> float:
@@ -229,8 +230,8 @@ class Lockstep(ABC):
             self.active.remove(member)
             self.retired[member] = Clocks(
                 self.steps,
-                self.grad_equivalents,
-                self.nominal_grad_equivalents,
+                self.grad_equivalents(member),
+                self.nominal_grad_equivalents[member],
                 self.seconds[member],
                 self._peak_mb(),
             )
@@ -254,7 +255,7 @@ class Lockstep(ABC):
         analyzed = {member: self._analyzed(member, analyze) for member in sane} if analyze else {}
         return {
             member: Evaluation(
-                self.steps, epoch, self.seconds[member], self.grad_equivalents, *of_member,
+                self.steps, epoch, self.seconds[member], self.grad_equivalents(member), *of_member,
                 *analyzed.get(member, ([], "")),
             )
             for member, of_member in values.items()
@@ -297,17 +298,3 @@ def copy_tensors(saved: Sequence[Tensor], to: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for tensor, content in zip(to, saved, strict=True):
             tensor.copy_(content)
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of PyTorch's global generators, which dropout draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)

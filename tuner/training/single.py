@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
+from optimizers.closures import Closures, takes_closure
 from tasks.base import Batch, Task
 from tuner.training.averaging import Averages
-from tuner.training.closures import Closures, takes_closure
 from tuner.training.engine import Engine, Runner
 from tuner.training.loop import Lockstep, all_batches, copy_tensors, drained, in_lockstep
 from tuner.training.metrics import evaluate
@@ -133,7 +133,7 @@ class Trainer(Lockstep):
             lambda: self.task.loss(self.runner.exact if optimizer.refreshing else self.runner.trained, batch),
             max_grad_norm=self.clip_grad_norm,
         )
-        self.nominal_grad_equivalents = optimizer.grad_equivalents
+        self.nominal_grad_equivalents[0] = optimizer.grad_equivalents
         return loss
 
     def _plain_step(self, batch: Batch) -> Tensor:
@@ -154,7 +154,7 @@ class Trainer(Lockstep):
         loss.backward()
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.runner.exact.parameters(), self.clip_grad_norm)
-        self.nominal_grad_equivalents += 1
+        self.nominal_grad_equivalents[0] += 1
         return loss.detach()
 
     def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
-from optimizers.stacking.optimizer import StackedOptimizer
+from optimizers.stacking.joined import OwnGradientsError
+from optimizers.stacking.keys import each_key
+from optimizers.stacking.per_member import BeginAgainError
+from optimizers.stacking.random_state import OtherStreamsError
 from optimizers.stacking.rule import stack_key
+from optimizers.stacking.twin import RoundingDecidesError
 from tasks.base import Task
 from tuner.training.averaging import Averages
 from tuner.training.engine import Engine
+from tuner.training.isolation import ChangedProcessError, Unchanged
 from tuner.training.loop import Lockstep, Yielded, all_batches, copy_tensors, in_lockstep
 from tuner.training.metrics import evaluate
 from tuner.training.records import NEVER, Analyze, Budget, Evaluation, Result, Saving, Snapshot
 from tuner.training.single import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
+from tuner.training.stack_optimizer import stack_optimizer
 from tuner.training.stacked_model import AtBatch, StackBatch, StackedModel
+from tuner.training.watched_code import Code
 from tuner.training.weights import weights_of
 
 WORTH_DROPPING = 1 / 16
@@ -38,6 +48,10 @@ class Member:
 
     hp: Hyperparameters
     seed: int
+
+
+ALONE: WeakKeyDictionary[Task, dict[Hashable, str]] = WeakKeyDictionary()
+"""Why optimizers of a key train one at a time on a task, as it was found out."""
 
 
 def train(
@@ -71,7 +85,8 @@ def together_or_singly(
 ) -> Iterator[tuple[list[int], Yielded]]:
     """What ``run`` yields of members trained as one stack, and, once that fails, of each trained alone from step 0.
 
-    A stack fails for want of memory, say, or of an operation's batching rule.
+    A stack fails for want of memory, say, or of an operation's batching rule. One that found out how its members must
+    step begins again.
 
     Args:
         stackable: the members, by their index.
@@ -82,12 +97,15 @@ def together_or_singly(
     Raises:
         Exception: that of a member trained alone.
     """
-    if len(stackable) > 1:
+    while len(stackable) > 1:
         try:
             yield from ((stackable, yielded) for yielded in run(stackable))
             return
+        except BeginAgainError:
+            continue
         except Exception:
             release_memory(device)
+            break
     for index in stackable:
         yield from (([index], yielded) for yielded in run([index]))
 
@@ -131,17 +149,18 @@ def stacks(task: Task, make_optimizer: MakeOptimizer, members: Sequence[Member],
             key = None
         else:
             key = member_key(optimizer, params, engine.of(member.hp))
-        by_key.setdefault(("alone", number) if key is None else key, []).append(number)
+        alone = key is None or key in ALONE.get(task, {})
+        by_key.setdefault(("alone", number) if alone else key, []).append(number)
     return list(by_key.values())
 
 
 def member_key(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter], engine: Engine) -> Hashable | None:
     """What members of a stack of these parameters have in common; ``None`` for an optimizer that cannot be in one."""
-    groups = getattr(optimizer, "param_groups", None) or [{"params": []}]
-    stackable = list(map(id, groups[0]["params"])) == list(map(id, params)) and (
-        "lr" in groups[0] or not engine.scheduled
-    )
-    return stack_key(optimizer) if stackable else None
+    groups = getattr(optimizer, "param_groups", None) or []
+    if engine.scheduled and any(not isinstance(group.get("lr"), float | int) for group in groups):
+        return None
+    whole = len(groups) == 1 and list(map(id, groups[0]["params"])) == list(map(id, params))
+    return (stack_key(optimizer) if whole else None) or each_key(optimizer, params)
 
 
 class Stack(Lockstep):
@@ -162,13 +181,13 @@ class Stack(Lockstep):
         self.seeds = [member.seed for member in members]
         self.stacked = list(range(len(members)))
         self.model = StackedModel(task, engine, self.seeds)
-        optimizers = []
-        for member in members:
-            torch.default_generator.manual_seed(member.seed)  # of the probes; torch.manual_seed takes a millisecond
-            optimizers.append(make_optimizer(self.model.own_params, member.hp))
-        torch.manual_seed(members[0].seed)  # dropout
+        self._unchanged = Unchanged(_functions(type(task)))
+        own_params = self.model.own_params
+        self.key = member_key(make_optimizer(own_params, members[0].hp), own_params, self.engines[0])
+        hps = [member.hp for member in members]
         scheduled = any(own.scheduled for own in self.engines)
-        self.optimizer = StackedOptimizer(optimizers, self.model.params, scheduled=scheduled)
+        self.optimizer = stack_optimizer(self.model, make_optimizer, hps, self.seeds, self.key, scheduled=scheduled)
+        torch.manual_seed(members[0].seed)  # dropout
         self._averages = None if engine.ema is None else Averages(engine.ema, self.model.params)
         self._settle_training()
         self._evaluations = 0
@@ -188,13 +207,26 @@ class Stack(Lockstep):
             yield StackBatch(tuple(map(torch.stack, zip(*batches, strict=True))), shared=False)
 
     def step(self, batch: StackBatch) -> Tensor:
-        losses = self.optimizer.step(AtBatch(self.model, batch), self._lr_factor(), self._max_grad_norm)
-        self.nominal_grad_equivalents = self.optimizer.grad_equivalents
+        with self._alone_after(OwnGradientsError, OtherStreamsError, RoundingDecidesError, ChangedProcessError):
+            losses = self.optimizer.step(AtBatch(self.model, batch), self._lr_factors(), self._max_grad_norm)
+            if self.optimizer.steps == 1:
+                self._unchanged.check()
+        for member, cost in zip(self.stacked, self.optimizer.costs, strict=True):
+            self.nominal_grad_equivalents[member] = cost
         if self._averages is not None:
             self._averages.update(self.model.params)
         if len(self.active) < len(self.stacked):
             losses = losses[[self.stacked.index(member) for member in self.active]]
         return losses
+
+    @contextmanager
+    def _alone_after(self, *errors: type[Exception]) -> Iterator[None]:
+        """Remember that optimizers of this key train alone once one of these was raised."""
+        try:
+            yield
+        except errors as error:
+            ALONE.setdefault(self.task, {})[self.key] = str(error)
+            raise
 
     def _settle_training(self) -> None:
         """Find out which schedules and bounds there are in the stack; what all share is not kept for each."""
@@ -206,19 +238,17 @@ class Stack(Lockstep):
         schedules = {(engine.schedule, engine.warmup_epochs, engine.final_lr) for engine in engines}
         self._scheduled = engines[:1] if len(schedules) == 1 else engines
 
-    def _lr_factor(self) -> float | Tensor:
+    def _lr_factors(self) -> list[float]:
         """Of the step to come: of all members, or of each."""
         step, steps, per_epoch = self.optimizer.steps, self.total_steps, self.task.steps_per_epoch
-        factors = [own.lr_factor(step, steps, own.warmup_steps(steps, per_epoch)) for own in self._scheduled]
-        if len(factors) == 1:
-            return factors[0]
-        return self._of_each(factors, torch.promote_types(self.model.params[0].dtype, torch.float32))
+        return [own.lr_factor(step, steps, own.warmup_steps(steps, per_epoch)) for own in self._scheduled]
 
     def _of_each(self, numbers: list[float], dtype: torch.dtype) -> Tensor:
         """(members,)"""
         return torch.tensor(numbers, dtype=dtype, device=self.task.device)
 
     def own_state(self) -> dict[str, Any]:
+        self.optimizer.switch("train")
         model = [tensor.detach() for tensor in (*self.model.params, *self.model.buffers)]
         return {
             "stacked": self.stacked,
@@ -238,8 +268,13 @@ class Stack(Lockstep):
 
     def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:
         self._evaluations += 1
+        with self._alone_after(ChangedProcessError):
+            self._unchanged.check()
         if self._evaluations in RECHECKED_EVALUATIONS:
             self.model.recheck_next_replay()
+            self.optimizer.recheck_next_step()
+        if self.steps:  # before, there are no other weights, and some optimizers know of none
+            self.optimizer.switch("eval")
         return super().evaluate(splits, analyze=analyze)
 
     def member_model(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -287,6 +322,11 @@ class Stack(Lockstep):
             self._averages.keep(rows)
         self.stacked = list(members)
         self._settle_training()
+
+
+@cache
+def _functions(task: type[Task]) -> Code:
+    return Code(task)
 
 
 def _with_versions(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, int]]]:

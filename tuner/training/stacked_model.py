@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from optimizers.base import Closure
-from optimizers.stacking.optimizer import Finish
+from optimizers.stacking.problem import Finish
 from optimizers.stacking.replay import Flat, Program, Traced, signature
 from tasks.base import Task
 from tuner.training.engine import Engine, Runner
@@ -69,6 +70,10 @@ class StackedModel:
         for own, stack in zip([*self.own_params, *self.own_buffers], stacked, strict=True):
             own.data = stack.data[row]
 
+    def member_params(self, row: int) -> list[nn.Parameter]:
+        """Parameters that are views of a member's."""
+        return [nn.Parameter(param.detach()[row], requires_grad=param.requires_grad) for param in self.params]
+
     def keep(self, rows: Tensor) -> None:
         self.params = [p.detach()[rows].requires_grad_(p.requires_grad) for p in self.params]
         self.buffers = [buffer[rows] for buffer in self.buffers]
@@ -81,7 +86,7 @@ class StackedModel:
     def replay(
         self, batch: StackBatch, name: Hashable, finish: Finish, further: list[Tensor], *, exact: bool
     ) -> list[Tensor | None]:
-        """See ``optimizers.stacking.optimizer.Problem``."""
+        """See ``optimizers.stacking.problem.Problem``."""
         inputs = [*self.params, *self.buffers, *batch.tensors, *further]
         key = name, batch.shared, tuple((tensor.shape, tensor.stride()) for tensor in batch.tensors)
         if key not in self._graphs:
@@ -175,7 +180,7 @@ class Bound:
 
 
 class AtBatch(NamedTuple):
-    """What a stack minimises at one step: see ``optimizers.stacking.optimizer.Problem``."""
+    """What a stack minimises at one step: see ``optimizers.stacking.problem.Problem``."""
 
     model: StackedModel
     batch: StackBatch
@@ -186,7 +191,19 @@ class AtBatch(NamedTuple):
     def losses(self) -> Tensor:
         return self.model.losses(self.batch)
 
-    def closure(self, row: int) -> Closure:
+    def closure(self, row: int, params: Sequence[Tensor], exact: Callable[[], bool]) -> Closure:
+        runner = self.model.runner
+        names = [name for name, _ in runner.exact.named_parameters()]
         self.model.load(row)
         own = self.batch.tensors if self.batch.shared else tuple(tensor[row] for tensor in self.batch.tensors)
-        return lambda: self.model.task.loss(self.model.runner.exact, own)
+
+        def closure() -> tuple[Tensor, Any]:
+            model = runner.exact if exact() else runner.trained
+            if all(map(operator.is_, params, self.model.own_params)):
+                return self.model.task.loss(model, own)
+            return self.model.task.loss(Bound(model, dict(zip(names, params, strict=True))), own)
+
+        return closure
+
+    def buffers(self) -> list[Tensor]:
+        return self.model.buffers

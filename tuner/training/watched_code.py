@@ -20,7 +20,7 @@ NAMED = 3
 """So many changes are named, the others counted."""
 STEP_WRAPPER = torch.optim.Optimizer.profile_hook_step(lambda *_: None).__code__
 """Of what PyTorch wraps a class's ``step`` in when the first optimizer of that class is made."""
-DYNAMO = f"torch{os.sep}_dynamo{os.sep}"
+DYNAMO = (f"torch{os.sep}_dynamo{os.sep}", f"torch{os.sep}_compile.py")
 HEAP_TYPE, IMMUTABLE_TYPE = 1 << 9, 1 << 8
 """Flags of CPython's types: which are made by Python code, and which of all cannot be changed."""
 ABSENT = object()
@@ -108,7 +108,7 @@ def _acts(value: Any) -> bool:
 
 
 def _of_dynamo(value: Any) -> bool:
-    return isinstance(value, FunctionType) and DYNAMO in value.__code__.co_filename
+    return isinstance(value, FunctionType) and any(part in value.__code__.co_filename for part in DYNAMO)
 
 
 def _innermost(value: Any) -> Any:

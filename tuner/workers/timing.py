@@ -131,11 +131,11 @@ def _median_step(run: Lockstep, task: Task) -> float:
     batches = itertools.chain.from_iterable(run.batches(1) for _ in itertools.count())
     began = time.perf_counter()
     for _ in range(STEPS):
-        cost = run.nominal_grad_equivalents
+        cost = run.nominal_grad_equivalents[0]
         started = time.perf_counter()
         run.step(next(batches)).sum().item()  # waits for the device
         seconds = time.perf_counter() - started
-        (refreshes if run.nominal_grad_equivalents - cost > 1 else plain).append(seconds)
+        (refreshes if run.nominal_grad_equivalents[0] - cost > 1 else plain).append(seconds)
         if time.perf_counter() - began > BUDGET_S and len(plain) + len(refreshes) > 1:
             break
     period = getattr(run.optimizer, "update_period", 1)

@@ -64,7 +64,7 @@ class Losses:
         with torch.enable_grad():
             return finish(self.losses(), self.params, further)
 
-    def closure(self, place):
+    def closure(self, place, params, exact):
         for own, stack in zip(self.own, self.params, strict=True):
             own.data = stack.data[place]
         return lambda: own_loss(*self.own, self.data[place])
@@ -83,7 +83,7 @@ def stacked_path(rule, hps, fixed=None, seeds=None, max_grad_norm=None, factors=
     places, path = torch.arange(members), []
     for step in range(STEPS):
         problem = Losses(params, own, draw(members, 3, seed=100 + step)[places])
-        stack.step(problem, 1.0 if factors is None else factors[step], max_grad_norm)
+        stack.step(problem, [1.0 if factors is None else factors[step]], max_grad_norm)
         path.append([p.detach().clone() for p in params])
         if keep is not None and step == keep[0]:
             places = torch.tensor(keep[1])

@@ -180,11 +180,16 @@ def test_a_worker_whose_code_was_changed_says_what_and_does_no_other_job(
 
 
 @pytest.mark.usefixtures("repaired")
-def test_the_rest_of_a_cohort_is_handed_back_after_the_one_that_changed_it(tmp_path: Path) -> None:
+def test_of_a_cohort_that_changed_it_nothing_counts_and_its_worker_is_as_if_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
     worker = started(config(tmp_path, ADAM), asked("spoiler", 3))
-    first, second = step(worker), step(worker)
-    assert list(first.outcomes) == [0] and first.worker_unusable and not first.done
-    assert second.retires and not second.outcomes
+    with pytest.raises(SystemExit):
+        step(worker)
 
 
 @pytest.mark.usefixtures("repaired")

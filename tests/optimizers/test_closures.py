@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optimizers.closures import takes_closure
 from tests.support.regression import Noting
-from tuner.training.closures import takes_closure
 from tuner.training.engine import Engine
 from tuner.training.records import Budget, Result
 from tuner.training.single import Trainer, train

@@ -30,6 +30,8 @@ class Closures:
     def __init__(self, params: Sequence[Tensor]) -> None:
         self.params = params
         self.calls_at_once: bool | None = None
+        self.called = False
+        self._steps = 0
 
     def make(self, loss: Tensor, anew: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The closure of one step.
@@ -38,11 +40,15 @@ class Closures:
             loss: as it was computed before the step, detached.
             anew: computes it, and the gradients, at the present weights.
         """
+        if self._steps and self.calls_at_once is None:  # it was not called at the first step
+            self.calls_at_once = False
+        self._steps += 1
         before, norms = self._versions(), self._norms() if self.calls_at_once is None else None
         first = True
 
         def closure() -> Tensor:
             nonlocal first
+            self.called = True
             if first and norms is not None:
                 self.calls_at_once = self._norms() == norms
             known, first = first and bool(self.calls_at_once) and self._versions() == before, False

@@ -1,0 +1,161 @@
+"""Members' optimizers of one class as one, which steps for all of them, and is compared with each one's own step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from inspect import unwrap
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimizers.closures import Closures
+from optimizers.stacking.as_one import AsOne, Stacked
+from optimizers.stacking.joining import join, part
+from optimizers.stacking.member_numbers import MemberNumbers
+from optimizers.stacking.random_state import without_draws
+
+ROUNDING = 1e-6
+"""Of the largest change of a tensor: what two ways to compute a step in double precision may differ by."""
+WEIGHT_ROUNDING = 8
+"""Roundings of the weights that they may differ by."""
+
+
+class OwnGradientsError(RuntimeError):
+    """An optimizer asks for gradients at other weights than those of the step."""
+
+
+class Joined:
+    """An optimizer of all members' tensors and numbers.
+
+    Args:
+        members: optimizers of one class, that have been through the same steps.
+        params: the stack's, (members, ...) each.
+        member_params: each member's own.
+        closes: whether ``step`` is given a closure.
+
+    Raises:
+        NotAsOneError: the members differ in more than tensors and numbers.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Any],
+        params: Sequence[Tensor],
+        member_params: Sequence[Sequence[nn.Parameter]],
+        *,
+        closes: bool,
+    ) -> None:
+        self._params = [param.detach().as_subclass(Stacked) for param in params]
+        self._as_one = AsOne(len(members))
+        self._as_one.grads = dict.fromkeys(map(id, self._params))
+        self._closes = closes
+        self._calls_at_once = False
+        self.optimizer = join(members, member_params, self._params)
+
+    def step(self, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
+        """One step of each member.
+
+        Args:
+            losses: (members,), for an optimizer that asks for its own.
+            grads: the stack's; they may be changed.
+        """
+        if has_own_zero_grad(self.optimizer):
+            self.call(lambda optimizer: optimizer.zero_grad())
+        for param, grad in zip(self._params, grads, strict=True):
+            self._as_one.grads[id(param)] = None if grad is None else grad.contiguous().as_subclass(Stacked)
+        closure = _once(losses) if self._calls_at_once else refuse
+        self.call(lambda optimizer: optimizer.step(*([closure] if self._closes else [])))
+
+    def call(self, method: Callable[[Any], object]) -> None:
+        """Have it done for all members."""
+        with torch.no_grad(), self._as_one:
+            method(self.optimizer)
+
+    def set_rates(self, rates: Sequence[Sequence[float]]) -> None:
+        """Set the learning rates of each member's parameter groups."""
+        for group, of_members in zip(self.optimizer.param_groups, zip(*rates, strict=True), strict=True):
+            alike = all(rate == of_members[0] for rate in of_members)
+            group["lr"] = of_members[0] if alike else MemberNumbers(of_members)
+
+    def part(self, member: Any, row: int, params: Sequence[nn.Parameter]) -> None:
+        """Make a member's own optimizer what this one is of it."""
+        part(self.optimizer, member, row, params, self._params)
+
+    def compare(self, losses: Tensor, grads: Sequence[Tensor | None]) -> str:
+        """What is wrong with the step to come, beside each member's own; nothing is changed.
+
+        Both are taken on copies in double precision, where they differ in what they do or hardly at all.
+
+        Raises:
+            OtherStreamsError, DrawsError: the optimizers draw random numbers.
+        """
+        members, params = self._doubles()
+        stack = [torch.stack([p.detach() for p in together]) for together in zip(*params, strict=True)]
+        before = [tensor.clone() for tensor in stack]
+        one = Joined(members, stack, params, closes=self._closes)
+        doubles = [None if grad is None else grad.to(torch.float64, copy=True) for grad in grads]
+        with without_draws(stack[0].device):
+            closures = [Closures(own) for own in params] if self._closes else []
+            for row, (member, own) in enumerate(zip(members, params, strict=True)):
+                _give(member, own, [None if grad is None else grad[row].clone() for grad in doubles])
+                member.step(*[each.make(losses[row], refuse) for each in closures[row : row + 1]])
+        self._calls_at_once = one._calls_at_once = bool(closures) and all(each.calls_at_once for each in closures)
+        if any(each.called and not each.calls_at_once for each in closures):
+            return "it does not call its closure at once"
+        one.step(losses, doubles)
+        each = [torch.stack([p.detach() for p in together]) for together in zip(*params, strict=True)]
+        alike = all(map(_came_to_the_same, stack, each, before))
+        return "" if alike else "what it does for all members in one differs from what it does for each"
+
+    def _doubles(self) -> tuple[list[Any], list[list[nn.Parameter]]]:
+        """Each member's optimizer and parameters as copies in double precision."""
+        members, params = [], []
+        for row in range(self._as_one.members):
+            own = [nn.Parameter(p.as_subclass(Tensor)[row].to(torch.float64, copy=True)) for p in self._params]
+            member = object.__new__(type(self.optimizer))
+            part(self.optimizer, member, row, own, self._params, double=True)
+            members.append(member)
+            params.append(own)
+        return members, params
+
+
+def _give(member: Any, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
+    if has_own_zero_grad(member):
+        member.zero_grad()
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+
+
+def refuse() -> Tensor:
+    """A closure that cannot be called: of a stack there are the gradients of the step alone."""
+    raise OwnGradientsError("it asks for gradients at other weights than those of the step")
+
+
+def _once(losses: Tensor) -> Callable[[], Tensor]:
+    """A closure that may be called once, at the weights at which the losses, (members,), are known."""
+    called, loss = False, losses.as_subclass(Stacked)
+
+    def closure() -> Tensor:
+        nonlocal called
+        if called:
+            raise OwnGradientsError("it asks for the gradient more than once a step")
+        called = True
+        return loss
+
+    return closure
+
+
+def has_own_zero_grad(optimizer: Any) -> bool:
+    """Whether it does something else than PyTorch's, which need not be done where gradients are given."""
+    own = getattr(type(optimizer), "zero_grad", None)
+    return own is not None and unwrap(own) is not unwrap(torch.optim.Optimizer.zero_grad)
+
+
+def _came_to_the_same(one: Tensor, other: Tensor, before: Tensor) -> bool:
+    """Whether two ways to change a stack of tensors came to the same for each member, up to rounding."""
+    if not torch.equal(one.isfinite(), other.isfinite()) or not one.numel():
+        return not one.numel()
+    a, b, start = (tensor.nan_to_num(0.0, 0.0, 0.0).view(len(tensor), -1) for tensor in (one, other, before))
+    allowed = ROUNDING * (b - start).abs().amax(1) + WEIGHT_ROUNDING * torch.finfo(one.dtype).eps * b.abs().amax(1)
+    return bool(((a - b).abs().amax(1) <= allowed).all())
