@@ -42,6 +42,7 @@ class GNB(Estimator):
     """
 
     needs_outputs = True
+    stacks = True
     costs = "2/3 per sample"
 
     def __init__(self, samples: int = 1) -> None:

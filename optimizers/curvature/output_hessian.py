@@ -8,6 +8,7 @@ cross-entropy, w (diag(p) - p p^T) per prediction, and a diagonal (squared error
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optimizers.curvature.interface import Refresh
-from optimizers.curvature.probes import random_signs
+from optimizers.curvature.probes import Streams, random_signs, rows_of_members
 
 TOLERANCE = 1e-3
 """Relative difference up to which two ways to compute one thing agree, in single or double precision."""
@@ -66,16 +67,20 @@ class OutputHessian:
         """Columns that a sample's factor has."""
         return self.outputs[0].numel()
 
-    def signs(self, generator: torch.Generator) -> Tensor:
+    def signs(self, generator: torch.Generator | Streams) -> Tensor:
         """A random vector with mean zero and covariance H, of the outputs' shape: S times random signs."""
-        (signs,) = random_signs([self.root.expand_as(self.outputs)], generator)
+
+        def draw(shape: Sequence[int], own: torch.Generator) -> Tensor:
+            return random_signs([self.root.new_empty(()).expand(shape)], own)[0]
+
+        signs = rows_of_members(draw, self.outputs.shape, generator)
         if self.classes is None:
             return (self.root * signs).to(self.outputs.dtype)
         columns = self.probabilities.sqrt() * signs
         drawn = columns - self.probabilities * columns.sum(self.classes, keepdim=True)
         return (self.root * drawn).to(self.outputs.dtype)
 
-    def labels(self, generator: torch.Generator) -> Tensor:
+    def labels(self, generator: torch.Generator | Streams) -> Tensor:
         """The same from labels drawn from the predictions: the loss's slope at them (up to the root of its weight).
 
         Where there are no labels to draw, the structure being a diagonal, it is ``signs``.
@@ -83,9 +88,11 @@ class OutputHessian:
         if self.classes is None:
             return self.signs(generator)
         cumulative = self.probabilities.movedim(self.classes, -1).cumsum(-1)
-        uniform = torch.rand(
-            (*cumulative.shape[:-1], 1), dtype=self.dtype, device=cumulative.device, generator=generator
-        )
+
+        def draw(shape: Sequence[int], own: torch.Generator) -> Tensor:
+            return torch.rand(shape, dtype=self.dtype, device=cumulative.device, generator=own)
+
+        uniform = rows_of_members(draw, (*cumulative.shape[:-1], 1), generator)
         labels = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
         labels = labels.clamp(max=cumulative.shape[-1] - 1).movedim(-1, self.classes)
         drawn = self.probabilities.scatter_add(self.classes, labels, -torch.ones_like(labels, dtype=self.dtype))

@@ -41,6 +41,22 @@ class Streams:
         return [torch.stack(tensors)[self.stream_of] for tensors in zip(*drawn, strict=True)]
 
 
+def rows_of_members(
+    draw: Callable[[Sequence[int], torch.Generator], Tensor], shape: Sequence[int], generator: torch.Generator | Streams
+) -> Tensor:
+    """A random tensor of a row for each sample; of a stack, whose members' samples follow one another, what each member
+    would draw for its own.
+
+    Args:
+        draw: a tensor of a shape.
+        shape: (samples, ...), or (members * samples, ...).
+    """
+    if not isinstance(generator, Streams):
+        return draw(shape, generator)
+    own = (shape[0] // len(generator.stream_of), *shape[1:])
+    return torch.stack([draw(own, each) for each in generator.generators])[generator.stream_of].flatten(0, 1)
+
+
 def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
     sizes = [tensor.numel() for tensor in like]

@@ -36,11 +36,13 @@ SCALED = {"add": 1, "sub": 1, "addcmul": 1, "addcdiv": 1}
 """What takes a number as ``alpha`` or ``value``, and which operand that number scales."""
 VIEWS = frozenset({"T", "mT", "H", "mH", "real", "imag"})
 ROW_FACTS = _words(
-    "size dim ndimension numel nelement stride is_contiguous element_size is_floating_point is_complex get_device "
-    "result_type is_same_size type"
+    "__len__ size dim ndimension numel nelement stride is_contiguous element_size is_floating_point is_complex "
+    "get_device result_type is_same_size type"
 )
 """Functions that ask for shapes and types alone."""
 READS = frozenset({"item", "tolist", "__float__", "__int__", "__bool__", "__index__", "is_nonzero"})
+MOST_NUMBERS = 256
+"""So many tensors of numbers are kept."""
 SILENT = torch._C.DisableTorchFunction
 
 
@@ -69,6 +71,7 @@ class AsOne(TorchFunctionMode):
         super().__init__()
         self.members = members
         self.grads: dict[int, Tensor | None] = {}
+        self._numbers: dict[Any, Tensor] = {}
         self._ways: dict[Any, Callable[[Any, Any, Mapping[str, Any]], Any]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -164,7 +167,7 @@ class AsOne(TorchFunctionMode):
             dtype = torch.promote_types(like.dtype, torch.float32)
             if not dtype.is_floating_point:
                 dtype = torch.get_default_dtype()
-            return torch.as_tensor(value.values, dtype=dtype, device=like.device).view(-1, *[1] * rank)
+            return self._tensor(value, dtype, like.device).view(-1, *[1] * rank)
         if isinstance(value, Stacked):
             tensor = value.as_subclass(Tensor)
             own_rank = tensor.dim() - 1
@@ -176,6 +179,18 @@ class AsOne(TorchFunctionMode):
         if isinstance(value, Tensor) and value.dim() > rank:
             raise NotAsOneError("a tensor of all members alike has more dimensions than members' own")
         return value
+
+    def _tensor(self, numbers: MemberNumbers, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Numbers on a device, (members,): the same as before, or sent there without waiting for it."""
+        key = numbers.values.tobytes(), dtype, device
+        if key not in self._numbers:
+            if len(self._numbers) >= MOST_NUMBERS:
+                self._numbers.clear()
+            tensor = torch.as_tensor(numbers.values, dtype=dtype)
+            if device.type == "cuda":
+                tensor = tensor.pin_memory().to(device, non_blocking=True)
+            self._numbers[key] = tensor
+        return self._numbers[key]
 
     def _without_members(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Of numbers and of what all members have alike; what is new is for each member."""
@@ -262,12 +277,6 @@ class AsOne(TorchFunctionMode):
             named = {key: _pick(x, i) for key, x in kwargs.items()}
             each.append(self.__torch_function__(of_tensor, (), [_pick(x, i) for x in args], named))
         return None if _in_place(name) else each
-
-
-def _stack(value: Stacked | MemberNumbers, dtype: torch.dtype) -> Tensor:
-    if isinstance(value, MemberNumbers):
-        return torch.as_tensor(value.values, dtype=dtype)
-    return value.as_subclass(Tensor)
 
 
 def _base(name: str) -> str:

@@ -7,17 +7,17 @@ which they differ as tensors of one number per member.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optimizers.apply import Rule, State
+from optimizers.apply import State
 from optimizers.base import CURVATURE_KEY, PROBE_SALT, CurvatureOptimizer
 from optimizers.curvature.estimators import Hutchinson
-from optimizers.curvature.interface import Refresh
+from optimizers.curvature.interface import Estimator, Refresh
 from optimizers.curvature.probes import Draw, Streams
-from optimizers.stacking import replay
 from optimizers.stacking.problem import (
     Problem,
     bounds_of,
@@ -26,7 +26,8 @@ from optimizers.stacking.problem import (
     gradients_with_graph,
     plain_gradients,
 )
-from optimizers.stacking.rule import Layout, first_order_rule, hyperparameters, merge, stack_numbers, stacks, traced
+from optimizers.stacking.rule import first_order_rule, hyperparameters, merge, stack_numbers, stacks
+from optimizers.stacking.stacked_rule import StackedRule
 
 
 class StackedOptimizer:
@@ -35,28 +36,36 @@ class StackedOptimizer:
     Args:
         members: one optimizer each, of the same ``stack_key``, made with one and the same list of parameters.
         params: the stack's, (members, ...) each, changed in row.
+        buffer: in which they lie, (members, width), if they do.
         scheduled: whether ``step`` will be given factors of the learning rate.
     """
 
-    def __init__(self, members: Sequence[torch.optim.Optimizer], params: list[Tensor], *, scheduled: bool) -> None:
+    def __init__(
+        self,
+        members: Sequence[torch.optim.Optimizer],
+        params: list[Tensor],
+        buffer: Tensor | None = None,
+        *,
+        scheduled: bool,
+    ) -> None:
         self.members = list(members)
-        self._take(params)
+        self.params = params
         self.steps = 0
         self.grad_equivalents = 0.0
-        self.states: list[State] = [{} for _ in params]
         self._previous: list[Tensor | None] = [None] * len(params)
         self._used: list[int] = []
         self._cost = 0.0
+        self._memory: dict[str, Any] = {}
         self._now: dict[str, Tensor] = {}
         first = members[0]
         rule = first.update if isinstance(first, CurvatureOptimizer) else first_order_rule(first)
         if rule is None:
             raise ValueError(f"{type(first).__name__} has no pure rule")
-        self.rule: Rule = rule
         self._curved = first if isinstance(first, CurvatureOptimizer) else None
         self._constants, self._numbers = stack_numbers(
             [hyperparameters(member) for member in members], params[0], ("lr",) if scheduled else ()
         )
+        self._rule = StackedRule(rule, self._constants, params, buffer)
         seeds = [member._seed for member in members if isinstance(member, CurvatureOptimizer)]
         self._streams = _streams(seeds, params[0].device) if self._curved else None
 
@@ -87,12 +96,12 @@ class StackedOptimizer:
             self.grad_equivalents += 1.0
             applied = clipped(grads, max_grad_norm)
             curvatures: list[Tensor | None] = [None] * len(grads)
-        elif stacks(optimizer.estimator):
-            losses, grads, applied, curvatures = self._refresh(optimizer, problem, max_grad_norm)
+        elif stacks(optimizer.estimator) and (refreshed := self._refresh(optimizer, problem, max_grad_norm)):
+            losses, grads, applied, curvatures = refreshed
         else:
             losses, applied, curvatures = self._refresh_each(problem, max_grad_norm)
             grads = applied
-        self._apply(applied, curvatures)
+        self._rule.apply(applied, curvatures, self._now)
         if optimizer is not None and optimizer.estimator.previous_gradients:
             self._previous = grads
         self.steps += 1
@@ -102,7 +111,7 @@ class StackedOptimizer:
         """A member's own optimizer, with the state that it would have by now."""
         member = self.members[row]
         params = [param for group in member.param_groups for param in group["params"]]
-        for param, state in zip(params, self.states, strict=True):
+        for param, state in zip(params, self._rule.states, strict=True):
             if state:
                 member.state[param] = {name: value[row] for name, value in state.items()}
         return member
@@ -117,8 +126,7 @@ class StackedOptimizer:
 
     def recheck_next_step(self) -> None:
         """Compare the next step of the rule as it was recorded with the rule itself."""
-        for rule, _ in self._rules.values():
-            rule.recheck_next_replay()
+        self._rule.recheck_next_step()
 
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` needs in a stack of the same members; the tensors are the stack's own."""
@@ -127,10 +135,11 @@ class StackedOptimizer:
         return {
             "steps": self.steps,
             "grad_equivalents": self.grad_equivalents,
-            "states": self.states,
+            "states": self._rule.states,
             "previous": self._previous,
             "used": self._used,
             "cost": self._cost,
+            "memory": self._memory,
             "generators": [generator.get_state() for generator in generators],
             "members": [member.state_dict()[CURVATURE_KEY] for member in curved],
         }
@@ -139,9 +148,10 @@ class StackedOptimizer:
         """Go on from what ``state_dict`` returned."""
         device = self.params[0].device
         self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
-        self.states = [{name: value.to(device) for name, value in saved.items()} for saved in state["states"]]
+        states = [{name: value.to(device) for name, value in saved.items()} for saved in state["states"]]
+        self._rule.states = states
         self._previous = [None if grad is None else grad.to(device) for grad in state["previous"]]
-        self._used, self._cost = list(state["used"]), state["cost"]
+        self._used, self._cost, self._memory = list(state["used"]), state["cost"], state["memory"]
         generators = self._streams.generators if self._streams else []
         for generator, saved in zip(generators, state["generators"], strict=True):
             generator.set_state(saved.cpu())
@@ -149,17 +159,14 @@ class StackedOptimizer:
         for member, saved in zip(curved, state["members"], strict=True):
             member.load_state_dict(member.state_dict() | {CURVATURE_KEY: saved})
 
-    def _take(self, params: list[Tensor]) -> None:
+    def keep(self, rows: Tensor, params: list[Tensor], buffer: Tensor | None = None) -> None:
+        """Go on with some of the members, whose stacked parameters these are, and lie in this buffer."""
         self.params = params
-        self._data = [param.detach() for param in params]
-        self._rules: dict[Layout, tuple[replay.Traced, list[tuple[str, ...]]]] = {}
-
-    def keep(self, rows: Tensor, params: list[Tensor]) -> None:
-        """Go on with some of the members, whose stacked parameters these are."""
-        self._take(params)
+        states = [{name: value[rows] for name, value in state.items()} for state in self._rule.states]
+        self._rule.take(params, buffer)
+        self._rule.states = states
         chosen = rows.tolist()
         self.members = [self.members[row] for row in chosen]
-        self.states = [{name: value[rows] for name, value in state.items()} for state in self.states]
         self._previous = [None if grad is None else grad[rows] for grad in self._previous]
         self._numbers = {name: value[rows] for name, value in self._numbers.items()}
         if self._streams:
@@ -167,22 +174,26 @@ class StackedOptimizer:
 
     def _refresh(
         self, optimizer: CurvatureOptimizer, problem: Problem, max_grad_norm: float | Tensor | None
-    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
-        """Losses, gradients as they are and as the rule is to see them, curvatures."""
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Tensor | None]] | None:
+        """Losses, gradients as they are and as the rule is to see them, curvatures.
+
+        ``None`` where the estimator needs outputs of the whole stack, and there are none.
+        """
         estimator = optimizer.estimator
         if type(estimator) is Hutchinson and self._used:
             losses, grads, estimates = self._replayed(estimator, problem)
             applied = clipped(grads, max_grad_norm)
         else:
-            losses, grads = (
-                gradients_with_graph(problem, self.params) if estimator.differentiates else plain_gradients(problem)
-            )
+            if (differentiated := self._differentiate(estimator, problem)) is None:
+                return None
+            losses, grads, outputs = differentiated
             applied = clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
             self._used = [i for i, grad in enumerate(grads) if grad is not None]
             with torch.enable_grad():
                 assert self._streams is not None
                 previous, directions = [self._previous[i] for i in self._used], lambda: self._directions(applied)
                 refresh = _as_seen(losses, self.params, grads, self._streams, previous, directions)
+                refresh = replace(refresh, outputs=outputs, memory=self._memory)
                 estimates = list(estimator(refresh))
             self._cost = estimator.cost(refresh)
         curvatures: list[Tensor | None] = [None] * len(grads)
@@ -191,6 +202,18 @@ class StackedOptimizer:
         self.grad_equivalents += self._cost
         self.grad_equivalents += 1.0
         return losses.detach(), [None if g is None else g.detach() for g in grads], applied, curvatures
+
+    def _differentiate(
+        self, estimator: Estimator, problem: Problem
+    ) -> tuple[Tensor, list[Tensor | None], Tensor | None] | None:
+        """Losses, their gradients and the outputs, with what of their graph the estimator goes back through."""
+        if estimator.needs_outputs:
+            with torch.enable_grad():
+                found = problem.losses_and_outputs()
+                return found and (found[0], gradients(found[0], self.params, retain_graph=True), found[1])
+        if estimator.differentiates:
+            return *gradients_with_graph(problem, self.params), None
+        return *plain_gradients(problem), None
 
     def _replayed(
         self, estimator: Hutchinson, problem: Problem
@@ -237,26 +260,8 @@ class StackedOptimizer:
         def of_member(grad: Tensor, state: State, numbers: dict[str, Tensor]) -> Tensor:
             return direction(grad, state, merge(constants, numbers))
 
-        given = [(grad, state) for grad, state in zip(grads, self.states, strict=True) if grad is not None]
+        given = [(grad, state) for grad, state in zip(grads, self._rule.states, strict=True) if grad is not None]
         return [torch.vmap(of_member)(grad, state, self._now) for grad, state in given]
-
-    def _apply(self, grads: list[Tensor | None], curvatures: list[Tensor | None]) -> None:
-        used = [i for i, grad in enumerate(grads) if grad is not None and grad.numel()]
-        if not used:
-            return
-        layout = tuple((i, curvatures[i] is not None, tuple(self.states[i])) for i in used)
-        inputs: list[Tensor] = []
-        for i in used:
-            inputs += [t for t in (self._data[i], grads[i], curvatures[i]) if t is not None]
-            inputs += self.states[i].values()
-        inputs += self._now.values()
-        if layout not in self._rules:
-            self._rules[layout] = traced(self.rule, layout, tuple(self._now), self._constants, replay.signature(inputs))
-        rule, names = self._rules[layout]
-        new = iter(rule(*inputs))
-        torch._foreach_copy_([self._data[i] for i in used], [next(new) for _ in used])
-        for i, state in zip(used, names, strict=True):
-            self.states[i] = {name: next(new) for name in state}
 
 
 def _as_seen(

@@ -161,8 +161,8 @@ class PerMemberOptimizer:
             member.load_state_dict(saved)
         self._join_again()
 
-    def keep(self, rows: Tensor, params: list[Tensor]) -> None:
-        """Go on with some of the members, whose stacked parameters these are."""
+    def keep(self, rows: Tensor, params: list[Tensor], buffer: Tensor | None = None) -> None:
+        """Go on with some of the members, whose stacked parameters these are, wherever they lie."""
         chosen = rows.tolist()
         self._twin = self._twin if chosen[0] == 0 else None
         self.members = [self.member_optimizer(row) for row in chosen]

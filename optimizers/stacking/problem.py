@@ -29,6 +29,12 @@ class Problem(Protocol):
     def losses(self) -> Tensor:
         """The losses, (members,), in full precision and with their graph, which can be differentiated twice."""
 
+    def losses_and_outputs(self) -> tuple[Tensor, Tensor] | None:
+        """As ``losses``, with the outputs that they are computed from: all members' samples, (members * samples, ...).
+
+        ``None`` where the losses are not of one call of the network.
+        """
+
     def closure(self, row: int, params: Sequence[Tensor], exact: Callable[[], bool]) -> Closure:
         """That of one member alone, over these parameters of its.
 
@@ -40,11 +46,14 @@ class Problem(Protocol):
         """The stack's, (members, ...) each, which a forward pass changes in row."""
 
 
-def gradients(losses: Tensor, params: list[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
+def gradients(
+    losses: Tensor, params: list[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+) -> list[Tensor | None]:
     """Of each member's loss; ``None`` for a parameter that is not used."""
     needed = [p for p in params if p.requires_grad]
     ones = torch.ones(losses.shape, dtype=losses.dtype, device=losses.device)
-    found = iter(torch.autograd.grad(losses, needed, ones, create_graph=create_graph, allow_unused=True))
+    kept = create_graph or retain_graph
+    found = iter(torch.autograd.grad(losses, needed, ones, kept, create_graph, allow_unused=True))
     return [next(found) if p.requires_grad else None for p in params]
 
 

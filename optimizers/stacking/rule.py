@@ -16,6 +16,7 @@ from optimizers.curvature.interface import Estimator
 from optimizers.first_order import FirstOrderOptimizer
 from optimizers.stacking import replay
 from optimizers.stacking.first_order import PURE
+from optimizers.stacking.recording import Program
 
 Constants = tuple[tuple[str, Any], ...]
 Layout = tuple[tuple[int, bool, tuple[str, ...]], ...]
@@ -70,7 +71,7 @@ def stacks(estimator: Estimator) -> bool:
     return bool(vars(type(estimator)).get("stacks", False))
 
 
-PROGRAMS: dict[Any, replay.Program] = {}
+PROGRAMS: dict[Any, Program] = {}
 """What was recorded of rules, for the next stacks; which rules, layouts and shapes there are, is for a task to say."""
 
 

@@ -317,7 +317,7 @@ class Stack(Lockstep):
             return
         rows = torch.tensor([self.stacked.index(member) for member in members], device=self.task.device)
         self.model.keep(rows)
-        self.optimizer.keep(rows, self.model.params)
+        self.optimizer.keep(rows, self.model.params, self.model.buffer)
         if self._averages is not None:
             self._averages.keep(rows)
         self.stacked = list(members)

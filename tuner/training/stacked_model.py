@@ -15,8 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from optimizers.base import Closure
+from optimizers.stacking.flat import Places
 from optimizers.stacking.problem import Finish
-from optimizers.stacking.replay import Flat, Program, Traced, signature
+from optimizers.stacking.recording import Flat, Program
+from optimizers.stacking.replay import Traced, signature
 from tasks.base import Task
 from tuner.training.engine import Engine, Runner
 
@@ -36,6 +38,7 @@ class StackedModel:
     """A task's network with the parameters and buffers of all members, (members, ...) each.
 
     Attributes:
+        buffer: in which the parameters lie side by side, (members, width), if they do.
         own_params: of an ordinary network, which ``load`` makes that of one member.
         runner: of that one.
     """
@@ -45,15 +48,22 @@ class StackedModel:
         built = {seed: task.build(seed).train() for seed in dict.fromkeys(seeds)}
         _check(list(built.values()))
         networks = [built[seed] for seed in seeds]
-        self.params = [
-            torch.stack([p.detach() for p in params]).requires_grad_(params[0].requires_grad)
-            for params in zip(*(network.parameters() for network in networks), strict=True)
-        ]
+        of_members = list(zip(*(network.parameters() for network in networks), strict=True))
+        self._trained = [params[0].requires_grad for params in of_members]
+        self._lay([torch.stack([param.detach() for param in params]) for params in of_members])
         self.buffers = [torch.stack(list(b)) for b in zip(*(network.buffers() for network in networks), strict=True)]
         network = networks[0]
         self.runner = Runner(engine, network)
         self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
         self._graphs: dict[Any, Traced] = {}
+
+    def _lay(self, tensors: Sequence[Tensor]) -> None:
+        """Take these as the parameters, side by side where they are of one type."""
+        one_type = len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1
+        places = Places([tensor.shape[1:] for tensor in tensors])
+        self.buffer = places.buffer(tensors) if one_type else None
+        parts = tensors if self.buffer is None else places.views(self.buffer)
+        self.params = [part.detach().requires_grad_(own) for part, own in zip(parts, self._trained, strict=True)]
 
     def load(self, row: int, params: Sequence[Tensor] | None = None) -> None:
         """Make the ordinary network a view of a member.
@@ -75,7 +85,7 @@ class StackedModel:
         return [nn.Parameter(param.detach()[row], requires_grad=param.requires_grad) for param in self.params]
 
     def keep(self, rows: Tensor) -> None:
-        self.params = [p.detach()[rows].requires_grad_(p.requires_grad) for p in self.params]
+        self._lay([param.detach()[rows] for param in self.params])
         self.buffers = [buffer[rows] for buffer in self.buffers]
         self._graphs.clear()
 
@@ -142,6 +152,46 @@ def stacked_losses(
         return torch.vmap(member, in_dims=in_dims, randomness="different")(params, buffers, batch.tensors)
 
 
+def stacked_losses_and_outputs(
+    task: Task, model: nn.Module, params: list[Tensor], buffers: list[Tensor], batch: StackBatch
+) -> tuple[Tensor, Tensor] | None:
+    """The losses of a stack's members, (members,), and the outputs that they are computed from, with their graph.
+
+    The outputs are those of all members one after the other, (members * samples, ...). ``None`` where the task's loss
+    is not of one call of the network, whose outputs it returns.
+    """
+    found: list[bool] = []
+
+    def outputs_of(model: Any, tensors: tuple[Tensor, ...]) -> Tensor:
+        returned: list[Any] = []
+
+        def called(*inputs: Any, **named: Any) -> Any:
+            returned.append(model(*inputs, **named))
+            return returned[-1]
+
+        _, outputs = task.loss(called, tensors)
+        found.append(len(returned) == 1 and outputs is returned[0] and isinstance(outputs, Tensor))
+        return outputs
+
+    names = [name for name, _ in model.named_parameters()] + [name for name, _ in model.named_buffers()]
+
+    def member_outputs(params: list[Tensor], buffers: list[Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
+        return outputs_of(Bound(model, dict(zip(names, [*params, *buffers], strict=True))), tensors)
+
+    def member_loss(outputs: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
+        return task.loss(lambda *_, **__: outputs, tensors)[0]
+
+    shared = None if batch.shared else 0
+    with sdpa_kernel(SDPBackend.MATH):
+        run = torch.vmap(member_outputs, in_dims=(0, 0, shared), randomness="different")
+        outputs = run(params, buffers, batch.tensors)
+        if not all(found) or outputs.dim() < 2:
+            return None
+        flat = outputs.flatten(0, 1)
+        again = torch.vmap(member_loss, in_dims=(0, shared), randomness="different")
+        return again(flat.unflatten(0, outputs.shape[:2]), batch.tensors), flat
+
+
 def _check(networks: Sequence[nn.Module]) -> None:
     """
     Args:
@@ -190,6 +240,10 @@ class AtBatch(NamedTuple):
 
     def losses(self) -> Tensor:
         return self.model.losses(self.batch)
+
+    def losses_and_outputs(self) -> tuple[Tensor, Tensor] | None:
+        model = self.model
+        return stacked_losses_and_outputs(model.task, model.runner.exact, model.params, model.buffers, self.batch)
 
     def closure(self, row: int, params: Sequence[Tensor], exact: Callable[[], bool]) -> Closure:
         runner = self.model.runner

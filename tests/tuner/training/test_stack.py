@@ -149,7 +149,7 @@ def test_curvature_and_gradient_of_a_step_see_the_same_dropout():
     drawn = set()
     for batch in stack.batches(2):
         stack.step(batch)
-        (state,) = stack.optimizer.states
+        (state,) = stack.optimizer._rule.states
         torch.testing.assert_close(state["momentum"], weight * state["hessian"])
         assert set(state["hessian"].flatten().tolist()) == {0.0, 4.0}
         drawn.update(map(tuple, state["hessian"].tolist()))

@@ -1,0 +1,242 @@
+"""Operations are recorded as they are done, and become a function: lines of Python without what need not be done."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+Flat = Callable[..., Sequence[Tensor | None]]
+"""Takes tensors, returns tensors (or ``None`` in place of some); what else it depends on must not change."""
+
+ATEN = torch.ops.aten
+SAME = {ATEN.alias.default, ATEN.detach.default}
+RESHAPES = {ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default}
+LITERALS = (bool, int, str, type(None))
+NAME = re.compile(r"\b[xt]\d+\b")
+
+
+class Line(NamedTuple):
+    """One operation.
+
+    Attributes:
+        call: what is called with what.
+        results, sources: names of tensors.
+        several: whether it returns a sequence.
+        lasting: whether it has an effect beside its results.
+        storages: numbers of those that it reads or makes.
+        constants: its results, where they depend on no input.
+        same: whether the result has the entries of the first source.
+    """
+
+    call: str
+    results: list[str]
+    sources: list[str]
+    several: bool
+    lasting: bool
+    storages: set[int]
+    constants: list[Any] | None
+    same: bool
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operation on tensors, below ``vmap`` and autograd, while it is entered.
+
+    It keeps no tensor alive but those that depend on no input.
+
+    Args:
+        inputs: known to the function by their place.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.inputs = len(inputs)
+        self.lines: list[Line] = []
+        self.constants: dict[str, Any] = {}
+        self.changed: set[int] = set()
+        """Numbers of the storages that are changed in place."""
+        self._names: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._storages: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._variable = {f"x{i}" for i in range(len(inputs))}
+        self._tensors = 0
+        self._count = 0
+        for i, tensor in enumerate(inputs):
+            self._names[tensor] = f"x{i}"
+        self.of_inputs = {self._storage(tensor) for tensor in inputs}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = any(self._names.get(tensor, "c") in self._variable for tensor in given)
+        sources = [self.text(tensor) for tensor in given]
+        call = ", ".join([*map(self.text, args), *(f"{name}={self.text(value)}" for name, value in kwargs.items())])
+        numbers = {_cdata(tensor): self._storage(tensor) for tensor in given}
+        output = func(*args, **kwargs)
+        if func in SAME or (func in RESHAPES and output.shape == args[0].shape):
+            if args[0] in self._names:
+                self._names[output] = self._names[args[0]]
+                self._storages[output] = self._storages[args[0]]
+            return output
+        written = _written(func, args, kwargs)
+        self.changed.update(self._storages[tensor] for tensor in written)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        results = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        for result in results:
+            if result not in self._storages:
+                self._storages[result] = numbers.get(_cdata(result), -1)
+                if self._storages[result] < 0:
+                    self._storages[result] = self._next_storage()
+        constant = not known and not written and not random
+        lasting = bool(written) or random
+        several = isinstance(output, tuple | list)
+        same = func is ATEN.mul.Scalar and args[1] == 1 and output.dtype == args[0].dtype
+        storages = {self._storages[tensor] for tensor in (*given, *results)}
+        names = self._target(output)
+        if not constant:
+            self._variable.update(names)
+        call = f"{self.constant(func)}({call})"
+        values = results if constant else None
+        self.lines.append(Line(call, names, sources, several, lasting, storages, values, same))
+        return output
+
+    def text(self, value: Any) -> str:
+        """A value in a call: a name, or as Python writes it."""
+        if isinstance(value, Tensor):
+            return self._names[value] if value in self._names else self.constant(value)
+        if isinstance(value, LITERALS) or (isinstance(value, float) and math.isfinite(value)):
+            return repr(value)
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(self.text, value))}]"
+        return self.constant(value)
+
+    def constant(self, value: Any) -> str:
+        """The name of what is not made by the function."""
+        for name, known in self.constants.items():
+            if known is value:
+                return name
+        name = f"c{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
+    def _target(self, output: Any) -> list[str]:
+        """Names of an operation's results; of what is no tensor, and not kept, ``_``."""
+        names = []
+        for part in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(part, Tensor):
+                if part not in self._names:
+                    self._names[part] = f"t{self._tensors}"
+                    self._tensors += 1
+                names.append(self._names[part])
+            else:
+                names.append("_")
+        return names
+
+    def _storage(self, tensor: Tensor) -> int:
+        """A tensor's storage, numbered anew where it is seen for the first time."""
+        if tensor not in self._storages:
+            self._storages[tensor] = self._next_storage()
+        return int(self._storages[tensor])
+
+    def _next_storage(self) -> int:
+        self._count += 1
+        return self._count
+
+
+class Program:
+    """Recorded operations as lines of Python: without those that do nothing, that were done before, that no output
+    needs, or that depend on no input and so were done for good when they were recorded.
+
+    Args:
+        recorder: what was recorded of a function.
+        outputs: what the function returned.
+
+    Attributes:
+        replay: takes tensors like the inputs; returns what the outputs would be.
+        text: its lines, with the operations' names.
+    """
+
+    def __init__(self, recorder: Recorder, outputs: Sequence[Tensor | None]) -> None:
+        names = dict(recorder.constants)
+        returned = ["None" if output is None else recorder.text(output) for output in outputs]
+        names |= recorder.constants
+        lines, renamed, constants = _simplified(recorder, returned)
+        names |= constants
+        returned = [renamed.get(name, name) for name in returned]
+        arguments = ", ".join(f"x{i}" for i in range(recorder.inputs))
+        body = [f"def replay({arguments}):", *_needed(lines, returned, constants), f"return [{', '.join(returned)}]"]
+        exec("\n    ".join(body), names)
+        functions = {name: str(value) for name, value in names.items() if isinstance(value, torch._ops.OpOverload)}
+        self.text = "\n".join(re.sub(r"\bc\d+\b", lambda c: functions.get(c[0], c[0]), line) for line in body)
+        self.replay: Flat = names["replay"]
+
+
+def _simplified(recorder: Recorder, returned: Sequence[str]) -> tuple[list[Line], dict[str, str], dict[str, Tensor]]:
+    """The lines that do something new, what results are called in place of others, and what is constant."""
+    renamed: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    done: dict[str, list[str]] = {}
+    lines, theirs = [], {*returned}
+    for line in recorder.lines:
+        unchanged = not line.lasting and not line.storages & recorder.changed
+        fixed = all(name in constants or not NAME.fullmatch(name) for name in line.sources)
+        if line.constants is not None and unchanged and fixed:
+            constants |= zip(line.results, line.constants, strict=False)
+            continue
+        call = _with_names(line.call, renamed)
+        sources = [renamed.get(name, name) for name in line.sources]
+        before = done.get(call) if unchanged else None
+        if line.same and unchanged:
+            before = sources[:1]
+        # What is returned is the caller's, who may change it.
+        given_away = bool(theirs.intersection(line.results))
+        if given_away and not (
+            line.same and not line.storages & recorder.of_inputs and not theirs.intersection(sources)
+        ):
+            before = None
+        if before is not None:
+            renamed |= zip(line.results, before, strict=True)
+            theirs |= {*before} if given_away else set()
+            continue
+        if unchanged:
+            done[call] = line.results
+        lines.append(line._replace(call=call, sources=sources))
+    return lines, renamed, constants
+
+
+def _with_names(call: str, renamed: dict[str, str]) -> str:
+    return NAME.sub(lambda found: renamed.get(found[0], found[0]), call)
+
+
+def _needed(lines: Sequence[Line], returned: Sequence[str], constants: dict[str, Tensor]) -> list[str]:
+    """The lines that count; each lets go of what no later one needs."""
+    needed, kept = set(returned), []
+    for line in reversed(lines):
+        if not line.lasting and not needed.intersection(line.results):
+            continue
+        names = [name for name in dict.fromkeys([*line.sources, *line.results]) if NAME.fullmatch(name)]
+        last = [name for name in names if name not in needed and name not in constants]
+        needed.update(line.sources)
+        target = f"{', '.join(line.results)}{',' * line.several} = " if line.results else ""
+        kept.append(target + line.call + (f"; {' = '.join(last)} = None" if last else ""))
+    return kept[::-1]
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operation changes in place."""
+    if not func._schema.is_mutable:
+        return []
+    declared = func._schema.arguments
+    given = dict(zip((argument.name for argument in declared), args, strict=False)) | kwargs
+    written = [given.get(a.name) for a in declared if a.alias_info is not None and a.alias_info.is_write]
+    return [tensor for tensor in tree_leaves(written) if isinstance(tensor, Tensor)]
+
+
+def _cdata(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

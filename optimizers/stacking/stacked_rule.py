@@ -1,0 +1,170 @@
+"""A pure rule is applied to a stack: where it is elementwise, to the buffer in which all tensors lie, else to each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.apply import Rule, State
+from optimizers.stacking import replay
+from optimizers.stacking.flat import Operations, Places
+from optimizers.stacking.rule import Constants, Layout, traced
+
+Given = tuple[Tensor, Tensor, Tensor | None, State]
+"""A stacked parameter, its gradient, its curvature and its state."""
+ELEMENTWISE: dict[Any, bool] = {}
+"""Whether rules were found to be elementwise, by all that what they do may depend on."""
+
+
+class StackedRule:
+    """A rule and its states in a stack.
+
+    Args:
+        rule: of one member's tensor.
+        constants: the hyperparameters, without those in which members differ.
+        params: the stack's, (members, ...) each, changed in row.
+        buffer: in which they lie, (members, width), if they do.
+    """
+
+    def __init__(self, rule: Rule, constants: Constants, params: Sequence[Tensor], buffer: Tensor | None) -> None:
+        self.rule = rule
+        self.constants = constants
+        self._each: list[State] = [{} for _ in params]
+        self._whole: State | None = None
+        self.take(params, buffer)
+
+    def take(self, params: Sequence[Tensor], buffer: Tensor | None) -> None:
+        """Go on with these in place of the parameters."""
+        self._data = [param.detach() for param in params]
+        self._buffer = buffer
+        self._places = Places([param.shape[1:] for param in params])
+        self._rules: dict[Layout, tuple[replay.Traced, list[tuple[str, ...]]]] = {}
+
+    @property
+    def states(self) -> list[State]:
+        """For each parameter, (members, ...) each, or (members,) for a number."""
+        if self._whole is None:
+            return self._each
+        split = {name: self._split(value) for name, value in self._whole.items()}
+        return [{name: values[i] for name, values in split.items()} for i in range(len(self._data))]
+
+    @states.setter
+    def states(self, states: list[State]) -> None:
+        self._each, self._whole = states, None
+
+    def recheck_next_step(self) -> None:
+        """Compare the next replay with the rule itself."""
+        for rule, _ in self._rules.values():
+            rule.recheck_next_replay()
+
+    def apply(
+        self, grads: Sequence[Tensor | None], curvatures: Sequence[Tensor | None], numbers: Mapping[str, Tensor]
+    ) -> None:
+        """One step.
+
+        Args:
+            grads, curvatures: of each parameter, or ``None``.
+            numbers: the hyperparameters in which members differ, (members,) each.
+        """
+        used = [i for i, grad in enumerate(grads) if grad is not None and grad.numel()]
+        if not used:
+            return
+        whole = self._as_whole(grads, curvatures, numbers) if len(used) == len(self._data) > 1 else None
+        if whole is not None:
+            ((new, self._whole),) = self._run((-1,), [whole], numbers)
+            whole[0].copy_(new)
+            return
+        states = self.states
+        given: list[Given] = [(self._data[i], grads[i], curvatures[i], states[i]) for i in used]
+        applied = self._run(tuple(used), given, numbers)
+        torch._foreach_copy_([param for param, *_ in given], [param for param, _ in applied])
+        for i, (_, state) in zip(used, applied, strict=True):
+            states[i] = state
+        self.states = states
+
+    def _run(
+        self, which: tuple[int, ...], given: Sequence[Given], numbers: Mapping[str, Tensor]
+    ) -> list[tuple[Tensor, State]]:
+        """New parameters and states."""
+        layout = tuple(
+            (i, curvature is not None, tuple(state)) for i, (*_, curvature, state) in zip(which, given, strict=True)
+        )
+        inputs = [t for param, grad, curvature, state in given for t in (param, grad, curvature, *state.values())]
+        tensors = [tensor for tensor in (*inputs, *numbers.values()) if tensor is not None]
+        if layout not in self._rules:
+            signature = replay.signature(tensors)
+            self._rules[layout] = traced(self.rule, layout, tuple(numbers), self.constants, signature)
+        rule, names = self._rules[layout]
+        new = iter(rule(*tensors))
+        params = [next(new) for _ in given]
+        return [(param, {name: next(new) for name in of_state}) for param, of_state in zip(params, names, strict=True)]
+
+    def _as_whole(
+        self, grads: Sequence[Tensor | None], curvatures: Sequence[Tensor | None], numbers: Mapping[str, Tensor]
+    ) -> Given | None:
+        """All parameters as one, where the rule is elementwise and there is a buffer."""
+        curved = {curvature is not None for curvature in curvatures}
+        names = self._names()
+        if self._buffer is None or len(curved) > 1 or names is None:
+            return None
+        ranks = frozenset(param.dim() for param in self._data)
+        kind = (self._buffer.dtype, self._buffer.device, ranks, *curved, *names)
+        key = (self.rule, self.constants, *numbers, kind)
+        if not ELEMENTWISE.get(key, True) or not self._join_states(names):
+            return None
+        assert self._whole is not None
+        given = [grad for grad in grads if grad is not None]
+        curvature = [c for c in curvatures if c is not None]
+        whole: Given = (
+            self._buffer,
+            self._places.buffer(given),
+            self._places.buffer(curvature) if curvature else None,
+            self._whole,
+        )
+        if key not in ELEMENTWISE:
+            each = zip(self._data, given, curvatures, self.states, strict=True)
+            ELEMENTWISE[key] = self._elementwise(whole, list(each), numbers)
+        return whole if ELEMENTWISE[key] else None
+
+    def _elementwise(self, whole: Given, each: Sequence[Given], numbers: Mapping[str, Tensor]) -> bool:
+        """Whether the rule does the same elementwise operations to the whole as to each tensor."""
+        done = []
+        for param, grad, curvature, state in (whole, *(given for given in each if given[0][0].numel() > 1)):
+            inputs = [t for t in (param, grad, curvature, *state.values(), *numbers.values()) if t is not None]
+            layout = ((0, curvature is not None, tuple(state)),)
+            rule, _ = traced(self.rule, layout, tuple(numbers), self.constants, ())
+            with Operations(len(param)) as operations:
+                rule.run(inputs)
+            if not operations.elementwise:
+                return False
+            done.append(operations.done)
+        return len(done) > 1 and all(other == done[0] for other in done)
+
+    def _split(self, value: Tensor) -> list[Tensor]:
+        return [value] * len(self._data) if value.dim() == 1 else self._places.views(value)
+
+    def _names(self) -> tuple[str, ...] | None:
+        """Of the states; ``None`` where they are not alike."""
+        if self._whole is not None:
+            return tuple(self._whole)
+        names = tuple(self._each[0])
+        return names if all(tuple(state) == names for state in self._each) else None
+
+    def _join_states(self, names: tuple[str, ...]) -> bool:
+        """Bring the parameters' states together, where they are alike."""
+        if self._whole is not None:
+            return True
+        whole: State = {}
+        for name in names:
+            values = [state[name] for state in self._each]
+            if all(value.shape == param.shape for value, param in zip(values, self._data, strict=True)):
+                whole[name] = self._places.buffer(values)
+            elif all(value.dim() == 1 for value in values) and all(torch.equal(value, values[0]) for value in values):
+                whole[name] = values[0]
+            else:
+                return False
+        self._whole = whole
+        return True
