@@ -121,6 +121,9 @@ class StackedOptimizer:
         """Each member's so far, in gradients."""
         return [self.grad_equivalents] * len(self.members)
 
+    note = ""
+    """There is nothing to be known of how a pure rule steps."""
+
     def switch(self, mode: str) -> None:
         """No pure rule keeps weights for evaluation apart from those to train."""
 

@@ -84,6 +84,11 @@ class PerMemberOptimizer:
         self._recheck = False
         self._mode = ""
 
+    @property
+    def note(self) -> str:
+        """What is to be known of how the members step, if anything."""
+        return "rounding errors decide its steps: in a stack runs are those alone in distribution only" * self.rounded
+
     @torch.no_grad()
     def step(
         self, problem: Problem, lr_factors: Sequence[float] = (1.0,), max_grad_norm: float | Tensor | None = None

@@ -193,6 +193,11 @@ class Stack(Lockstep):
         self._evaluations = 0
         self._first_metrics: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
 
+    @property
+    def note(self) -> str:
+        """What is to be known of how its members step, if anything."""
+        return self.optimizer.note
+
     def batches(self, epochs: int) -> Iterator[StackBatch]:
         """Members of the same seed see the same rows."""
         seeds = list(dict.fromkeys(self.seeds))

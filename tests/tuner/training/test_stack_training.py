@@ -50,7 +50,7 @@ def test_members_of_other_schedules_and_bounds_equal_runs_alone(
     rule: str, replays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not replays:
-        monkeypatch.setattr(replay.Traced, "__call__", lambda traced, *inputs: traced._run(inputs))
+        monkeypatch.setattr(replay.Traced, "__call__", lambda traced, *inputs: traced.run(inputs))
     task, (make, members) = Small(), made(rule)
     assert stacks(task, make, members, ENGINE) == [[0, 1, 2, 3, 4]]
     runs = together(task, make, members, BUDGET, ENGINE)

@@ -1,0 +1,81 @@
+"""Whether an optimizer's runs train as one stack, and as what, is found by trying on a few steps."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from optimizers.stacking.joined import OwnGradientsError
+from optimizers.stacking.per_member import BeginAgainError
+from optimizers.stacking.random_state import OtherStreamsError
+from optimizers.stacking.twin import STEPS, RoundingDecidesError
+from tasks.base import Task
+from tuner.training.engine import Engine
+from tuner.training.isolation import ChangedProcessError
+from tuner.training.single import MakeOptimizer
+from tuner.training.stack import Member, Stack, stacks
+
+KNOWN = (OwnGradientsError, OtherStreamsError, RoundingDecidesError, ChangedProcessError)
+MOST_TRIES = 5
+"""So often may a stack find out that its members must step in another way."""
+LONGEST_S = 2.0
+"""Steps that take longer are few."""
+OTHER = 0.9
+"""The second member's numbers are so many times the first one's."""
+
+
+class Tried(NamedTuple):
+    """What came of it, for a person.
+
+    Attributes:
+        alone: why runs train one at a time; empty where they are stacked.
+        note: what is to be known of the stack, if anything.
+    """
+
+    alone: str
+    note: str
+
+
+def tried(task: Task, make_optimizer: MakeOptimizer, hp: Mapping[str, Any], engine: Engine) -> Tried:
+    """Train two members for some steps.
+
+    Args:
+        hp: the first member's; the second one has other numbers.
+    """
+    members = [Member(dict(hp), 0), Member(_other(make_optimizer, task, hp), 1)]
+    for _ in range(MOST_TRIES):
+        if len(stacks(task, make_optimizer, members, engine)) > 1:
+            return Tried(_without_trying(engine), "")
+        try:
+            stack = Stack(task, make_optimizer, members, engine, epochs=STEPS)
+            began = time.monotonic()
+            for batch in itertools.islice(stack.batches(STEPS), STEPS + 1):
+                stack.step(batch)
+                if time.monotonic() - began > LONGEST_S:
+                    break
+        except BeginAgainError:
+            continue
+        except KNOWN as error:
+            return Tried(str(error), "")
+        except Exception as error:
+            return Tried(f"its stack failed with {type(error).__name__}: {str(error).splitlines()[0][:200]}", "")
+        return Tried("", stack.note)
+    return Tried("it steps in another way each time", "")
+
+
+def _without_trying(engine: Engine) -> str:
+    if engine.compile or engine.channels_last:
+        return "train.compile and train.channels_last are for runs one at a time"
+    return "it steps other tensors than the network's parameters, or takes its gradients in a way of its own"
+
+
+def _other(make_optimizer: MakeOptimizer, task: Task, hp: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters with other numbers, where an optimizer can be made with them."""
+    other = {name: OTHER * value if isinstance(value, float) else value for name, value in hp.items()}
+    try:
+        make_optimizer(list(task.build(0).parameters()), other)
+    except Exception:
+        return dict(hp)
+    return other
