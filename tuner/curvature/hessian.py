@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from optimizers.curvature.interface import twice_differentiable
 from optimizers.curvature.products import hessian_vector_product
 from tasks.base import Batch, Task
+from tuner.training.float32 import float32_products
 from tuner.training.stacked_model import Bound
 
 MOST_ROWS, LEAST_ROWS, MOST_WORK = 4096, 256, 2**24
@@ -143,16 +144,13 @@ def in_double(task: Task, model: nn.Module, names: Sequence[str], batches: Seque
 def undisturbed(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Evaluation mode, full precision, kernels that can be differentiated twice, and random streams of its own."""
     modes = [(module, module.training) for module in model.modules()]
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    tf32 = matmul.allow_tf32, cudnn.allow_tf32
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), twice_differentiable():
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), twice_differentiable(), float32_products(tf32=False):
         torch.manual_seed(seed)
         model.eval()
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
         try:
             yield
         finally:
-            matmul.allow_tf32, cudnn.allow_tf32 = tf32
             for module, training in modes:
                 module.training = training
 

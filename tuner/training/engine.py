@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tuner.config.engine_options import TRAINING, EngineOptions
 from tuner.config.space import is_of_training
 from tuner.errors import UserError
+from tuner.training.float32 import float32_products
 
 DECAY_SHARE = 0.2
 """Of a run with the schedule wsd, for its decay: from a fifth on, more is of little use (Haegele et al., section 3)."""
@@ -72,19 +73,19 @@ class Engine(EngineOptions):
 
     @contextmanager
     def settings(self) -> Iterator[None]:
-        """PyTorch's process-wide settings for the time of a run."""
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic)
-        mode = torch.get_deterministic_debug_mode()
-        matmul.allow_tf32 = cudnn.allow_tf32 = self.precision == "tf32"
+        """PyTorch's process-wide settings for the time of a run. Only with fp32 is a GPU's float32 never TF32."""
+        cudnn, deterministic = torch.backends.cudnn, torch.utils.deterministic
+        before = (cudnn.deterministic, deterministic.fill_uninitialized_memory, torch.get_deterministic_debug_mode())
         cudnn.deterministic = self.deterministic
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
+            deterministic.fill_uninitialized_memory = False  # by a kernel for each; nothing should read it
         torch.use_deterministic_algorithms(self.deterministic)
         try:
-            yield
+            with float32_products(tf32=self.precision != "fp32"):
+                yield
         finally:
-            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = before
+            cudnn.deterministic, deterministic.fill_uninitialized_memory, mode = before
             torch.set_deterministic_debug_mode(mode)
 
 

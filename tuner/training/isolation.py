@@ -9,9 +9,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,9 @@ from torch.nn.modules import module as hooks_of_modules
 from torch.optim import optimizer as hooks_of_optimizers
 from torch.utils import _device
 
+from tuner.training.float32 import float32_settings, put_float32_settings
 from tuner.training.watched_code import Code, listed
 
-PRECISIONS = (("generic", "all"), *product(("cuda", "mkldnn"), ("all", "matmul", "conv", "rnn")))
-"""Backends and operations whose precision can be set."""
 SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 DENORMAL = sys.float_info.min / 2
 HOOKS = tuple(
@@ -66,26 +64,6 @@ def _put_function_modes(saved: tuple[Any, ...]) -> None:
 def _put_dispatch_modes(depth: int) -> None:
     while torch._C._len_torch_dispatch_stack() > depth:
         torch.utils._python_dispatch._pop_mode()
-
-
-def _precision() -> tuple[str | None, bool | None, list[str]]:
-    """By the older interface, which refuses to be read where the newer one has made what it cannot say, and by that."""
-    matmul = convolutions = None
-    with suppress(RuntimeError):
-        matmul = torch.get_float32_matmul_precision()
-    with suppress(RuntimeError):
-        convolutions = torch.backends.cudnn.allow_tf32
-    return matmul, convolutions, [torch._C._get_fp32_precision_getter(*of) for of in PRECISIONS]
-
-
-def _put_precision(saved: tuple[str | None, bool | None, list[str]]) -> None:
-    matmul, convolutions, newer = saved
-    if matmul is not None:
-        torch.set_float32_matmul_precision(matmul)
-    if convolutions is not None:
-        torch.backends.cudnn.allow_tf32 = convolutions
-    for of, value in zip(PRECISIONS, newer, strict=True):
-        torch._C._set_fp32_precision_setter(*of, value)
 
 
 def _autocast() -> list[tuple[str, bool, torch.dtype]]:
@@ -168,7 +146,7 @@ SETTINGS = (
         lambda saved: torch.use_deterministic_algorithms(saved[0], warn_only=saved[1]),
     ),
     Setting("flushing of denormal numbers", lambda: DENORMAL * 1.0 == 0.0, torch.set_flush_denormal),
-    Setting("precision of float32 products", _precision, _put_precision),
+    Setting("precision of float32 products", float32_settings, put_float32_settings),
     *attributes("cudnn", torch.backends.cudnn, "enabled", "benchmark", "deterministic"),
     Setting("autocast", _autocast, _put_autocast),
     Setting("autocast's cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),

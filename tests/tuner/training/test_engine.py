@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from optimizers import Sophia
+from optimizers.curvature.estimators import Hutchinson
 from tests.support.regression import Made, Noting, adam, diag_hessian, run, sgd
 from tuner.config.layers import resolve
 from tuner.config.schema import TrainConfig
 from tuner.training.engine import Engine
+from tuner.training.float32 import float32_settings, put_float32_settings
 from tuner.training.records import Budget
 from tuner.training.single import train, training
 
@@ -157,10 +161,15 @@ def switches() -> tuple[Any, ...]:
     return matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
 
 
+def fills() -> bool:
+    """Whether each new tensor is filled with NaN, by a kernel of its own on a GPU."""
+    return torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory
+
+
 ENGINES = {
     Engine(): (False, False, False, False),
     Engine(precision="tf32"): (True, True, False, False),
-    Engine(precision="bf16"): (False, False, False, False),
+    Engine(precision="bf16"): (True, True, False, False),  # what is in float32 there: refreshes
     Engine(deterministic=True): (False, False, True, True),
 }
 
@@ -185,6 +194,46 @@ def test_switches_are_set_for_a_run_and_put_back(before: Any, engine: Engine, du
     seen: list[tuple[Any, ...]] = []
     assert train(Noting(), adam, {}, 0, Budget(1, 1), lambda _: seen.append(switches()), engine).status == "complete"
     assert seen == [during] * 2 and switches() == before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_only_with_fp32_is_a_refresh_in_full_precision(before: Any, precision: Any) -> None:
+    seen: list[tuple[bool, list[bool]]] = []
+
+    class Seeing(Hutchinson):
+        def __call__(self, refresh: Any) -> Any:
+            matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+            seen.append((matmul.allow_tf32, [of.fp32_precision == "tf32" for of in (matmul, cudnn.conv, cudnn.rnn)]))
+            return super().__call__(refresh)
+
+    run(lambda params, hp: Sophia(params, lr=1e-3, estimator=Seeing()), Engine(precision=precision))
+    tf32 = precision != "fp32"
+    assert seen and all(older == tf32 and newer == [tf32] * 3 for older, newer in seen)
+
+
+def test_a_deterministic_run_fills_no_new_tensors(before: Any) -> None:
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    with Engine(deterministic=True).settings():
+        assert torch.are_deterministic_algorithms_enabled() and not fills()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize("owner", ["", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn"])
+@pytest.mark.parametrize("asked", ["ieee", "tf32"])
+def test_precision_may_have_been_set_by_the_newer_interface(owner: str, asked: str) -> None:
+    """Reading ``allow_tf32`` raises then, as ``torch.backends.cudnn.flags`` does."""
+    kept = float32_settings()
+    try:
+        resolve_name(f"torch.backends.{owner}".rstrip(".")).fp32_precision = asked
+        before = float32_settings().newer
+        for engine in (Engine(), Engine(precision="tf32")):
+            with engine.settings():
+                assert switches()[:2] == (engine.precision == "tf32",) * 2
+                with torch.backends.cudnn.flags(enabled=False):
+                    pass
+            assert float32_settings().newer == before
+    finally:
+        put_float32_settings(kept)
 
 
 @pytest.mark.parametrize("engine", [Engine(precision="tf32"), Engine(deterministic=True)])
