@@ -63,6 +63,10 @@ def settle(config: Config, *nodes: Machine, owner: str = "this machine") -> Conf
         UserError: not even one training run fits.
     """
     asked = config.resources
+    if asked.gpus_per_trial is not None and asked.gpus_per_trial > 1:
+        raise UserError(
+            f"resources.gpus_per_trial: {asked.gpus_per_trial:g} asked, but a training run uses one device: 1 at most"
+        )
     cpus, most_gpus = max(node.cpus for node in nodes), max(node.gpus for node in nodes)
     gpus = asked.gpus_per_trial if asked.gpus_per_trial is not None else (1.0 if most_gpus else 0.0)
     if asked.cpus_per_trial > cpus:
@@ -83,5 +87,4 @@ def fits(node: Machine, cpus: float, gpus: float) -> int:
     slots = int(node.cpus / cpus + ROUNDING)
     if not gpus:
         return slots
-    # A run does not spread over the leftovers of several GPUs.
-    return min(slots, node.gpus * int(1 / gpus + ROUNDING) if gpus <= 1 else int(node.gpus / gpus))
+    return min(slots, node.gpus * int(1 / gpus + ROUNDING))  # it does not spread over what is left of several

@@ -137,6 +137,7 @@ TASK = ["--task", "mnist1d"]
         ([*TASK, "--cpus-per-trial", "5"], "resources.cpus_per_trial: 5 asked, but this machine has 4"),
         ([*TASK, "--cpus-per-trial", "0"], "resources.cpus_per_trial: "),
         ([*TASK, "--gpus-per-trial", "1"], "use --gpus-per-trial 0"),
+        ([*TASK, "--gpus-per-trial", "2"], "resources.gpus_per_trial: 2 asked, but a training run uses one device"),
         ([*TASK, "--gpus-per-trial", "nan"], "resources.gpus_per_trial: "),
         ([*TASK, "--max-concurrent", "0"], "resources.max_concurrent: "),
         *(
