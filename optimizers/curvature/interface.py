@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,6 +89,35 @@ class Estimator(ABC):
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Neither fused attention kernels nor compiled modules have a double backward."""
-    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+    """Neither fused attention kernels, nor compiled modules, nor cuDNN's recurrent networks have a double backward."""
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), _recurrent_without_cudnn():
         yield
+
+
+@contextmanager
+def _recurrent_without_cudnn() -> Iterator[None]:
+    """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` run as PyTorch's own kernels; cuDNN's convolutions stay."""
+    functions = vars(torch._VF)
+    before = {name: functions[name] for name in RECURRENT if name in functions}
+    functions.update(RECURRENT)
+    try:
+        yield
+    finally:
+        for name in RECURRENT:
+            del functions[name]
+        functions.update(before)
+
+
+def _without_cudnn(call: Callable[..., Any], *args: Any) -> Any:
+    before = torch._C._get_cudnn_enabled()
+    torch._C._set_cudnn_enabled(False)
+    try:
+        return call(*args)
+    finally:
+        torch._C._set_cudnn_enabled(before)
+
+
+RECURRENT = {
+    name: partial(_without_cudnn, getattr(torch._VF, name)) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+}
+"""The functions behind these modules, which cuDNN has on a GPU."""
