@@ -16,6 +16,7 @@ from tuner.config.modules import reach
 from tuner.config.schema import Config
 from tuner.config.space import OptimizerConfig
 from tuner.errors import UserError
+from tuner.machine import memory
 from tuner.training.engine import Engine
 from tuner.training.single import MakeOptimizer
 
@@ -71,9 +72,7 @@ def load_data(task: Task, config: Config, device: torch.device) -> None:
 
 def limit_memory(config: Config, device: torch.device, *, alone: bool = False) -> None:
     """Keep this process within a trial's share of the GPU, but where nothing else is on it."""
-    share = config.resources.settled.gpus_per_trial
-    if device.type == "cuda" and 0 < share < 1:
-        torch.cuda.set_per_process_memory_fraction(1.0 if alone else share)
+    memory.limit(device, config.resources.settled.gpus_per_trial, alone=alone)
 
 
 def make_engine(config: Config) -> Engine:

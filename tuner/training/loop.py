@@ -265,7 +265,7 @@ class Lockstep(ABC):
         """What is known of a member's curvature, and what is not; the peak of the memory stays that of training."""
         self._peak_before = self._peak_mb()
         analyzed = analyze(self.task, *self.member_model(member))
-        memory.reset_peak(self.task.device)
+        memory.forget_peak(self.task.device)
         return analyzed
 
 

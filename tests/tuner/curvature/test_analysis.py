@@ -150,7 +150,7 @@ def test_a_stack_with_analysis_is_the_same_stack_to_the_bit() -> None:
 def test_the_peak_of_memory_is_that_of_training(monkeypatch: Any) -> None:
     peak = [100.0]
     monkeypatch.setattr("tuner.machine.memory.peak_mb", lambda device: peak[0])
-    monkeypatch.setattr("tuner.machine.memory.reset_peak", lambda device: peak.__setitem__(0, 50.0))
+    monkeypatch.setattr("tuner.machine.memory.forget_peak", lambda device: peak.__setitem__(0, 50.0))
 
     def hungry(task: Any, model: Any, optimizer: Any) -> tuple[list[Any], str]:
         peak[0] = 9000.0
