@@ -18,7 +18,7 @@ from benchmarks import gpu_cohorts, many_trials, service_overhead, throughput_ro
 from benchmarks.bench_processes import Bench, BenchmarkError, Claim, say
 from benchmarks.peers import EVALUATIONS
 from tuner.machine.environment import describe
-from tuner.machine.resources import this_machine
+from tuner.machine.resources import gpu_names, this_machine
 
 PARTS = ("rahimi_recht", "mnist1d", "networks", "long", "many")
 Section = tuple[list[str], list[Claim]]
@@ -98,7 +98,7 @@ def gpu(bench: Bench, tasks: list[str], trials: int | None) -> Section:
 def sections(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Section]]]:
     """Titles, and what measures each."""
     if args.device == "cuda":
-        name = describe(this_machine())["hardware"]["gpus"][0]
+        name = gpu_names()[0]
         yield f"Trials per minute on {name}", lambda: gpu(bench, list(gpu_cohorts.TRIALS), args.gpu_trials)
         return
     for task in ("rahimi_recht", "mnist1d"):
@@ -123,7 +123,7 @@ def setting() -> list[str]:
     """What the tables were measured on, line by line."""
     found = describe(this_machine())
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch", "ray", "optuna"))
-    device = [f"- device: {name}" for name in found["hardware"]["gpus"]]
+    device = [f"- device: {name}" for name in gpu_names()]
     return [*device, f"- processor: {found['hardware']['cpu']}, {found['hardware']['cpus']} cores", f"- {versions}"]
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 
 from tuner.config.registry import ROOT
-from tuner.machine.resources import Machine, gpu_names
+from tuner.machine.resources import Machine
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "mnist1d")
 
 
 def describe(machine: Machine) -> dict[str, Any]:
-    """Versions, hardware and the code's state in git; the data is added once a worker has loaded it."""
+    """Versions, hardware and the code's state in git; a worker adds the data that it has loaded, and its GPU, since the
+    driver may be on another machine, and NVIDIA's library knows nothing of ``CUDA_VISIBLE_DEVICES``."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv[1:],
@@ -30,7 +31,6 @@ def describe(machine: Machine) -> dict[str, Any]:
             "cpu": _cpu_name(),
             "cpus": machine.cpus,
             "memory_mb": psutil.virtual_memory().total // 2**20,
-            "gpus": gpu_names() if machine.gpus else [],
         },
         "git": git(),
     }

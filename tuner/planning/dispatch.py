@@ -104,7 +104,7 @@ class Dispatcher:
         if report.worker_unusable:
             self.assignments[trial_id].plan.note_replaced_worker(report.worker_unusable)
         if report.retires:
-            self.return_jobs(trial_id)
+            self.return_jobs(trial_id, singly=report.singly)
         if report.begins:
             self.begin(trial_id)
         if report.checkpoint:
@@ -135,10 +135,13 @@ class Dispatcher:
         plan, jobs = self.assignments[trial_id].plan, self.assignments[trial_id].jobs
         plan.run.checkpoints.write(checkpoint_name([jobs[index] for index in indices]), checkpoint)
 
-    def return_jobs(self, trial_id: str) -> None:
-        """Take back the jobs of a worker that retires before it has done them; another one does them."""
+    def return_jobs(self, trial_id: str, *, singly: bool = False) -> None:
+        """Take back the jobs of a worker that retires before it has done them; others do them, together or each for
+        itself."""
         assignment = self.assignments.pop(trial_id)
-        self.requeued.append((assignment.plan, list(assignment.jobs.values()), assignment.alone))
+        jobs = list(assignment.jobs.values())
+        for cohort in [[job] for job in jobs] if singly else [jobs]:
+            self.requeued.append((assignment.plan, cohort, assignment.alone))
 
     def close(self, trial_id: str, error: str) -> None:
         """End a trial: jobs that it has not completed were lost with its worker."""

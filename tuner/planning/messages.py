@@ -44,11 +44,16 @@ class Request:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """What env.json says of the data and the network, the same in every worker."""
+    """What env.json says of the data and the network, the same in every worker, and of what it is on.
+
+    Attributes:
+        gpu: its model, empty where it is on a CPU.
+    """
 
     data: dict[str, Any]
     parameters: int
     device: str
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Report:
         worker_unusable: why the process may do no other job; empty while it may.
         begins: whether the time limit counts from now.
         retires: whether another worker is to do the jobs that are left.
+        singly: whether it is then to do each for itself, since one of them may be at fault.
         done: whether all jobs have ended.
     """
 
@@ -75,6 +81,7 @@ class Report:
     worker_unusable: str = ""
     begins: bool = False
     retires: bool = False
+    singly: bool = False
     done: bool = False
 
     def at(self, indices: list[int]) -> Report:

@@ -111,10 +111,14 @@ class Plan:
             self.search.tick()
 
     def note_task(self, about: Mapping[str, Any]) -> None:
-        """Put the data and the network's size, the same in every worker, into env.json."""
-        if not self.task_noted:
-            self.run.write_env(self.run.env() | text.plain(dict(about)))
-            self.task_noted = True
+        """Put the data and the network's size, the same in every worker, into env.json; among the hardware, its GPU."""
+        if self.task_noted:
+            return
+        env, gpu = self.run.env(), about.get("gpu")
+        if gpu:  # a run that goes on keeps that of its beginning
+            env |= {"hardware": {"gpus": [text.line(gpu)]} | env.get("hardware", {})}
+        self.run.write_env(env | text.plain({name: value for name, value in about.items() if name != "gpu"}))
+        self.task_noted = True
 
     def note_replaced_worker(self, reason: str) -> None:
         """A worker has been replaced; each reason is said once."""

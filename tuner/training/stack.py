@@ -97,15 +97,14 @@ def together_or_singly(
     Raises:
         Exception: that of a member trained alone.
     """
-    while len(stackable) > 1:
+    begins_again = len(stackable) > 1
+    while begins_again:
         try:
             yield from ((stackable, yielded) for yielded in run(stackable))
             return
-        except BeginAgainError:
-            continue
-        except Exception:
-            release_memory(device)
-            break
+        except Exception as error:
+            begins_again = isinstance(error, BeginAgainError)
+        release_memory(device)  # only now does no traceback hold it any more
     for index in stackable:
         yield from (([index], yielded) for yielded in run([index]))
 

@@ -15,7 +15,9 @@ import ray
 from ray import tune
 
 from tuner.planning.messages import Report, Request
-from tuner.workers.workbench import Workbench, failure
+from tuner.text import fault
+from tuner.workers.device_errors import has_lost_device
+from tuner.workers.workbench import UnusableError, Workbench, failure
 
 NO_CONFIGS: Mapping[str, str] = {}
 
@@ -36,6 +38,7 @@ class Worker(tune.Trainable):
         self.objects = objects
         self.workbenches: dict[str, Workbench] = {}
         self.reports: Generator[Report] | None = None
+        self.device_failed = ""
         self.retired = False
         self.reset_config(config)
 
@@ -67,7 +70,9 @@ class Worker(tune.Trainable):
                     return Report(begins=True)
             report = next(self.reports)
         except Exception as error:
-            report = Report({index: failure(error, []) for index in self.remaining})
+            report = self._fault(error)
+            if report.retires:
+                return report
         self.remaining = [index for index in self.remaining if index not in report.outcomes]
         bench = self.workbenches.get(run)
         return replace(
@@ -78,17 +83,31 @@ class Worker(tune.Trainable):
             done=not self.remaining,
         )
 
+    def _fault(self, error: Exception) -> Report:
+        """What is said of the jobs that are left where none of them could go on: they have failed, but for those of
+        which only one may be at fault."""
+        if not isinstance(error, UnusableError) and has_lost_device(error):
+            self.device_failed = f"the GPU failed a worker, which was replaced ({fault(error)})"
+        if self.unusable and len(self.remaining) > 1:
+            return self._retire(self.unusable, singly=True)
+        return Report({index: failure(error, []) for index in self.remaining})
+
     @property
     def unusable(self) -> str:
         """Why this process may do no other job; empty while it may."""
-        return next((bench.unusable for bench in self.workbenches.values() if bench.unusable), "")
+        reasons = [bench.unusable for bench in self.workbenches.values()]
+        return next((reason for reason in [self.device_failed, *reasons] if reason), "")
 
-    def _retire(self, reason: str) -> Report:
-        """Return the jobs that are left; then end this process, since Tune would use it again."""
+    def _retire(self, reason: str, *, singly: bool = False) -> Report:
+        """Return the jobs that are left; then end this process, since Tune would use it again.
+
+        Args:
+            singly: each is to be done for itself, since one of them may be at fault.
+        """
         if self.retired:
             os._exit(1)
         self.retired = True
-        return Report(worker_unusable=reason, retires=True)
+        return Report(worker_unusable=reason, retires=True, singly=singly)
 
     # Tune calls these when it pauses a trial, which none of our schedulers does: checkpoints are the driver's to keep.
 

@@ -6,8 +6,7 @@ Imports torch when it is made.
 from __future__ import annotations
 
 import faulthandler
-import os
-import re
+import gc
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -20,6 +19,7 @@ from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.jobs import EvaluationRecord, Job, Outcome, checkpoint_name
 from tuner.planning.messages import Report, Request, TaskSummary
+from tuner.workers.device_errors import has_lost_device, is_out_of_memory
 
 if TYPE_CHECKING:
     from tuner.training.records import Budget, Evaluation, Result, Saving, Snapshot
@@ -32,9 +32,10 @@ Curves = list[list[EvaluationRecord]]
 
 NO_CHECKPOINTS: Mapping[str, bytes] = {}
 STDERR = 2
-OUT_OF_MEMORY = re.compile(
-    r"^(OutOfMemoryError|MemoryError)\b|CUDA out of memory|can't allocate memory|not enough memory"
-)
+
+
+class UnusableError(Exception):
+    """This process can do no other job; it says why."""
 
 
 class Workbench:
@@ -55,6 +56,7 @@ class Workbench:
         import torch
 
         from tuner.training import build, checkpoint, flops, isolation, stack, watched_code  # noqa: F401  (imports take seconds: charged to none)
+        from tuner.workers import gpu
 
         torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports for seconds
         self.task = build.make_task(config)
@@ -62,9 +64,13 @@ class Workbench:
         self.engine = build.make_engine(config)
         self.scales: dict[str, float] = {}
         self.unusable = ""
+        self.warm: set[str] = set()  # optimizers
         self.watched_code = watched_code.Code(type(self.task))
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
-        self.summary = TaskSummary(self.task.data_summary, parameters, self.task.device.type)
+        device = self.task.device
+        self.summary = TaskSummary(self.task.data_summary, parameters, device.type, gpu.name_of(device))
+        gc.collect()
+        gc.freeze()  # what is here to stay is not gone through after each run
 
     def reports(self, request: Request, *, every_evaluation: bool) -> Generator[Report]:
         """Train the jobs of a request, what can be stacked in lockstep.
@@ -84,17 +90,21 @@ class Workbench:
             yield from self._train_stack(request, stackable, every_evaluation=every_evaluation and len(jobs) == 1)
 
     def _train_stack(self, request: Request, stackable: list[int], *, every_evaluation: bool) -> Iterator[Report]:
-        """Train jobs that can be stacked, by their index, as one, or one at a time where that fails."""
+        """Train jobs that can be stacked, by their index, as one, or one at a time where that fails.
+
+        Raises:
+            UnusableError: the stack failed, and left a process in which no other job can be done.
+        """
         from tuner.training import stack
 
         def run(indices: list[int]) -> Iterator[Report]:
             jobs = [request.jobs[index] for index in indices]
             if len(jobs) > 1:
-                yield from self._train(jobs, new_curves(jobs), request.checkpoints)
-                return
-            if self.unusable and len(stackable) > 1:
-                os._exit(1)  # as if the worker was lost: others then do the jobs of the stack that failed
-            yield from self._train_one(jobs[0], request.checkpoints, every_evaluation=every_evaluation)
+                yield from self._train_together(jobs, request.checkpoints)
+            elif self.unusable and len(stackable) > 1:
+                raise UnusableError(self.unusable)
+            else:
+                yield from self._train_one(jobs[0], request.checkpoints, every_evaluation=every_evaluation)
 
         for indices, report in stack.together_or_singly(stackable, run, self.task.device):
             yield report.at(indices)
@@ -116,6 +126,18 @@ class Workbench:
                     "the worker was replaced, so that other runs see nothing of it"
                 )
 
+    def _train_together(self, jobs: Sequence[Job], checkpoints: Mapping[str, bytes] | None) -> Iterator[Report]:
+        """Train jobs as a stack; what goes wrong is raised."""
+        try:
+            yield from self._train(jobs, new_curves(jobs), checkpoints)
+        except Exception as error:
+            if has_lost_device(error):
+                self.unusable = (
+                    f"{jobs[0].optimizer}: the GPU failed a cohort of {len(jobs)}, its worker was replaced; each of "
+                    f"them is done again alone ({text.fault(error)})"
+                )
+            raise
+
     def _train_one(
         self, job: Job, checkpoints: Mapping[str, bytes] | None, *, every_evaluation: bool
     ) -> Iterator[Report]:
@@ -128,9 +150,9 @@ class Workbench:
             return
         except Exception as error:
             failed = failure(error, curves[0])
-        if "CUDA error" in failed.error:
-            self.unusable = f"{job}: the GPU failed it, and its worker was replaced"
-        else:
+            if has_lost_device(error):
+                self.unusable = f"{job}: the GPU failed it, and its worker was replaced"
+        if not self.unusable:
             stack.release_memory(self.task.device)
         yield Report({0: failed})
 
@@ -158,17 +180,24 @@ class Workbench:
     def _train_from(
         self, saving: Saving, jobs: Sequence[Job], curves: Curves, every_evaluation: bool
     ) -> Iterator[Report]:
+        from tuner.workers import gpu
+
         budget = self._budget(jobs[0])
         with self._isolated(jobs[0]), closing(self._start(jobs, budget, saving)) as run:
             results = yield from self._report_on(run, jobs, curves, budget, every_evaluation)
+            gpu.finish(self.task.device, self.config.resources.settled.gpus_per_trial)
         outcomes = map(self._outcome, jobs, results, curves)
         yield Report(dict(enumerate(outcomes)))  # only now is it known what they left behind
 
     def _start(self, jobs: Sequence[Job], budget: Budget, saving: Saving) -> Training:
-        """Begin the training, with the count before it, which is within the time limit."""
+        """Begin the training, with the steps and the count before it, which are within the time limit."""
         from tuner.training import stack
+        from tuner.workers import gpu
 
         make = self._optimizer(jobs[0])
+        if jobs[0].optimizer not in self.warm:
+            self.warm.add(jobs[0].optimizer)
+            gpu.warm_up(self.task, make, jobs[0].hp, self.engine)
         members = [stack.Member(job.hp, job.seed) for job in jobs]
         scale = self._curvature_scale(jobs[0], make)
         return (yield from stack.training(self.task, make, members, budget, self.engine, saving, scale))
@@ -297,11 +326,10 @@ def new_curves(jobs: Sequence[Job]) -> Curves:
 
 def failure(error: Exception, curve: list[EvaluationRecord]) -> Outcome:
     """The outcome of a job in which this went wrong."""
-    message = text.fault(error)
     return Outcome(
         "failed",
         evaluations=curve,
-        error=message,
+        error=text.fault(error),
         traceback=text.tracebacks(error),
-        out_of_memory=OUT_OF_MEMORY.search(message) is not None,
+        out_of_memory=is_out_of_memory(error),
     )

@@ -16,6 +16,7 @@ from tests.support.examples import examples
 from tuner.jobs import Done, Job, Outcome
 from tuner.planning import dispatch
 from tuner.planning.dispatch import Dispatcher
+from tuner.planning.messages import Report
 from tuner.planning.plans import Plans
 
 LOST = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
@@ -38,12 +39,16 @@ class Cohorts:
         numbers = count()
         self.cohorts = [[job(next(numbers)) for _ in range(size)] for size in sizes]
         self.recorded: list[tuple[Job, Outcome]] = []
+        self.replaced: list[str] = []
 
     def next_jobs(self) -> list[Job]:
         return self.cohorts.pop(0) if self.cohorts else []
 
     def record(self, done: Done) -> None:
         self.recorded += done
+
+    def note_replaced_worker(self, reason: str) -> None:
+        self.replaced.append(reason)
 
     def trials(self) -> list[int]:
         return [job.trial for job, _ in self.recorded]
@@ -140,6 +145,16 @@ def test_what_a_worker_hands_back_is_done_next_together_and_is_no_loss() -> None
     dispatcher.complete("e", {0: COMPLETE, 1: COMPLETE})
     assert plan.recorded == [(job(n), COMPLETE) for n in range(3)]
     assert not dispatcher.losses
+
+
+def test_what_came_back_from_a_cohort_that_a_worker_cannot_go_on_with_is_done_one_at_a_time_and_is_no_loss() -> None:
+    plan = Cohorts(3, retries=0)
+    dispatcher = new_dispatcher(plan)
+    assert assigned(dispatcher, "a") == ([0, 1, 2], False)
+    dispatcher.receive("a", Report(worker_unusable="the GPU failed", retires=True, singly=True))
+    for trial_id, number in (("b", 0), ("c", 1), ("d", 2)):
+        assert assigned(dispatcher, trial_id) == ([number], False)
+    assert plan.replaced == ["the GPU failed"] and not dispatcher.losses
 
 
 # Memory.

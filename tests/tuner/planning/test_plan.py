@@ -333,6 +333,14 @@ def test_the_data_are_noted_once(run: Run) -> None:
     assert not (run.path / "env.json").exists()
 
 
+def test_the_gpu_that_is_noted_is_the_workers_and_stays_that_of_the_beginning(run: Run) -> None:
+    run.write_env({"hardware": {"cpu": "one"}})
+    for gpu in ("NVIDIA H200", "NVIDIA A100"):
+        new_search(config(), run).note_task({"device": "cuda", "gpu": gpu})
+        assert run.env()["hardware"] == {"cpu": "one", "gpus": ["NVIDIA H200"]}
+    assert "gpu" not in run.env()
+
+
 # How far it is.
 
 
