@@ -1,0 +1,70 @@
+"""A whole search through Ray on the null GPU: what fails on it, fails one run."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import environment, finish, start
+from tuner.store.run import Run
+
+pytestmark = pytest.mark.slow
+
+BAD = 0.5
+"""The learning rate that sets a fault off, the second of three."""
+FAULTY = f"""
+    import torch
+
+    from tests.null_gpu.counting import poison
+
+
+    class Faulty(torch.optim.SGD):
+        def __init__(self, params, lr):
+            super().__init__(params, lr=min(lr, 0.01))
+            self.bad, self.steps = lr == {BAD}, 0
+
+        def step(self, closure=None):
+            self.steps += 1
+            if self.bad and self.steps == 30:
+                self.fault()
+            return super().step(closure)
+
+
+    class Illegal(Faulty):
+        def fault(self):
+            poison()
+
+
+    class Hungry(Faulty):
+        def fault(self):
+            torch.empty(40_000_000_000, dtype=torch.uint8, device="cuda")
+"""
+KINDS = {"illegal": "Illegal", "hungry": "Hungry"}
+GPU = ("NULL_GPU", "LD_PRELOAD", "LD_LIBRARY_PATH", "TORCH_CUDNN_V8_API_DISABLED")
+
+
+@pytest.mark.parametrize("cohort", ["1", "auto"])
+def test_a_search_outlives_an_illegal_access_and_want_of_memory(tmp_path: Path, cohort: str) -> None:
+    """40 GB are more than a quarter of the GPU, and less than all of it."""
+    (tmp_path / "faulty.py").write_text(textwrap.dedent(FAULTY))
+    (tmp_path / "mine" / "optimizers").mkdir(parents=True)
+    for name, cls in KINDS.items():
+        (tmp_path / "mine" / "optimizers" / f"{name}.yaml").write_text(
+            f"class: faulty.{cls}\nspace: {{lr: {{low: 1e-4, high: 1.0, log: true}}}}\n"
+            f"defaults: [{{lr: 0.01}}, {{lr: {BAD}}}, {{lr: 0.001}}]\n"
+        )
+    flags = ["--configs", "mine", "--optimizers", *KINDS, "--gpus-per-trial", "0.25", "--cohort", cohort]
+    asked = ["--task", "mnist1d", "--trials", "3", "--seeds", "1", "--out", ".", "--name", "job", *flags]
+    settings = ["--set", "train.epochs=1", "train.evaluations=2", "retrain.epochs=1", "faults.checkpoint_s=0.001"]
+    env = environment(tmp_path, **{name: os.environ[name] for name in GPU})
+    done = finish(start(tmp_path, "tests.null_gpu.search", *asked, *settings, "--studies", "1", "--no-report", env=env))
+    run = Run(tmp_path / "job")
+    rows = {(row["optimizer"], row["trial"]): row for row in run.trial_rows()}
+    assert {key for key, row in rows.items() if row["state"] != "complete"} == {("illegal", "1")}, done
+    assert "CUDA error: an illegal memory access" in rows["illegal", "1"]["error"]
+    assert "illegal trial 1: the GPU failed it, and its worker was replaced" in done.err
+    assert len(run.valid_seed_rows()) == len(KINDS)
+    assert run.env()["hardware"]["gpus"] == ["NVIDIA H100 80GB HBM3 (null)"]
