@@ -5,9 +5,11 @@ Each in a process of its own, since nobody tidies up what a CUDA error leaves be
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import get_context
 from pkgutil import resolve_name
 from typing import Any
@@ -15,7 +17,6 @@ from unittest import mock
 
 from tests.null_gpu.counting import poison
 from tuner.config.layers import resolve
-from tuner.config.schema import Config
 from tuner.jobs import Job
 from tuner.planning.messages import Report, Request
 from tuner.workers.trainable import Worker
@@ -37,9 +38,10 @@ CALLS = {"isolation": 2}
 """The call at which it fails, where it is not the first."""
 
 
-def config() -> Config:
+@cache
+def config_yaml() -> str:
     flags = {"task.name": "tabular_mlp", "search.optimizers": ["adam"], "resources.gpus_per_trial": 1.0}
-    return resolve(flags, ["train.epochs=4", "train.evaluations=2", "faults.checkpoint_s=1.0e-9"])
+    return resolve(flags, ["train.epochs=4", "train.evaluations=2", "faults.checkpoint_s=1.0e-9"]).to_yaml()
 
 
 def request(number: int) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def reports(place: str, number: int) -> list[dict[str, Any]]:
     """What a worker with such a cohort says, up to the end or to its retirement; and what of the next, if it came."""
     worker: Worker = object.__new__(Worker)
     with failing_at(place):
-        worker.setup(request(number), {"": config().to_yaml()})
+        worker.setup(request(number), {"": config_yaml()})
         every = [Report.taken_from(worker.step())]
         while not (every[-1].done or every[-1].retires):
             every.append(Report.taken_from(worker.step()))
@@ -99,6 +101,8 @@ if __name__ == "__main__":
     import tuner.workers.gpu  # noqa: F401
 
     torch.optim.SGD([torch.zeros(1)], lr=0.0)  # what takes seconds is imported once
+    config_yaml()
+    gc.freeze()
     with get_context("fork").Pool(1, maxtasksperchild=1) as processes:
         for line in processes.imap(told, CASES):
             print(line, flush=True)

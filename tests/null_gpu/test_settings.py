@@ -8,14 +8,43 @@ from torch import Tensor, nn
 
 from optimizers import Sophia
 from optimizers.curvature.interface import twice_differentiable
-from tests.null_gpu.runs import steps_of
+from tests.null_gpu.failing_workers import request
+from tests.null_gpu.runs import steps_of, task_on
+from tests.null_gpu.test_memory import next_report, worker
+from tuner.config.layers import resolve
 from tuner.training.engine import Engine
+from tuner.workers.timing import measure
 
 
 def test_a_deterministic_step_launches_no_more_kernels() -> None:
     plain, deterministic = (steps_of("mnist1d", "sophia", engine=Engine(deterministic=on)) for on in (False, True))
     assert deterministic.plain.launches == plain.plain.launches
     assert deterministic.refresh.launches == plain.refresh.launches
+
+
+def test_kernels_are_loaded_by_steps_that_no_clock_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, steps = torch.optim.Adam.step, []
+
+    def noted(self: torch.optim.Adam) -> None:
+        steps.append(self)
+        step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    one = worker(1, 1.0)
+    for expected in (4, 2):
+        steps.clear()
+        assert next_report(one).outcomes[0].clocks["steps"] == 2 and len(steps) == expected
+        one.reset_config(request(1))
+
+
+def test_time_of_the_gpu_is_measured_beside_that_of_the_step() -> None:
+    """The null GPU takes none."""
+    flags = {"task.name": "mnist1d", "search.optimizers": ["adam", "sophia"], "resources.gpus_per_trial": 1.0}
+    settled = resolve(flags)
+    found = measure(settled, task_on("mnist1d"))
+    assert set(found.device_s) == {"adam", "sophia"} and found.step_s["adam"] > 0
+    assert all(set(found.device_s[name]) == set(found.member_s[name]) for name in found.device_s)
+    assert {seconds for of in found.device_s.values() for seconds in of.values()} == {0.0}
 
 
 @pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM, nn.RNN])

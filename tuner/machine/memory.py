@@ -4,6 +4,7 @@ processes that share a GPU are kept within their shares."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import resource
 from pathlib import Path
 
@@ -72,8 +73,9 @@ def limit(device: torch.device, gpu_share: float, *, alone: bool) -> None:
 
 
 def give_back(device: torch.device) -> None:
-    """Let other processes have what PyTorch keeps of a GPU for later, and does not use now."""
+    """Let others have what of a GPU nobody refers to any more, or PyTorch keeps for later."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -11,6 +11,7 @@ from tuner.planning.cohorts import CohortSizes, MemberSeconds
 from tuner.text import duration
 
 DAY_S = 86_400
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Timings:
         steps_per_epoch: optimizer steps.
         untimed: optimizer -> what went wrong in its first steps.
         member_s: optimizer -> size of a stack -> seconds of one step over that size; 1: one run at a time.
+        device_s: the same of those in which a GPU computes, and can do nothing for another process; 0 on a CPU.
     """
 
     step_s: Mapping[str, float]
@@ -30,12 +32,16 @@ class Timings:
     steps_per_epoch: int
     untimed: Mapping[str, str]
     member_s: MemberSeconds = field(default_factory=dict)
+    device_s: MemberSeconds = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Timings:
         """JSON has no whole numbers as keys."""
-        sizes = {name: {int(size): s for size, s in of.items()} for name, of in content["member_s"].items()}
-        return cls(**(content | {"member_s": sizes}))
+        by_size = {
+            key: {name: {int(size): s for size, s in of.items()} for name, of in content[key].items()}
+            for key in ("member_s", "device_s")
+        }
+        return cls(**(content | by_size))
 
 
 @dataclass(frozen=True)
@@ -59,20 +65,26 @@ class Estimate:
 def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, trials: float, seeds: float) -> Estimate:
     """The time of the run's training and evaluation, all optimizers that could be timed together.
 
+    Runs that share a GPU share its time, too: a step of theirs takes at least what it computes in the steps of all.
+
     Args:
         trials, seeds: trials and retraining runs per optimizer.
     """
-    concurrent = config.resources.settled.max_concurrent
+    settled = config.resources.settled
+    concurrent = settled.max_concurrent
+    on_a_gpu = int(1 / settled.gpus_per_trial + ROUNDING) if settled.gpus_per_trial else 1
     evaluations = timings.evaluation_s * (config.train.evaluations + 1)
 
     def seconds(epochs: int, runs: float, cohorts: Mapping[str, int]) -> float:
         steps = epochs * timings.steps_per_epoch
-        each, units = 0.0, 0.0
+        at_once = min(concurrent, max(1, sum(max(1, runs / cohorts[name]) for name in timings.step_s)))
+        each = 0.0
         for name, alone in timings.step_s.items():
             step = timings.member_s.get(name, {}).get(cohorts[name], alone)
-            each += steps * step + evaluations
-            units += max(1, runs / cohorts[name])
-        return runs * each / min(concurrent, max(1, units))
+            on_device = timings.device_s.get(name, {}).get(cohorts[name], 0.0)
+            slower = max(1.0, min(on_a_gpu, at_once) * on_device / step) if step else 1.0
+            each += slower * (steps * step + evaluations)
+        return runs * each / at_once
 
     return Estimate(
         search_s=seconds(config.train.epochs, trials, sizes.search),

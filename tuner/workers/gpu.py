@@ -36,8 +36,8 @@ def warm_up(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engine
 
 
 def _take_steps(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engine) -> None:
-    run = Trainer(task, make, hp, 0, engine, epochs=1)
-    run.take_steps(run.batches(1), WARM_UP_STEPS)
+    run = Trainer(task, make, hp, 0, engine, epochs=WARM_UP_STEPS)
+    run.take_steps(run.batches(WARM_UP_STEPS), WARM_UP_STEPS)
 
 
 def finish(device: torch.device, gpu_share: float) -> None:
@@ -45,6 +45,7 @@ def finish(device: torch.device, gpu_share: float) -> None:
     comes; free its memory, and let those that share the GPU have what is only kept for later."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        gc.collect()  # a run refers to itself
         if gpu_share < 1:
             memory.give_back(device)
+        else:
+            gc.collect()  # a run refers to itself

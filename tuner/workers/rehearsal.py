@@ -17,6 +17,7 @@ from optimizers import CurvatureOptimizer
 from tasks.base import SPLITS, Task
 from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
+from tuner.machine import memory
 from tuner.planning.estimate import Timings
 from tuner.text import fault
 from tuner.training import build, checkpoint, weights
@@ -26,6 +27,7 @@ from tuner.training.isolation import restored
 from tuner.training.loop import worst_of
 from tuner.training.metrics import divergence, evaluate
 from tuner.training.single import Hyperparameters, MakeOptimizer, Trainer
+from tuner.workers.timing import check_device
 
 QUICK_S = 2.0
 """An evaluation that takes longer is one of fewer rows."""
@@ -101,8 +103,11 @@ def rehearse_all(config: Config, task: Task, timings: Timings) -> tuple[list[str
                     notes, why = rehearse(task, make, spec.first_point(), engine)
                 _, uncounted = curvature_scale(task.shortened(FEW_ROWS), make, spec.first_point())
             except Exception as error:
+                check_device(name, error)
                 warnings.append(f"{name}: its first evaluation failed ({fault(error)})")
                 continue
+            finally:
+                memory.give_back(task.device)
             if uncounted:
                 notes.append(f"gradient-equivalents are by its nominal costs, not counted ({uncounted})")
             warnings += [f"{name}: {note}" for note in notes]

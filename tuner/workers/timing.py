@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
+from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from tasks.base import Task
 from tuner import text
@@ -20,6 +24,7 @@ from tuner.training.engine import Engine
 from tuner.training.isolation import restored
 from tuner.training.loop import Lockstep
 from tuner.training.single import Hyperparameters, MakeOptimizer, Trainer
+from tuner.workers.device_errors import has_lost_device
 from tuner.workers.diagnosis import diagnose
 
 FORWARD_SHARE = 1 / 3
@@ -29,8 +34,21 @@ LONG_STEP_S = 0.3
 """From here on a sixteenth of a batch is timed in place of a batch."""
 BUDGET_S = 1.0
 STEPS = 20
+CYCLES_PER_S = 2_000_000_000
+"""Of a GPU's clock, about."""
+LONGEST_SLEEP_S = 0.1
 LONGEST_WORTH_STACKING_S = 0.03
 """A longer step is arithmetic: what a stack saves, a millisecond or two of calls, is nothing to it."""
+
+
+class StepSeconds(NamedTuple):
+    """Seconds of a step, and of those in which a GPU computes: the rest is this process's, which asks it to."""
+
+    whole: float
+    on_device: float = 0.0
+
+    def times(self, factor: float) -> StepSeconds:
+        return StepSeconds(factor * self.whole, factor * self.on_device)
 
 
 def measure(config: Config, task: Task) -> Timings:
@@ -40,12 +58,13 @@ def measure(config: Config, task: Task) -> Timings:
         task: with its data loaded.
 
     Raises:
-        UserError: the optimizer cannot be trained as the configuration says.
+        UserError: the optimizer cannot be trained as the configuration says, or a GPU has failed it.
     """
     engine = build.make_engine(config)
     steps_per_epoch = task.steps_per_epoch
     batch = min(task.batch_size, len(task.splits["train"][0]))
-    step_s, member_s, untimed = {}, {}, {}
+    found: dict[str, dict[int, StepSeconds]] = {}
+    untimed = {}
     sizes = to_measure(config, config.retraining_runs)
     with engine.settings():
         scale, plain = _scaled(task, engine)
@@ -53,33 +72,41 @@ def measure(config: Config, task: Task) -> Timings:
             make = build.optimizer_maker(name, spec)
             try:
                 with restored([]):
-                    step_s[name] = scale * seconds_per_step(task, make, spec.first_point(), engine)
+                    alone = seconds_per_step(task, make, spec.first_point(), engine).times(scale)
             except UserError:
                 raise
             except Exception as error:
+                check_device(name, error)
                 untimed[name] = diagnose(error, spec) or text.fault(error)
                 continue
+            finally:
+                memory.give_back(task.device)
             with restored([]):
-                of_sizes = stacks(config, task, make, spec.first_point(), step_s[name], sizes)
-            member_s[name] = {1: step_s[name]} | of_sizes
+                found[name] = {1: alone} | stacks(config, task, name, alone.whole, sizes)
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))
-    return Timings(step_s, FORWARD_SHARE * plain * rows / batch, steps_per_epoch, untimed, member_s)
+    return Timings(
+        {name: of[1].whole for name, of in found.items()},
+        FORWARD_SHARE * plain * rows / batch,
+        steps_per_epoch,
+        untimed,
+        {name: {size: seconds.whole for size, seconds in of.items()} for name, of in found.items()},
+        {name: {size: seconds.on_device for size, seconds in of.items()} for name, of in found.items()},
+    )
 
 
-def stacks(
-    config: Config, task: Task, make: MakeOptimizer, hp: Hyperparameters, alone_s: float, sizes: list[int]
-) -> dict[int, float]:
-    """Seconds of a member's step in stacks of increasing size, up to where larger ones are slower or want more memory
-    than there is; nothing where there is no stack.
+def stacks(config: Config, task: Task, optimizer: str, alone_s: float, sizes: list[int]) -> dict[int, StepSeconds]:
+    """Of a member's step in stacks of increasing size, up to where larger ones are slower or want more memory than
+    there is; nothing where there is no stack.
 
     A step may be so long that a stack has nothing to save. A size that was asked for then counts as one at a time.
     """
-    engine = build.make_engine(config)
-    member_s: dict[int, float] = {}
+    engine, spec = build.make_engine(config), config.optimizers[optimizer]
+    make, hp = build.optimizer_maker(optimizer, spec), spec.first_point()
+    found: dict[int, StepSeconds] = {}
     if len(stack.stacks(task, make, [stack.Member(hp, seed=0)] * 2, engine)) > 1:
-        return member_s
+        return found
     if alone_s > LONGEST_WORTH_STACKING_S:
-        return member_s if config.resources.cohort == "auto" else dict.fromkeys(sizes, alone_s)
+        return found if config.resources.cohort == "auto" else dict.fromkeys(sizes, StepSeconds(alone_s))
     settled = config.resources.settled
     allowed = memory.allowance_mb(task.device, settled.gpus_per_trial, settled.max_concurrent)
     memory.reset_peak(task.device)
@@ -90,13 +117,29 @@ def stacks(
             break
         members = [stack.Member(hp, seed=0)] * size
         try:
-            member_s[size] = _median_step(stack.Stack(task, make, members, engine, epochs=1), task) / size
-        except Exception:
+            whole = _average_step(stack.Stack(task, make, members, engine, epochs=1), task)
+        except Exception as error:
+            check_device(optimizer, error)
             break  # it will train one at a time
+        found[size] = whole.times(1 / size)
         per_member = max(per_member, (memory.peak_mb(task.device) - base) / size)
-        if member_s[size] > min(alone_s, *member_s.values()):
+        memory.give_back(task.device)
+        if found[size].whole > min(alone_s, *(seconds.whole for seconds in found.values())):
             break
-    return member_s
+    memory.give_back(task.device)
+    return found
+
+
+def check_device(optimizer: str, error: Exception) -> None:
+    """
+    Raises:
+        UserError: after this error of the optimizer's there is nothing that a GPU does for this process.
+    """
+    if has_lost_device(error):
+        raise UserError(
+            f"optimizer {optimizer}: the GPU failed it in its first steps, and nothing else can be tried after that; "
+            f"leave it out, or mend it ({text.fault(error)})"
+        ) from None
 
 
 def _scaled(task: Task, engine: Engine) -> tuple[float, float]:
@@ -104,7 +147,7 @@ def _scaled(task: Task, engine: Engine) -> tuple[float, float]:
     whole = task.batch_size
 
     def gradient() -> float:
-        return seconds_per_step(task, lambda params, hp: torch.optim.SGD(params, **hp), {"lr": 0.0}, engine)
+        return seconds_per_step(task, lambda params, hp: torch.optim.SGD(params, **hp), {"lr": 0.0}, engine).whole
 
     rows = len(task.splits["train"][0])
     taken = min(whole, rows)
@@ -119,22 +162,32 @@ def _scaled(task: Task, engine: Engine) -> tuple[float, float]:
     return 1.0, gradient()
 
 
-def seconds_per_step(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engine) -> float:
-    """Seconds of an average step of one run."""
-    return _median_step(Trainer(task, make, hp, 0, engine, epochs=1), task)
+def seconds_per_step(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engine) -> StepSeconds:
+    """Of an average step of one run."""
+    return _average_step(Trainer(task, make, hp, 0, engine, epochs=1), task)
 
 
-def _median_step(run: Lockstep, task: Task) -> float:
+def _average_step(run: Lockstep, task: Task) -> StepSeconds:
+    """Of a run or a stack, all members of it together."""
+    batches = itertools.chain.from_iterable(run.batches(1) for _ in itertools.count())
+
+    def step() -> Tensor:
+        return run.step(next(batches))
+
+    whole = _median_s(run, partial(_whole_s, step))
+    if task.device.type != "cuda":
+        return StepSeconds(whole)
+    return StepSeconds(whole, min(whole, _median_s(run, partial(_on_device_s, step, whole))))
+
+
+def _median_s(run: Lockstep, timed_step: Callable[[], float]) -> float:
     """Seconds of an average step, after a first one that warms up; refreshes count as often as they come."""
     plain: list[float] = []
     refreshes: list[float] = []
-    batches = itertools.chain.from_iterable(run.batches(1) for _ in itertools.count())
     began = time.perf_counter()
     for _ in range(STEPS):
         cost = run.nominal_grad_equivalents[0]
-        started = time.perf_counter()
-        run.step(next(batches)).sum().item()  # waits for the device
-        seconds = time.perf_counter() - started
+        seconds = timed_step()
         (refreshes if run.nominal_grad_equivalents[0] - cost > 1 else plain).append(seconds)
         if time.perf_counter() - began > BUDGET_S and len(plain) + len(refreshes) > 1:
             break
@@ -142,3 +195,20 @@ def _median_step(run: Lockstep, task: Task) -> float:
     if not plain or not refreshes:
         return median((plain or refreshes)[1:] or plain or refreshes)
     return (median(refreshes[1:] or refreshes) + (period - 1) * median(plain)) / period
+
+
+def _whole_s(step: Callable[[], Tensor]) -> float:
+    started = time.perf_counter()
+    step().sum().item()  # waits for the device
+    return time.perf_counter() - started
+
+
+def _on_device_s(step: Callable[[], Tensor], whole_s: float) -> float:
+    """What the GPU is busy with a step that it need not wait for, since it sleeps while the step is asked of it."""
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(int(2 * min(whole_s, LONGEST_SLEEP_S) * CYCLES_PER_S))
+    began.record()
+    step()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000

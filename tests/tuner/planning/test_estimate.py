@@ -90,8 +90,46 @@ def test_a_cohort_is_work_for_one_worker(workers: int, searching: float, retrain
     assert found.retrain_s == pytest.approx((4 * 4.0 + 4 * 5.0) / retraining)
 
 
+ON_A_GPU = replace(
+    STACKED, device_s={"adam": {1: 0.0005, 4: 0.0005, 8: 0.0001}, "sgd": {1: 0.001}}
+)  # adam alone and in stacks of 8 is bound by launches, in stacks of 4, and sgd, by the GPU
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "adam_slower", "sgd_slower"),
+    [
+        (1.0, 1, 1, 1),
+        (1.0, 4, 1, 1),
+        (0.25, 1, 1, 1),
+        (0.25, 4, 1, 4),
+        (0.25, 8, 1, 4),
+        (0.5, 8, 1, 2),
+        (0.1, 10, 2.5, 10),
+    ],
+)
+def test_networks_that_a_gpu_is_busy_with_gain_nothing_from_sharing_it(
+    gpus: float, workers: int, adam_slower: float, sgd_slower: float
+) -> None:
+    asked = config(search__trials=32, resources__max_concurrent=workers, resources__gpus_per_trial=gpus)
+    sizes = CohortSizes(config(resources__cohort=1), {}, SEEDS)
+    found = estimate(asked, ON_A_GPU, sizes, trials=32, seeds=0)
+    adam, sgd = 300 * 0.002 + 3, 300 * 0.001 + 3
+    assert found.search_s == pytest.approx(32 * (adam_slower * adam + sgd_slower * sgd) / workers)
+
+
+def test_in_a_stack_too() -> None:
+    asked = config(search__trials=32, resources__max_concurrent=4, resources__gpus_per_trial=0.25)
+    sizes = CohortSizes(asked, STACKED.member_s, SEEDS)
+    for size, slower in ((4, 4), (8, 1)):
+        sizes.retrain = {"adam": size, "sgd": 1}
+        found = estimate(asked, ON_A_GPU, sizes, trials=0, seeds=32)
+        adam, sgd = 2000 * STACKED.member_s["adam"][size] + 3, 4 * (2000 * 0.001 + 3)
+        assert found.retrain_s == pytest.approx(32 * (slower * adam + sgd) / 4)
+
+
 def test_sizes_stay_numbers_on_the_way_from_the_process_that_measured_them() -> None:
-    assert Timings.from_json(json.loads(json.dumps(asdict(STACKED)))) == STACKED
+    for timings in (STACKED, ON_A_GPU):
+        assert Timings.from_json(json.loads(json.dumps(asdict(timings)))) == timings
 
 
 def test_without_a_search_it_takes_no_time() -> None:

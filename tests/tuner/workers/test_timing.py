@@ -14,6 +14,7 @@ from tasks import images
 from tasks.image_data import Images
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
+from tuner.errors import UserError
 from tuner.training import build
 from tuner.workers import timing
 from tuner.workers.timing import measure, seconds_per_step
@@ -77,8 +78,8 @@ def trainer(clock: Clock, period: int | None, plain: Any, refresh: float = 0.0, 
 
 def timed(monkeypatch: pytest.MonkeyPatch, fake: Any) -> float:
     monkeypatch.setattr(timing, "Trainer", fake)
-    task: Any = SimpleNamespace(batches=lambda seed, epoch: iter([epoch] * 3))
-    return seconds_per_step(task, None, {}, None)  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(batches=lambda seed, epoch: iter([epoch] * 3), device=torch.device("cpu"))
+    return seconds_per_step(task, None, {}, None).whole  # type: ignore[arg-type]
 
 
 def test_a_plain_step_is_the_median_after_the_first(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +157,9 @@ def stacks(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: Callable[[int
 
     monkeypatch.setattr(timing.stack, "Stack", stack)
     settled = config("tabular_mlp", [more.get("optimizer", "adam")], *more.get("settings", []))
-    ((name, spec),) = settled.optimizers.items()
-    make, task = build.optimizer_maker(name, spec), loaded(settled)
-    found = timing.stacks(
-        settled, task, make, spec.first_point(), more.get("alone", 0.01), more.get("sizes", [2, 8, 32])
-    )
-    return found, built
+    (name,) = settled.optimizers
+    found = timing.stacks(settled, loaded(settled), name, more.get("alone", 0.01), more.get("sizes", [2, 8, 32]))
+    return {size: seconds.whole for size, seconds in found.items()}, built
 
 
 def test_a_members_share_of_a_stacks_step_is_found_for_each_size(clock: Clock, monkeypatch: Any) -> None:
@@ -252,6 +250,20 @@ def test_what_fails_in_its_first_steps_is_named_and_the_others_are_timed(monkeyp
     monkeypatch.setattr(torch.optim.Adam, "step", failing)
     found = measure(settled, loaded(settled))
     assert found.untimed == {"adam": "RuntimeError: two lines"} and list(found.step_s) == ["sgd"]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_an_optimizer_after_which_a_gpu_does_nothing_more_ends_the_check(
+    monkeypatch: pytest.MonkeyPatch, stacked: bool
+) -> None:
+    settled = config("tabular_mlp", ["adam", "sgd"])
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(*(timing.stack.Stack, "step", failing) if stacked else (torch.optim.Adam, "step", failing))
+    with pytest.raises(UserError, match=r"^optimizer adam: the GPU failed it in its first steps, .*illegal memory"):
+        measure(settled, loaded(settled))
 
 
 def test_the_engines_settings_are_put_back() -> None:
