@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -89,9 +89,10 @@ class Hessian:
 
     def matrix(self) -> Tensor:
         """All of it, (parameters, parameters)."""
-        try:
+        matrix = None
+        with suppress(Exception):  # not every operation can be batched
             matrix = self._rows_together()
-        except Exception:  # not every operation can be batched
+        if matrix is None:  # after the block, when no traceback holds what there was of it
             matrix = self @ torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
         return (matrix + matrix.T) / 2
 

@@ -27,6 +27,7 @@ from tuner.training.isolation import restored
 from tuner.training.loop import worst_of
 from tuner.training.metrics import divergence, evaluate
 from tuner.training.single import Hyperparameters, MakeOptimizer, Trainer
+from tuner.workers.device_errors import has_lost_device
 from tuner.workers.timing import check_device
 
 QUICK_S = 2.0
@@ -146,6 +147,8 @@ def rehearse(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engin
     try:
         kept = checkpoint.pack(run.state())
     except Exception as error:
+        if has_lost_device(error):
+            raise
         return _notes(run, uncalled), f"its state cannot be saved ({fault(error)})"
     if kept is None:
         return _notes(run, uncalled), "its state_dict holds more than numbers, text and tensors"
@@ -155,6 +158,8 @@ def rehearse(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engin
     try:
         again.take_steps(again.restore(checkpoint.unpack(kept), epochs), 2 * STEPS)
     except Exception as error:
+        if has_lost_device(error):
+            raise
         return _notes(run, uncalled), f"its state cannot be restored ({fault(error)})"
     way, apart = (_weights(run) - before).norm(), (_weights(run) - _weights(again)).norm()
     same = bool(apart <= NEGLIGIBLE * way) or not way.isfinite()

@@ -165,6 +165,7 @@ class Workbench:
         every_evaluation: bool = False,
     ) -> Iterator[Report]:
         """Train jobs as one, from their checkpoint where there is one, and fill in their curves."""
+        from tuner.training import stack
         from tuner.training.records import NotRestoredError, Saving
 
         interval_s = None if checkpoints is None else self.config.faults.checkpoint_s
@@ -174,6 +175,7 @@ class Workbench:
             with suppress(NotRestoredError):  # by another version, say: begin anew
                 yield from self._train_from(Saving(state, interval_s), jobs, curves, every_evaluation)
                 return
+            stack.release_memory(self.task.device)
             curves[:] = new_curves(jobs)
         yield from self._train_from(Saving(None, interval_s), jobs, curves, every_evaluation)
 

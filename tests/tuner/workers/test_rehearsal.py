@@ -17,10 +17,12 @@ from tuner.config.layers import resolve
 from tuner.errors import UserError
 from tuner.training import build
 from tuner.training.engine import Engine
+from tuner.training.single import Trainer
 from tuner.workers.rehearsal import check_data, check_weights, evaluate_once, rehearse, rehearse_all
 from tuner.workers.timing import measure
 
 WHO = "task noting"
+LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
 class WithData(Noting):
@@ -222,3 +224,20 @@ def test_all_optimizers_of_a_run_and_a_line_of_one_that_cannot_be_evaluated(monk
     monkeypatch.setattr(torch.optim, "SGD", NoEval)
     warnings, unsaved = rehearse_all(config, task, timings)
     assert warnings == ["sgd: its first evaluation failed (KeyError: 'ema')"] and unsaved == {}
+
+
+@pytest.mark.parametrize("name", ["state", "restore", "step"])
+def test_an_optimizer_after_which_a_gpu_does_nothing_more_ends_the_check(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settled = resolve({"task.name": "tabular_mlp", "search.optimizers": ["adam", "sgd"], "resources.gpus_per_trial": 0})
+    task = build.make_task(settled)
+    build.set_up(task, settled)
+    timings = measure(settled, task)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise LOST
+
+    monkeypatch.setattr(Trainer, name, failing)
+    with pytest.raises(UserError, match=r"^optimizer adam: the GPU failed it in its first steps"):
+        rehearse_all(settled, task, timings)
