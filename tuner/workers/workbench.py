@@ -116,11 +116,15 @@ class Workbench:
         from tuner.training.watched_code import listed
 
         lasting: list[str] = []
+        lost = False
         try:
             with restored(lasting):
                 yield
+        except Exception as error:
+            lost = has_lost_device(error)  # whose random streams cannot be put back
+            raise
         finally:
-            if changes := self.watched_code.changed() + lasting:
+            if (changes := self.watched_code.changed() + lasting) and not lost:
                 self.unusable = (
                     f"{job.optimizer}: a run of it changed {listed(changes)}, which cannot be undone; "
                     "the worker was replaced, so that other runs see nothing of it"
