@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from tuner.machine.resources import at_once_on_a_gpu
+
 MB = 2**20
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """What psutil has no peak of."""
@@ -18,7 +20,6 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 CONTEXT_MB = 512
 """What each process holds of a GPU beside what PyTorch allocates: CUDA's context and loaded kernels."""
-ROUNDING = 1e-9
 _held: dict[torch.device, int] = {}
 """Bytes on each GPU when the measurement began: data, recordings, what earlier runs have left."""
 
@@ -61,8 +62,7 @@ def allowance_mb(device: torch.device, gpu_share: float, concurrent: int) -> flo
 def share_mb(total_mb: float, gpu_share: float) -> float:
     """What PyTorch may allocate in one of the processes that have such a share of a GPU each, so that all of them and
     their contexts fit."""
-    processes = int(1 / gpu_share + ROUNDING)
-    return gpu_share * max(0.0, total_mb - processes * CONTEXT_MB)
+    return gpu_share * max(0.0, total_mb - at_once_on_a_gpu(gpu_share) * CONTEXT_MB)
 
 
 def limit(device: torch.device, gpu_share: float, *, alone: bool) -> None:

@@ -82,9 +82,14 @@ def settle(config: Config, *nodes: Machine, owner: str = "this machine") -> Conf
     return config.model_copy(update={"resources": resources})
 
 
+def at_once_on_a_gpu(share: float) -> int:
+    """How many training runs that have such a share of a GPU, at most all of it, are on it at once."""
+    return int(1 / share + ROUNDING)
+
+
 def fits(node: Machine, cpus: float, gpus: float) -> int:
     """How many training runs fit on a machine at once."""
     slots = int(node.cpus / cpus + ROUNDING)
     if not gpus:
         return slots
-    return min(slots, node.gpus * int(1 / gpus + ROUNDING))  # it does not spread over what is left of several
+    return min(slots, node.gpus * at_once_on_a_gpu(gpus))  # one does not spread over what is left of several

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuner.config.schema import Config
+from tuner.machine.resources import at_once_on_a_gpu
 from tuner.planning.cohorts import CohortSizes, MemberSeconds
 from tuner.text import duration
 
 DAY_S = 86_400
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, trials: fl
     """
     settled = config.resources.settled
     concurrent = settled.max_concurrent
-    on_a_gpu = int(1 / settled.gpus_per_trial + ROUNDING) if settled.gpus_per_trial else 1
+    on_a_gpu = at_once_on_a_gpu(settled.gpus_per_trial) if settled.gpus_per_trial else 1
     evaluations = timings.evaluation_s * (config.train.evaluations + 1)
 
     def seconds(epochs: int, runs: float, cohorts: Mapping[str, int]) -> float:

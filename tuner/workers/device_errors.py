@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from tuner import text
 
 OUT_OF_MEMORY = re.compile(
-    r"^\w*(OutOfMemoryError|MemoryError)\b|out of memory|CU\w+_ALLOC\w*_FAILED|CU\w+_NOT_INITIALIZED|"
-    r"CUDNN_\w*ALLOCATION_FAILED|unable to find (a valid cuDNN algorithm|an engine)|"
-    r"(can't|cannot) allocate memory|not enough memory|bad_alloc",
-    re.IGNORECASE,
+    r"^\w*(OutOfMemoryError|MemoryError)\b|"
+    r"(?i:out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc)|"
+    r"\bCU\w+_(ALLOC_FAILED|ALLOCATION_FAILED|NOT_INITIALIZED)|unable to find (a valid cuDNN algorithm|an engine)"
 )
 """cuBLAS, cuDNN and cuSOLVER are "not initialized" where there is no room for what they make at their first call, and
 convolutions have no algorithm where there is none for any one's workspace."""
@@ -23,6 +22,9 @@ DEVICE_FAILED = re.compile(
     r"(?i:CUDA (driver )?error|cu(DNN|BLAS|SOLVER|SPARSE|FFT|RAND)\w* error)|Triton Error \[CUDA\]|AcceleratorError|"
     r"\b(CUDNN|CUBLAS|CUSOLVER|CUSPARSE)_STATUS_\w+|device-side assert"
 )
+
+ADVICE = re.compile(r" (?:Search for `cuda|CUDA kernel errors might be)")
+"""With which PyTorch goes on, whatever CUDA has said."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -37,6 +39,11 @@ def has_lost_device(error: BaseException) -> bool:
     """
     chain = [each for each in _chain(error) if not _speaks_of_memory(each)]
     return any(DEVICE_FAILED.search(text.fault(each)) for each in chain) or not _answers()
+
+
+def brief(error: BaseException) -> str:
+    """What CUDA has said, without advice."""
+    return ADVICE.split(text.fault(error))[0]
 
 
 def _speaks_of_memory(error: BaseException) -> bool:

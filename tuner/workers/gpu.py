@@ -23,6 +23,13 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
+def settle(device: torch.device) -> None:
+    """Let what is loaded by now, and here to stay, not be gone through whenever memory is to be freed."""
+    if device.type == "cuda":
+        gc.collect()
+        gc.freeze()
+
+
 def warm_up(task: Task, make: MakeOptimizer, hp: Hyperparameters, engine: Engine) -> None:
     """Take a step of each kind that no clock counts: kernels are loaded when they are first launched.
 

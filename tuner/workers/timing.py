@@ -24,7 +24,7 @@ from tuner.training.engine import Engine
 from tuner.training.isolation import restored
 from tuner.training.loop import Lockstep
 from tuner.training.single import Hyperparameters, MakeOptimizer, Trainer
-from tuner.workers.device_errors import has_lost_device
+from tuner.workers.device_errors import brief, has_lost_device
 from tuner.workers.diagnosis import diagnose
 
 FORWARD_SHARE = 1 / 3
@@ -138,7 +138,7 @@ def check_device(optimizer: str, error: Exception) -> None:
     if has_lost_device(error):
         raise UserError(
             f"optimizer {optimizer}: the GPU failed it in its first steps, and nothing else can be tried after that; "
-            f"leave it out, or mend it ({text.fault(error)})"
+            f"leave it out, or mend it ({brief(error)})"
         ) from None
 
 

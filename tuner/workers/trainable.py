@@ -15,8 +15,7 @@ import ray
 from ray import tune
 
 from tuner.planning.messages import Report, Request
-from tuner.text import fault
-from tuner.workers.device_errors import has_lost_device
+from tuner.workers.device_errors import brief, has_lost_device
 from tuner.workers.workbench import Workbench, failure
 
 NO_CONFIGS: Mapping[str, str] = {}
@@ -87,7 +86,7 @@ class Worker(tune.Trainable):
         """What is said of the jobs that are left where none of them could go on: they have failed, but for those of
         which only one may be at fault."""
         if not self.unusable and has_lost_device(error):
-            self.device_failed = f"the GPU failed a worker, which was replaced ({fault(error)})"
+            self.device_failed = f"the GPU failed a worker, which was replaced ({brief(error)})"
         if self.unusable and len(self.remaining) > 1:
             return self._retire(self.unusable, singly=True)
         return Report({index: failure(error, []) for index in self.remaining})

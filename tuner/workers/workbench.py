@@ -6,7 +6,6 @@ Imports torch when it is made.
 from __future__ import annotations
 
 import faulthandler
-import gc
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -19,7 +18,7 @@ from tuner.config.schema import Config
 from tuner.errors import UserError, nearest
 from tuner.jobs import EvaluationRecord, Job, Outcome, checkpoint_name
 from tuner.planning.messages import Report, Request, TaskSummary
-from tuner.workers.device_errors import has_lost_device, is_out_of_memory
+from tuner.workers.device_errors import brief, has_lost_device, is_out_of_memory
 
 if TYPE_CHECKING:
     from tuner.training.records import Budget, Evaluation, Result, Saving, Snapshot
@@ -69,8 +68,7 @@ class Workbench:
         parameters = sum(param.numel() for param in self.task.build(0).parameters())
         device = self.task.device
         self.summary = TaskSummary(self.task.data_summary, parameters, device.type, gpu.name_of(device))
-        gc.collect()
-        gc.freeze()  # what is here to stay is not gone through after each run
+        gpu.settle(device)
 
     def reports(self, request: Request, *, every_evaluation: bool) -> Generator[Report]:
         """Train the jobs of a request, what can be stacked in lockstep.
@@ -138,7 +136,7 @@ class Workbench:
             if has_lost_device(error):
                 self.unusable = (
                     f"{jobs[0].optimizer}: the GPU failed a cohort of {len(jobs)}, its worker was replaced; each of "
-                    f"them is done again alone ({text.fault(error)})"
+                    f"them is done again alone ({brief(error)})"
                 )
             raise
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tuner.workers import device_errors
-from tuner.workers.device_errors import has_lost_device, is_out_of_memory
+from tuner.workers.device_errors import brief, has_lost_device, is_out_of_memory
 from tuner.workers.workbench import failure
 
 ADVICE = "\nCUDA kernel errors might be asynchronously reported at some other API call.\n"
@@ -60,6 +60,11 @@ def test_after_other_errors_of_cuda_and_its_libraries_the_device_is_lost(error: 
 @pytest.mark.parametrize("error", NEITHER, ids=str)
 def test_other_errors_are_neither(error: Exception) -> None:
     assert not has_lost_device(error) and not is_out_of_memory(error)
+
+
+def test_what_cuda_has_said_goes_without_advice() -> None:
+    assert brief(LOST[0]) == "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    assert brief(NEITHER[0]) == "ValueError: Invalid learning rate: -1.0"
 
 
 def raised(error: Exception, first: Exception, *, explicitly: bool) -> Exception:
