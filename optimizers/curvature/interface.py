@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optimizers.curvature.probes import Streams
@@ -96,16 +96,23 @@ def twice_differentiable() -> Iterator[None]:
 
 @contextmanager
 def _recurrent_without_cudnn() -> Iterator[None]:
-    """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` run as PyTorch's own kernels; cuDNN's convolutions stay."""
-    functions = vars(torch._VF)
+    """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` run as PyTorch's own kernels, and do not lay their weights out for cuDNN,
+    as they would when called with others; cuDNN's convolutions stay."""
+    functions, flatten = vars(torch._VF), nn.RNNBase.flatten_parameters
     before = {name: functions[name] for name in RECURRENT if name in functions}
     functions.update(RECURRENT)
+    nn.RNNBase.flatten_parameters = _as_they_lie
     try:
         yield
     finally:
+        nn.RNNBase.flatten_parameters = flatten
         for name in RECURRENT:
             del functions[name]
         functions.update(before)
+
+
+def _as_they_lie(module: nn.RNNBase) -> None:
+    """Leaves the weights where they are."""
 
 
 def _without_cudnn(call: Callable[..., Any], *args: Any) -> Any:

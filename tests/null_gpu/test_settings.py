@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from tests.null_gpu.failing_workers import request
 from tests.null_gpu.runs import steps_of, task_on
 from tests.null_gpu.test_memory import next_report, worker
 from tuner.config.layers import resolve
+from tuner.curvature.hessian import Hessian, undisturbed
 from tuner.training.engine import Engine
 from tuner.workers.timing import measure
 
@@ -61,5 +65,9 @@ def test_recurrent_networks_are_differentiated_twice_without_cudnn(cell: type[nn
     with twice_differentiable():
         assert torch.backends.cudnn.enabled
         graph = torch.autograd.grad(loss(), list(network.parameters()), create_graph=True)
+    task: Any = SimpleNamespace(loss=lambda model, batch: (model(batch[0])[0].square().mean(), None))
+    with undisturbed(network, torch.device("cuda"), 0):
+        hessian = Hessian(task, network, [name for name, _ in network.named_parameters()], [(inputs, inputs)], None)
+        assert (hessian @ torch.ones(hessian.shape[0], device="cuda")).shape == hessian.shape[:1]
     assert "Cudnn" not in str(graph[0].grad_fn)
     assert torch.autograd.grad(sum(grad.sum() for grad in graph), list(network.parameters()))
