@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.tensor_list import TensorList
+from optimizers.tensor_list import Places, TensorList
 
 State = dict[str, Tensor]
 Hyperparameters = dict[str, Any]
@@ -43,8 +43,9 @@ def as_lists(
     """A call per list of tensors that are alike, at least ``fewest`` and none with more than ``largest`` entries."""
     alike: dict[Any, list[int]] = {}
     for i, (param, _, curvature, state) in enumerate(members):
-        key = (param.dtype, param.device, curvature is None, tuple(state)) if param.numel() <= largest else i
-        alike.setdefault(key, []).append(i)
+        key = (param.dtype, param.device, curvature is None, tuple(state))
+        alone = param.numel() > largest or (param.ndim == 0 and param.dtype.itemsize < 4)  # a count would widen it
+        alike.setdefault(i if alone else key, []).append(i)
     applied: dict[int, tuple[Tensor, State]] = {}
     for rows in alike.values():
         run = _as_list if len(rows) >= fewest else one_by_one
@@ -60,16 +61,36 @@ def where_it_pays(rule: Rule, members: Sequence[Member], hp: Hyperparameters) ->
 
 def _as_list(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     params, grads, curvatures, states = zip(*members, strict=True)
-    curvature = None if curvatures[0] is None else TensorList(curvatures)
-    state = {name: _together([s[name] for s in states]) for name in states[0]}
-    new, new_state = rule(TensorList(params), TensorList(grads), curvature, state, hp)
-    each = [{k: v[i] if isinstance(v, TensorList) else v for k, v in new_state.items()} for i in range(len(members))]
-    return list(zip(new, each, strict=True))
+    places = Places(params)
+    curvature = None if curvatures[0] is None else TensorList(curvatures, places)
+    state = {name: _together([s[name] for s in states], places) for name in states[0]}
+    new, new_state = rule(TensorList(params, places), TensorList(grads, places), curvature, state, hp)
+    columns = [value if isinstance(value, TensorList) else [value] * len(members) for value in new_state.values()]
+    return [(param, dict(zip(new_state, row, strict=True))) for param, *row in zip(new, *columns, strict=True)]
 
 
-def _together(tensors: list[Tensor]) -> Tensor | TensorList:
+def _together(tensors: list[Tensor], places: Places) -> Tensor | TensorList:
     """A step count that all share stays one tensor."""
-    return tensors[0] if all(t is tensors[0] for t in tensors) else TensorList(tensors)
+    if all(t is tensors[0] for t in tensors):
+        return tensors[0]
+    return TensorList(tensors, places if [t.shape for t in tensors] == places.shapes else None)
+
+
+def numbers_of(states: Sequence[State], params: Sequence[Tensor]) -> list[State]:
+    """The 0-dim tensors of states that were saved, on the parameters' devices, for each parameter.
+
+    Their dtype is their own: PyTorch loads them in the parameter's, and a count would stop growing in half precision.
+    Equal counts are one tensor, as they were, so that a list of parameters has one.
+    """
+    shared: dict[Any, Tensor] = {}
+    loaded: list[State] = []
+    for state, param in zip(states, params, strict=True):
+        loaded.append({})
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.ndim == 0:
+                key = (name, param.device, value.dtype, float(value))
+                loaded[-1][name] = shared.setdefault(key, value.to(param.device, copy=True))
+    return loaded
 
 
 def compiled(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:

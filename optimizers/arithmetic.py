@@ -1,4 +1,4 @@
-"""Arithmetic is shared by several update rules: checks of arguments, counts, averages, norms."""
+"""Arithmetic is shared by several update rules: checks of arguments, counts, averages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from optimizers.apply import Hyperparameters
 
@@ -35,7 +36,7 @@ def new_count(param: Tensor) -> Tensor:
 def unbias(beta: float | Tensor, step: Tensor) -> Tensor:
     """``1 - beta^step``, to full precision also where it is small."""
     log = beta.log() if isinstance(beta, Tensor) else math.log(beta) if beta > 0 else -math.inf
-    return -torch.expm1(step * log)
+    return functional.elu(step * log, -1.0)  # below 0 that is -expm1, in one kernel
 
 
 def decayed(param: Tensor, hp: Hyperparameters) -> Tensor:
@@ -73,16 +74,3 @@ def plus_product(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tens
 def plus_quotient(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tensor:
     """``a + scale b / c``"""
     return a + scale * b / c if isinstance(scale, Tensor) else a.addcdiv(b, c, value=scale)
-
-
-def clip_to_norm(params: list[Tensor], grads: list[Tensor | None], max_norm: float | None) -> list[Tensor | None]:
-    """The gradients, without their graphs, scaled down to a norm over all of them; ``p.grad`` is scaled with them."""
-    given = [g.detach() for g in grads if g is not None]
-    if max_norm is not None and given:
-        norm = torch.nn.utils.get_total_norm(given)
-        scale = (max_norm / (norm + CLIP_EPS)).clamp(max=1.0)
-        given = [g * scale.to(g.device) for g in given]
-        for param in params:
-            param.grad = None if param.grad is None else param.grad * scale.to(param.device)
-    rest = iter(given)
-    return [None if g is None else next(rest) for g in grads]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from optimizers import apply
 from optimizers.apply import Hyperparameters, State
-from optimizers.arithmetic import clip_to_norm
 from optimizers.curvature.interface import Estimator, Refresh
 from optimizers.curvature.registry import find_estimator
+from optimizers.gradients import clip_to_norm, copied
 
 Closure = Callable[[], "Tensor | tuple[Tensor, Any]"]
 
@@ -59,7 +59,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     ) -> None:
         if foreach and compile:
             raise ValueError("foreach and compile exclude each other")
-        if not isinstance(update_period, int | float) or update_period < 1 or update_period % 1 != 0:
+        if not isinstance(update_period, int | float) or update_period < 1 or update_period % 1:
             raise ValueError(f"update_period must be a whole number of at least 1, got {update_period!r}")
         self.estimator = find_estimator(estimator)
         self.update_period = int(update_period)
@@ -157,14 +157,16 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         with torch.enable_grad():
             minimised = -loss if self._maximize else loss
         grads = self._gradients(minimised, params, refresh)
-        applied = clip_to_norm(params, grads, max_grad_norm)
+        applied = clip_to_norm(grads, max_grad_norm)
+        if max_grad_norm is not None:
+            self._set_grads(params, applied)
         curvatures: Sequence[Tensor | None] = [None] * len(params)
         if curvature is not None:
             curvatures = self._injected(curvature, params)
         elif refresh:
             curvatures = self._estimate(minimised, outputs, record, params, grads, applied)
         if self.estimator.previous_gradients:
-            self._previous |= {i: g.detach().clone() for i, g in enumerate(grads) if g is not None}
+            self._previous |= {i: g for i, g in enumerate(copied(grads, params)) if g is not None}
         self._steps += 1
         self.grad_equivalents += 1.0
         return loss.detach(), applied, curvatures
@@ -184,7 +186,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         with torch.enable_grad(), self.estimator.watch(params) if refresh else nullcontext() as record:
             returned = closure()
         loss, outputs = returned if isinstance(returned, tuple) else (returned, None)
-        del returned
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise RuntimeError(
                 "the closure must return the loss, a tensor with its graph (and must not call backward), "
@@ -202,22 +203,24 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             return [None] * len(params)
         for param in params:
             param.grad = None
+        graph = refresh and self.estimator.double_backward
         with torch.enable_grad():
-            if refresh and self.estimator.double_backward:
+            if graph:
                 gradients = iter(torch.autograd.grad(minimised, needed, create_graph=True, allow_unused=True))
                 grads = [next(gradients) if p.requires_grad else None for p in params]
-                for param, grad in zip(params, grads, strict=True):
-                    # A copy: autograd may return one tensor for two parameters, or an expanded one.
-                    param.grad = None if grad is None else grad.detach().clone()
             else:
                 minimised.backward(inputs=needed, retain_graph=refresh)
                 grads = [p.grad for p in params]
         if any(grad is not None and grad.is_sparse for grad in grads):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-        if self._maximize:
-            for param in needed:
-                param.grad = None if param.grad is None else -param.grad
+        if graph or self._maximize:
+            self._set_grads(params, copied(grads, params) if graph else grads)
         return grads
+
+    def _set_grads(self, params: list[Tensor], minimised: Sequence[Tensor | None]) -> None:
+        """Make ``p.grad`` the gradients of the loss, given those of what is minimised."""
+        for param, grad in zip(params, minimised, strict=True):
+            param.grad = -grad if self._maximize and grad is not None else grad
 
     def _estimate(
         self,
@@ -322,9 +325,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
-        public = ("estimator", "update_period", "foreach", "compile", "grad_equivalents", "refreshing")
-        hidden = ("_steps", "_seed", "_generator", "_previous", "_memory")
-        return super().__getstate__() | {name: getattr(self, name) for name in public + hidden}
+        names = ["estimator", "update_period", "foreach", "compile", "grad_equivalents", "refreshing"]
+        names += ["_steps", "_seed", "_generator", "_previous", "_memory"]
+        return super().__getstate__() | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the next steps equal those of the original to the bit."""
@@ -338,10 +341,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._generator = None
         params = [p for group in self.param_groups for p in group["params"]]
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
-        for i, param in zip(indices, params, strict=True):
-            # PyTorch casts them to the parameter's dtype: a count would stop growing in half precision.
-            scalars = {k: v for k, v in state_dict["state"].get(i, {}).items() if torch.is_tensor(v) and v.ndim == 0}
-            self.state[param].update({k: v.to(param.device, copy=True) for k, v in scalars.items()})
+        numbers = apply.numbers_of([state_dict["state"].get(i, {}) for i in indices], params)
+        for param, own in zip(params, numbers, strict=True):
+            self.state[param].update(own)
         self._previous = {i: grad.to(params[i], copy=True) for i, grad in saved["previous"].items()}
         self._memory = deepcopy(saved["memory"])
         if saved["generator"] is not None:

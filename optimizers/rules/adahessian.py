@@ -73,8 +73,8 @@ class AdaHessian(CurvatureOptimizer):
             state["root"] = state["hessian_sq"].sqrt() / unbias(beta2, state["refreshes"]).sqrt() + hp["eps"]
         state["step"] = state["step"] + 1
         state["momentum"] = average(state["momentum"], grad, beta1)
-        scaled = state["momentum"] * (hp["lr"] / unbias(beta1, state["step"]))
-        return plus_quotient(decayed(param, hp), -1.0, scaled, state["root"]), state
+        momentum = state["momentum"] / unbias(beta1, state["step"])
+        return plus_quotient(decayed(param, hp), -hp["lr"], momentum, state["root"]), state
 
 
 def initial_state(param: Tensor) -> State:

@@ -87,13 +87,12 @@ class DiagHessian(CurvatureOptimizer):
         # All over phi', which cancels in u: c = h + (s - 1) / d g^2.
         slope = square * diff ** (square - 1)
         c = torch.nan_to_num(plus_product(hessian, (square - 1) / diff, grad, grad), 0.0, 0.0, 0.0)
-        shift = hp["damping"] / slope - c.amin().clamp(max=0.0)
+        lowest = c.amin().clamp(max=0.0) - hp["damping"] / slope
 
-        momentum = plus_quotient(state["momentum"] * beta1, 1 - beta1, grad, c + shift)
+        momentum = plus_quotient(state["momentum"] * beta1, 1 - beta1, grad, c - lowest)
         curvature_sq = plus_product(state["curvature_sq"] * beta2, (1 - beta2) * slope**2, c, c)
         root = (curvature_sq / unbias(beta2, step)).sqrt() + hp["eps"]
-        scaled = momentum * (hp["lr"] / unbias(beta1, step))
-        new_param = plus_quotient(decayed(param, hp), -1.0, scaled, root)
+        new_param = plus_quotient(decayed(param, hp), -hp["lr"], momentum / unbias(beta1, step), root)
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "curvature_sq": curvature_sq}
 
 

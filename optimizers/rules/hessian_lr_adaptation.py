@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimizers import apply
-from optimizers.apply import State
+from optimizers.apply import Hyperparameters, Member, State
 from optimizers.arithmetic import check
 from optimizers.base import CurvatureOptimizer
 from optimizers.rules.one_minus_betas import find_base
@@ -58,8 +58,13 @@ class HessianLRAdaptation(torch.optim.Optimizer):
         if not state:
             return grad, {"previous_grad": grad.clone()}
         difference_sq = (grad - state["previous_grad"]).square()
-        average = state.get("difference_sq", torch.zeros_like(grad)).lerp(difference_sq, 1 - beta)
+        before = state["difference_sq"] if "difference_sq" in state else torch.zeros_like(grad)
+        average = before.lerp(difference_sq, 1 - beta)
         return grad / (average.sqrt() + eps), {"previous_grad": grad.clone(), "difference_sq": average}
+
+    def _rule(self, param: Any, grad: Any, curvature: None, state: Any, hp: Hyperparameters) -> tuple[Any, Any]:
+        """The rule as ``apply`` knows rules."""
+        return self.update(grad, state, self.beta, self.eps)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -74,8 +79,11 @@ class HessianLRAdaptation(torch.optim.Optimizer):
         if any(grad.is_sparse or grad.is_complex() for grad in grads):
             raise RuntimeError("HessianLRAdaptation supports neither sparse nor complex gradients")
         try:
-            for param, grad in zip(params, grads, strict=True):
-                param.grad, self.state[param] = self.update(grad, self.state[param], self.beta, self.eps)
+            used = [param for param in params if param.numel()]
+            members: list[Member] = [(p.grad, p.grad, None, self.state[p]) for p in used]
+            applied = apply.where_it_pays(self._rule, members, {}) if members else []
+            for param, (grad, state) in zip(used, applied, strict=True):
+                param.grad, self.state[param] = grad, state
             self.base_optimizer.step()
         finally:
             for param, grad in zip(params, grads, strict=True):

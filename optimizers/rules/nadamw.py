@@ -66,8 +66,8 @@ class NAdamW(FirstOrderOptimizer):
         exp_avg = average(state["exp_avg"], grad, beta1)
         exp_avg_sq = plus_product(state["exp_avg_sq"] * beta2, 1 - beta2, grad, grad)
         root = (exp_avg_sq / unbias(beta2, step)).sqrt() + hp["eps"]
-        ahead = average(exp_avg, grad, beta1) * (hp["lr"] / unbias(beta1, step))
-        return plus_quotient(decayed(param, hp), -1.0, ahead, root), {
+        ahead = average(exp_avg, grad, beta1) / unbias(beta1, step)
+        return plus_quotient(decayed(param, hp), -hp["lr"], ahead, root), {
             "step": step, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq,
         }  # fmt: skip
 
