@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from optimizers.curvature.interface import HESSIAN_VECTOR_COST, Estimator, Refresh
-from optimizers.curvature.probes import Streams, random_signs
-from optimizers.curvature.products import hessian_rows, hessian_vector_product
+from optimizers.curvature.probes import Streams, random_normals, random_signs
+from optimizers.curvature.products import entry_products, hessian_rows, hessian_vector_product
 
 ROWS_AT_ONCE = 64
 """Rows of a Hessian that one batched backward pass gives."""
@@ -47,14 +47,14 @@ class Hutchinson(Estimator):
             stack = isinstance(streams, Streams)
             probes = streams.draw(self.draw, refresh.params) if stack else self.draw(refresh.params, streams)
             products = hessian_vector_product(refresh.grads, refresh.params, probes, retain_graph=left > 0)
-            terms = [v * hv for v, hv in zip(probes, products, strict=True)]
+            terms = entry_products(probes, products, recorded=stack)
             total = [t + term for t, term in zip(total, terms, strict=True)] if total else terms
         return total if self.samples == 1 else [t / self.samples for t in total]
 
     def draw(self, like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
         """One probe, of the shapes, dtypes and device of ``like``."""
         if self.probe == "gaussian":
-            return [torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generator) for p in like]
+            return random_normals(like, generator)
         return random_signs(like, generator)
 
     def cost(self, refresh: Refresh) -> float:

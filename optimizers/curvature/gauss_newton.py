@@ -50,13 +50,13 @@ class GNB(Estimator):
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         head = OutputHessian(refresh)
-        total = [torch.zeros_like(p) for p in refresh.params]
+        total: list[Tensor] = []
         for _ in range(self.samples):
             drawn = head.labels(refresh.generator)
             grads = torch.autograd.grad(head.outputs, refresh.params, drawn, retain_graph=True, materialize_grads=True)
-            for t, g in zip(total, grads, strict=True):
-                t.addcmul_(g, g, value=1.0 / self.samples)
-        return total
+            squares = list(torch._foreach_mul(grads, grads))
+            total = list(torch._foreach_add(total, squares)) if total else squares
+        return total if self.samples == 1 else list(torch._foreach_div(total, self.samples))
 
     def cost(self, refresh: Refresh) -> float:
         return BACKWARD_COST * self.samples

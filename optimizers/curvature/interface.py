@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from optimizers.curvature.normalisation import ClosedForms
 from optimizers.curvature.probes import Streams
 
 HESSIAN_VECTOR_COST = 2.0
@@ -90,7 +91,8 @@ class Estimator(ABC):
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Neither fused attention kernels, nor compiled modules, nor cuDNN's recurrent networks have a double backward."""
-    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), _recurrent_without_cudnn():
+    eager = torch.compiler.set_stance("force_eager")
+    with sdpa_kernel(SDPBackend.MATH), eager, _recurrent_without_cudnn(), ClosedForms():
         yield
 
 

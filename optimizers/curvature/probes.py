@@ -57,6 +57,13 @@ def rows_of_members(
     return torch.stack([draw(own, each) for each in generator.generators])[generator.stream_of].flatten(0, 1)
 
 
+def random_normals(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Normal numbers, of the shapes, dtypes and device of ``like``; drawn all at once."""
+    sizes = [tensor.numel() for tensor in like]
+    normals = torch.randn(sum(sizes), dtype=like[0].dtype, device=like[0].device, generator=generator).split(sizes)
+    return [n.view(t.shape).to(t.dtype) for n, t in zip(normals, like, strict=True)]
+
+
 def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
     sizes = [tensor.numel() for tensor in like]

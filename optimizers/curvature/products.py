@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from optimizers.tensor_list import TensorList
+
 
 def hessian_vector_product(
     grads: Sequence[Tensor], params: Sequence[Tensor], vectors: Sequence[Tensor], *, retain_graph: bool = True
@@ -21,6 +23,17 @@ def hessian_vector_product(
     return torch.autograd.grad(
         [g for g, _ in curved], params, [v for _, v in curved], retain_graph=retain_graph, materialize_grads=True
     )
+
+
+def entry_products(first: Sequence[Tensor], second: Sequence[Tensor], *, recorded: bool) -> list[Tensor]:
+    """Tensor times tensor, entry by entry.
+
+    Args:
+        recorded: whether the operations may be recorded, to be replayed on tensors that lie elsewhere.
+    """
+    if recorded or not first[0].is_cuda or len({tensor.dtype for tensor in first}) > 1:
+        return [a * b for a, b in zip(first, second, strict=True)]
+    return (TensorList(first) * TensorList(second)).tensors
 
 
 def hessian_rows(param: Tensor, grad: Tensor, start: int, stop: int) -> Tensor:
