@@ -19,6 +19,9 @@ from torch.overrides import TorchFunctionMode
 SAMPLE_ENTRIES = 2**22
 """Entries of the per-sample gradients that may exist at a time."""
 
+SAMPLE_ENTRIES_ON_GPU = 2**28
+"""The same on a GPU, where each time costs launches, and of the patches that they are made of."""
+
 
 class Use(ABC):
     """One use of a parameter by a layer.
@@ -127,6 +130,10 @@ class Outer(Use):
         """Inputs of some samples, ``(samples, positions, groups, inputs)``."""
         return self.features[which, :, None]
 
+    def input_entries(self) -> int:
+        """Of one sample, where they are made anew."""
+        return 0
+
     def total(self, grads: Tensor) -> Tensor:
         return sum(self._per_sample(grads[which], which).sum(0) for which in self._chunks(grads)).view_as(self.param)
 
@@ -142,7 +149,11 @@ class Outer(Use):
         return total
 
     def _chunks(self, grads: Tensor) -> list[slice]:
-        step = max(1, SAMPLE_ENTRIES // self.param.numel())
+        if grads.is_cuda:
+            step = SAMPLE_ENTRIES_ON_GPU // max(self.param.numel(), self.input_entries())
+        else:
+            step = SAMPLE_ENTRIES // self.param.numel()
+        step = max(1, step)
         return [slice(start, start + step) for start in range(0, len(grads), step)]
 
     def _per_sample(self, grads: Tensor, which: slice) -> Tensor:
@@ -161,14 +172,30 @@ class Patches(Outer):
         super().__init__(param, output, edge, channels=1)
         self.image = image
         self.groups = groups
-        self.geometry = geometry
+        self.geometry = {name: (value, value) if isinstance(value, int) else value for name, value in geometry.items()}
+        self.places = output[0, 0].numel()
 
     def size(self) -> float | Tensor:
         return self.image.norm() * self.param[0, 0].numel() ** 0.5
 
+    def input_entries(self) -> int:
+        return self.places * self.image.shape[1] * self.param[0, 0].numel()
+
     def inputs(self, which: slice) -> Tensor:
-        patches = F.unfold(self.image[which].to(self.param.dtype), self.param.shape[2:], **self.geometry)
+        patches = unfold(self.image[which].to(self.param.dtype), self.param.shape[2:], **self.geometry)
         return patches.transpose(1, 2).unflatten(-1, (self.groups, -1))
+
+
+def unfold(
+    images: Tensor, size: Sequence[int], *, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """What ``F.unfold`` gives, which launches kernels for each image: ``(samples, channels * entries, places)``."""
+    images = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
+    for dim in (2, 3):
+        reach = dilation[dim - 2] * (size[dim - 2] - 1) + 1
+        images = images.unfold(dim, reach, stride[dim - 2])
+    patches = images[..., :: dilation[0], :: dilation[1]].permute(0, 1, 4, 5, 2, 3)
+    return patches.flatten(4).flatten(1, 3)
 
 
 class Recorder(TorchFunctionMode):

@@ -21,6 +21,9 @@ from optimizers.curvature.probes import Streams, random_signs, rows_of_members
 TOLERANCE = 1e-3
 """Relative difference up to which two ways to compute one thing agree, in single or double precision."""
 
+KEPT_ENTRIES = 2**16
+"""Numbers of a shape that are kept for the next refresh; more of them, a language model's outputs, are drawn anew."""
+
 UNKNOWN = (
     "Gauss-Newton estimators need a loss that is a sum over samples and a softmax cross-entropy (outputs of shape "
     "(samples, classes), (samples, classes, ...) or (samples, ..., classes)) or a sum over outputs, such as the "
@@ -200,10 +203,16 @@ def tolerance(tensor: Tensor) -> float:
     return max(TOLERANCE, 16 * torch.finfo(tensor.dtype).eps)
 
 
-@lru_cache(maxsize=16)
 def _noise(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The same normal numbers every time: recognising a loss leaves every random stream as it was."""
+    return (_kept_noise if math.prod(shape) <= KEPT_ENTRIES else _new_noise)(shape, dtype, device)
+
+
+def _new_noise(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+
+_kept_noise = lru_cache(maxsize=16)(_new_noise)
 
 
 def _way(loss: Tensor, outputs: Tensor) -> str:

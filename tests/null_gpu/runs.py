@@ -16,6 +16,7 @@ from tasks.base import Task
 from tests.null_gpu.counting import Counted, counting
 from tuner.config.classes import find
 from tuner.config.layers import resolve
+from tuner.config.space import is_of_training
 from tuner.training.build import make_task
 from tuner.training.engine import Engine
 from tuner.training.loop import Lockstep
@@ -47,7 +48,8 @@ def maker(optimizer: str, arguments: Mapping[str, Any]) -> tuple[MakeOptimizer, 
     cls, fixed = find(spec.class_), {**spec.fixed(), **arguments}
 
     def make(params: Any, hp: Mapping[str, Any]) -> Any:
-        return cls(params, **fixed, **{name: value for name, value in hp.items() if name not in arguments})
+        own = {name: value for name, value in hp.items() if name not in arguments and not is_of_training(name)}
+        return cls(params, **fixed, **own)
 
     return make, spec.first_point()
 

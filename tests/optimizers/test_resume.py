@@ -190,3 +190,18 @@ def test_no_step_after_the_first_waits_for_the_device(rule, estimator, foreach, 
         for _ in range(4):
             optimizer.step(closure)
             optimizer.diagnostics()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_equal_counts_are_one_tensor_again(dtype):
+    """So that a list of parameters has one count, and not as many as parameters."""
+    task = Classifier(dtype)
+    optimizer = AdaHessian(task.params, lr=0.01)
+    for _ in range(5):
+        optimizer.step(task)
+    other = AdaHessian(task.params, lr=0.01)
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    counts = [other.state[p]["step"] for p in task.params]
+    assert all(count is counts[0] for count in counts[:-1])
+    assert counts[-1] is not counts[0]  # of the parameter that had no gradient once
+    assert [float(count) for count in counts] == [5, 5, 5, 5, 4]

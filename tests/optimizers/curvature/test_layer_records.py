@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F  # noqa: N812
 
 from optimizers.curvature import layer_records
 from optimizers.curvature.layer_records import Lookup, Outer, Patches, Recorder, Scale, Shift, by_sample
@@ -143,3 +144,13 @@ def test_every_use_is_noted_and_none_without_a_gradient():
         with torch.no_grad():
             module(torch.ones(2, 3))
     assert [len(uses) for uses in record.uses.values()] == [2, 2]
+
+
+@pytest.mark.parametrize("size", [(3, 3), (1, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1)], ids=str)
+@pytest.mark.parametrize("padding", [(0, 0), (1, 2)], ids=str)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (3, 2)], ids=str)
+def test_patches_are_those_of_pytorch(stride, padding, dilation, size):
+    images = torch.randn(3, 4, 9, 8, generator=torch.Generator().manual_seed(0))
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    assert torch.equal(layer_records.unfold(images, size, **geometry), F.unfold(images, size, **geometry))

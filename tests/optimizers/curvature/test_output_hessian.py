@@ -7,6 +7,7 @@ from torch.func import jacrev
 from torch.nn import functional as F  # noqa: N812
 
 from optimizers import GNB
+from optimizers.curvature import output_hessian
 from optimizers.curvature.output_hessian import OutputHessian
 from tests.support.networks import Once, draw, labels
 
@@ -171,3 +172,13 @@ def test_half_precision_outputs(name):
 def test_a_loss_that_is_linear_in_the_outputs_is_refused_with_advice(loss):
     with pytest.raises(ValueError, match=r"linear in these outputs.* return the logits"):
         head(draw(4, 3, seed=4), loss)
+
+
+def test_the_numbers_that_recognise_a_loss_are_kept_where_they_are_few_alone():
+    kept = output_hessian._kept_noise
+    kept.cache_clear()
+    few, many = (2, 3), (2, output_hessian.KEPT_ENTRIES)
+    for shape in (few, many):
+        first, again = (output_hessian._noise(shape, torch.float32, torch.device("cpu")) for _ in range(2))
+        assert torch.equal(first, again)
+    assert kept.cache_info().currsize == 1
