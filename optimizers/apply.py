@@ -59,6 +59,17 @@ def where_it_pays(rule: Rule, members: Sequence[Member], hp: Hyperparameters) ->
     return as_lists(rule, members, hp) if on_gpu else as_lists(rule, members, hp, fewest=8, largest=2**16)
 
 
+def directions(
+    direction: Callable[[Any, Any, Hyperparameters], Any], members: Sequence[Member], hp: Hyperparameters
+) -> list[Tensor]:
+    """``direction(grad, state, hp)`` of each member, where it pays as lists."""
+
+    def rule(param: Any, grad: Any, curvature: Any, state: Any, hp: Hyperparameters) -> tuple[Any, Any]:
+        return direction(grad, state, hp), {}
+
+    return [found for found, _ in where_it_pays(rule, members, hp)] if members else []
+
+
 def _as_list(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     params, grads, curvatures, states = zip(*members, strict=True)
     places = Places(params)

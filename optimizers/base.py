@@ -195,9 +195,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def _gradients(self, minimised: Tensor, params: list[Tensor], refresh: bool) -> list[Tensor | None]:
         """The gradients of what is minimised, on a refresh with a graph if need be; sets ``p.grad``, without one."""
-        for param in params:
-            if param.is_complex():
-                raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
+        if any(param.is_complex() for param in params):
+            raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
         needed = [p for p in params if p.requires_grad]
         if not needed:
             return [None] * len(params)
@@ -242,7 +241,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             indices=used,
             grads=[grads[i] for i in used],
             previous_grads=[self._previous.get(i) for i in used],
-            directions=lambda: self._directions(params, applied),
+            directions=lambda: self._directions(applied),
             generator=self._probes(params),
             record=record,
             memory=self._memory,
@@ -254,10 +253,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             curvatures[i] = None if estimate is None else estimate.detach()
         return curvatures
 
-    def _directions(self, params: list[Tensor], grads: list[Tensor | None]) -> list[Tensor]:
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        given = [(grad, i) for i, grad in enumerate(grads) if grad is not None]
-        return [self.direction(grad, self.state[params[i]], groups[i]) for grad, i in given]
+    def _directions(self, grads: list[Tensor | None]) -> list[Tensor]:
+        each, found = iter(grads), list[Tensor]()
+        for group in self.param_groups:
+            given = [(param, next(each)) for param in group["params"]]
+            members = [(param, grad, None, self.state[param]) for param, grad in given if grad is not None]
+            found += apply.directions(self.direction, members, group)
+        return found
 
     def _probes(self, params: list[Tensor]) -> torch.Generator:
         """The probes' own generator: drawing from it leaves dropout and data order as they were."""
@@ -289,8 +291,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             if not members:
                 continue
             hp = {name: value for name, value in group.items() if name != "params"}
-            applied = self._run()(self.update, members, hp)
-            params = [param for param, *_ in members]
+            params, applied = [param for param, *_ in members], self._run()(self.update, members, hp)
             torch._foreach_copy_(params, [param for param, _ in applied])
             self.state.update(zip(params, (state for _, state in applied), strict=True))
 
@@ -311,13 +312,12 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As in PyTorch, with the step count, the cost so far and the probes' generator beside it."""
-        generator = None if self._generator is None else self._generator.get_state()
         return super().state_dict() | {
             CURVATURE_KEY: {
                 "steps": self._steps,
                 "grad_equivalents": self.grad_equivalents,
                 "seed": self._seed,
-                "generator": generator,
+                "generator": None if self._generator is None else self._generator.get_state(),
                 "previous": dict(self._previous),
                 "memory": deepcopy(self._memory),
             }
@@ -325,8 +325,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
-        names = ["estimator", "update_period", "foreach", "compile", "grad_equivalents", "refreshing"]
-        names += ["_steps", "_seed", "_generator", "_previous", "_memory"]
+        public = "estimator update_period foreach compile grad_equivalents refreshing"
+        names = f"{public} _steps _seed _generator _previous _memory".split()
         return super().__getstate__() | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -2,12 +2,72 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from tests.null_gpu.runs import steps_of
+from tests.null_gpu.counting import counting
+from tests.null_gpu.runs import EPOCHS, Steps, run_of, steps_of
+from tuner.training.engine import Engine
+
+PERIOD = 10
+TF32 = ("cifar_cnn", "resnet18")
+CEILINGS = {  # (task, optimizer, estimator) -> launches of a plain step and of a refresh, as counted
+    ("mnist1d", "adam", None): (22, 22),
+    ("mnist1d", "sophia", "hutchinson"): (23, 61),
+    ("mnist1d", "sophia", "gnb"): (23, 52),
+    ("mnist1d", "sophia", "ggn_mc"): (23, 61),
+    ("mnist1d", "sophia", "ggn_exact"): (23, 66),
+    ("mnist1d", "diag_hessian", "hutchinson"): (45, 81),
+    ("mnist1d", "adahessian", "hutchinson"): (24, 70),
+    ("mnist1d", "sadh", "hutchinson"): (23, 62),
+    ("mnist1d", "ssdh", "hutchinson"): (24, 63),
+    ("mnist1d", "ssvp", "hvp"): (24, 71),
+    ("mnist1d", "hessian_lr_adaptation", None): (29, 29),
+    ("mnist1d", "nadamw", None): (34, 34),
+    ("cifar_cnn", "adam", None): (119, 119),
+    ("cifar_cnn", "sophia", "hutchinson"): (120, 484),
+    ("cifar_cnn", "sophia", "gnb"): (120, 198),
+    ("cifar_cnn", "sophia", "ggn_mc"): (120, 364),
+    ("cifar_cnn", "diag_hessian", "gnb"): (142, 218),
+    ("cifar_cnn", "hessian_lr_adaptation", None): (126, 126),
+    ("resnet18", "sophia", "ggn_mc"): (189, 747),
+    ("transformer", "sophia", "hutchinson"): (267, 1065),
+    ("transformer", "sophia", "gnb"): (267, 470),
+}
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sophia"])
-def test_a_step_does_not_wait(optimizer: str) -> None:
-    steps = steps_of("mnist1d", optimizer, warm=2)
-    assert (steps.plain.synchronisations, steps.refresh.synchronisations) == (0, 0)
+def counted(task: str, optimizer: str, estimator: str | None, engine: Engine | None = None) -> Steps:
+    arguments = {"estimator": estimator, "update_period": PERIOD} if estimator else {}
+    engine = engine or Engine(precision="tf32" if task in TF32 else "fp32")
+    return steps_of(task, optimizer, arguments, engine, warm=1 if estimator else 2)
+
+
+@pytest.mark.parametrize(("task", "optimizer", "estimator"), CEILINGS, ids=str)
+def test_no_step_launches_more_than_it_did_or_waits(task: str, optimizer: str, estimator: str | None) -> None:
+    steps = counted(task, optimizer, estimator)
+    plain, refresh = CEILINGS[task, optimizer, estimator]
+    assert steps.plain.launches <= plain and steps.refresh.launches <= refresh
+    assert (steps.plain.synchronisations, steps.refresh.synchronisations) == (0, 0), steps.refresh.waits
+
+
+def test_clipping_takes_a_few_launches_for_all_tensors() -> None:
+    free, clipped = (counted("mnist1d", "sophia", "gnb", Engine(clip_grad_norm=bound)) for bound in (None, 1.0))
+    assert clipped.plain.launches <= free.plain.launches + 7
+    assert clipped.refresh.launches <= free.refresh.launches + 7
+
+
+def test_a_resumed_run_launches_as_many_as_before() -> None:
+    """Its parameters share a step count again."""
+    engine = Engine()
+    first, second = (run_of("mnist1d", "adahessian", {"update_period": PERIOD}, engine) for _ in range(2))
+    batches = itertools.islice(first.batches(EPOCHS), 6)
+    for batch in itertools.islice(batches, 3):
+        first.step(batch)
+    with counting() as before:
+        first.step(next(batches))
+    second.restore_own(first.own_state())
+    second.step(next(batches))
+    with counting() as after:
+        second.step(next(batches))
+    assert after.launches == before.launches
