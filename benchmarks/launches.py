@@ -38,7 +38,8 @@ the launches. Plain is a step between refreshes, refresh one that estimates curv
 waited for the device. Memory is the highest over both, all that is on the device included. Optimizers are as shipped,
 but for an update_period of {period} and the estimator that is named; torch.optim's run their foreach kernels.
 Precision is fp32 on {fp32}, tf32 on {tf32}. Not counted:
-{left_out}.
+
+{left_out}
 """
 
 
@@ -139,7 +140,7 @@ def sections(tasks: Sequence[str]) -> Iterator[str]:
 
 
 def heading() -> list[str]:
-    left_out = "; ".join(f"{name}, {why}" for name, why in NOT_COUNTED.items())
+    left_out = "\n".join(f"- {name}: {why}" for name, why in NOT_COUNTED.items())
     by_precision = {kind: " and ".join(t for t, own in TASKS.items() if own == kind) for kind in ("fp32", "tf32")}
     command = " ".join(["python -m benchmarks.launches", *sys.argv[1:]])
     written = f"Written by `{command}` on the null GPU of the tests, with torch {version('torch')}: counts, not times."

@@ -26,13 +26,13 @@ CEILINGS = {  # (task, optimizer, estimator) -> launches of a plain step and of 
     ("mnist1d", "hessian_lr_adaptation", None): (29, 29),
     ("mnist1d", "nadamw", None): (34, 34),
     ("cifar_cnn", "adam", None): (119, 119),
-    ("cifar_cnn", "sophia", "hutchinson"): (120, 484),
+    ("cifar_cnn", "sophia", "hutchinson"): (120, 496),
     ("cifar_cnn", "sophia", "gnb"): (120, 198),
     ("cifar_cnn", "sophia", "ggn_mc"): (120, 364),
     ("cifar_cnn", "diag_hessian", "gnb"): (142, 218),
     ("cifar_cnn", "hessian_lr_adaptation", None): (126, 126),
     ("resnet18", "sophia", "ggn_mc"): (189, 747),
-    ("transformer", "sophia", "hutchinson"): (267, 1065),
+    ("transformer", "sophia", "hutchinson"): (267, 1067),
     ("transformer", "sophia", "gnb"): (267, 470),
 }
 
@@ -52,9 +52,10 @@ def test_no_step_launches_more_than_it_did_or_waits(task: str, optimizer: str, e
 
 
 def test_clipping_takes_a_few_launches_for_all_tensors() -> None:
-    free, clipped = (counted("mnist1d", "sophia", "gnb", Engine(clip_grad_norm=bound)) for bound in (None, 1.0))
-    assert clipped.plain.launches <= free.plain.launches + 7
-    assert clipped.refresh.launches <= free.refresh.launches + 7
+    """Of the 34 of this network, where one by one it took two for each."""
+    free, clipped = (counted("cifar_cnn", "sophia", "gnb", Engine(clip_grad_norm=bound)) for bound in (None, 1.0))
+    assert clipped.plain.launches <= free.plain.launches + 11
+    assert clipped.refresh.launches <= free.refresh.launches + 11
 
 
 def test_a_resumed_run_launches_as_many_as_before() -> None:
