@@ -22,6 +22,8 @@ Rule = Callable[[Any, Any, Any, Any, Hyperparameters], tuple[Any, Any]]
 Member = tuple[Tensor, Tensor, Tensor | None, State]
 """A parameter, its gradient, its curvature and its state."""
 Applied = list[tuple[Tensor, State]]
+FEWEST = 8
+"""Tensors that a list pays for on a CPU."""
 
 
 def evaluate(closure: Callable[[], Tensor] | None) -> Tensor | None:
@@ -38,7 +40,7 @@ def one_by_one(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Ap
 
 
 def as_lists(
-    rule: Rule, members: Sequence[Member], hp: Hyperparameters, *, fewest: int = 2, largest: float = math.inf
+    rule: Rule, members: Sequence[Member], hp: Hyperparameters, fewest: int = 2, largest: float = math.inf
 ) -> Applied:
     """A call per list of tensors that are alike, at least ``fewest`` and none with more than ``largest`` entries."""
     alike: dict[Any, list[int]] = {}
@@ -55,8 +57,9 @@ def as_lists(
 
 def where_it_pays(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     """As lists on a GPU. On a CPU they save time per call, but large tensors would leave the cache between calls."""
-    on_gpu = members[0][0].is_cuda
-    return as_lists(rule, members, hp) if on_gpu else as_lists(rule, members, hp, fewest=8, largest=2**16)
+    if members[0][0].is_cuda:
+        return as_lists(rule, members, hp)
+    return one_by_one(rule, members, hp) if len(members) < FEWEST else as_lists(rule, members, hp, FEWEST, 2**16)
 
 
 def directions(

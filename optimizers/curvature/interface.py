@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.curvature.normalisation import ClosedForms
+from optimizers.curvature.normalisation import closed_forms
 from optimizers.curvature.probes import Streams
 
 HESSIAN_VECTOR_COST = 2.0
@@ -92,7 +92,7 @@ class Estimator(ABC):
 def twice_differentiable() -> Iterator[None]:
     """Neither fused attention kernels, nor compiled modules, nor cuDNN's recurrent networks have a double backward."""
     eager = torch.compiler.set_stance("force_eager")
-    with sdpa_kernel(SDPBackend.MATH), eager, _recurrent_without_cudnn(), ClosedForms():
+    with sdpa_kernel(SDPBackend.MATH), eager, _recurrent_without_cudnn(), closed_forms():
         yield
 
 

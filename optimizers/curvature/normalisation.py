@@ -11,24 +11,30 @@ times the weight where that is BatchNorm's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from torch.overrides import TorchFunctionMode
 
 Tensors = tuple[Tensor | None, ...]
 CUDNN = 1
 """PyTorch's number of this backend."""
 
 
-class ClosedForms(TorchFunctionMode):
-    """While it is entered, normalisations have the second derivatives of this module."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return CLOSED.get(func, func)(*args, **(kwargs or {}))
+@contextmanager
+def closed_forms() -> Iterator[None]:
+    """While it is entered, normalisations of ``torch.nn`` have the second derivatives of this module."""
+    changed = [name for name, theirs in PYTORCHS.items() if getattr(F, name) is theirs]
+    for name in changed:
+        setattr(F, name, CLOSED[name])
+    try:
+        yield
+    finally:
+        for name in changed:
+            setattr(F, name, PYTORCHS[name])
 
 
 def _batch_norm(
@@ -43,7 +49,7 @@ def _batch_norm(
 ) -> Tensor:
     """See ``torch.nn.functional.batch_norm``."""
     if not training or input.numel() in (0, input.shape[1]) or not _alike(input, weight, bias):
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return PYTORCHS["batch_norm"](input, running_mean, running_var, weight, bias, training, momentum, eps)
     weight = input.new_ones(input.shape[1]) if weight is None else weight
     bias = input.new_zeros(input.shape[1]) if bias is None else bias
     with torch.no_grad():
@@ -63,7 +69,7 @@ def _layer_norm(
     """See ``torch.nn.functional.layer_norm``."""
     shape = list(normalized_shape)
     if input.numel() == 0 or not _alike(input, weight, bias):
-        return F.layer_norm(input, shape, weight, bias, eps)
+        return PYTORCHS["layer_norm"](input, shape, weight, bias, eps)
     weight = input.new_ones(shape) if weight is None else weight
     bias = input.new_zeros(shape) if bias is None else bias
     with torch.no_grad():
@@ -75,7 +81,8 @@ def _alike(input: Tensor, *affine: Tensor | None) -> bool:
     return all(tensor is None or tensor.dtype == input.dtype for tensor in affine)
 
 
-CLOSED: dict[Any, Callable[..., Any]] = {F.batch_norm: _batch_norm, F.layer_norm: _layer_norm}
+PYTORCHS: dict[str, Callable[..., Tensor]] = {"batch_norm": F.batch_norm, "layer_norm": F.layer_norm}
+CLOSED: dict[str, Callable[..., Tensor]] = {"batch_norm": _batch_norm, "layer_norm": _layer_norm}
 
 
 class BatchNorm(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
 from optimizers.curvature.interface import twice_differentiable
-from optimizers.curvature.normalisation import ClosedForms
+from optimizers.curvature.normalisation import closed_forms
 
 LAYERS = {
     "batch norm of rows": (nn.BatchNorm1d(3), (5, 3)),
@@ -38,7 +38,7 @@ def derivatives(layer, inputs, closed):
     for param in layer.parameters():
         param.data.uniform_(0.5, 2.0, generator=generator)
     tensors = [inputs.clone().requires_grad_(), *layer.parameters()]
-    with ClosedForms() if closed else nullcontext():
+    with closed_forms() if closed else nullcontext():
         output = layer(tensors[0])
     loss = (output.sin() * torch.linspace(-1, 1, output.numel()).view_as(output)).sum()
     grads = torch.autograd.grad(loss, tensors, create_graph=True)
@@ -60,7 +60,7 @@ def test_they_are_those_of_finite_differences(name):
     inputs = [torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes]
 
     def call(x, weight, bias):
-        with ClosedForms():
+        with closed_forms():
             if name == "batch":
                 return F.batch_norm(x, None, None, weight, bias, training=True)
             return F.layer_norm(x, (3,), weight, bias)
@@ -80,7 +80,7 @@ def test_in_a_stack_each_member_has_its_own(norm):
     def run(closed):
         stack = {k: p.clone().requires_grad_() for k, p in params.items()}
         buffers = {k: torch.stack([b.clone() for _ in range(3)]) for k, b in network.named_buffers()}
-        with ClosedForms() if closed else nullcontext():
+        with closed_forms() if closed else nullcontext():
             losses = torch.vmap(lambda p, b: functional_call(network, {**p, **b}, (inputs,)).square().mean())(
                 stack, buffers
             )
@@ -100,5 +100,5 @@ def test_what_follows_may_change_the_output_in_place():
 
 
 def test_a_batch_of_one_value_per_channel_is_refused_as_ever():
-    with ClosedForms(), pytest.raises(ValueError, match="more than 1 value per channel"):
+    with closed_forms(), pytest.raises(ValueError, match="more than 1 value per channel"):
         F.batch_norm(torch.zeros(1, 3), None, None, training=True)
