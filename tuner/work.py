@@ -126,12 +126,12 @@ def expectations(part: RunWork, tell: Listener) -> tuple[CohortSizes, Estimate |
     share = len(config.optimizers) / max(tried, 1)  # others are borrowed, and nothing of them is left
     expected = estimate(config, checked.timings, sizes, trials=share * work.trials, seeds=share * work.seeds)
     if part.name:
-        tell(events.Expected(brief(expected, checked.timings.untimed)))
+        tell(events.Expected(brief(expected, checked.timings)))
         return sizes, expected
     without = ["the analyses of the curvature come on top"] if config.retrain.analyze_curvature else []
     without += ["this is what it comes to if nothing is decided before the last look"] if config.looks else []
     unsaved = [f"{name}: trained without checkpoints, since {why}" for name, why in checked.unsaved.items()]
-    tell(events.Expected([*sentences(expected, checked.timings.untimed), *without, *sizes.sentences(), *unsaved]))
+    tell(events.Expected([*sentences(expected, checked.timings), *without, *sizes.sentences(), *unsaved]))
     if config.resources.settled.gpus_per_trial and checked.device == "cpu":
         no_gpu = "the cluster's nodes declare GPUs, but PyTorch there finds none: training is on CPUs"
         tell(events.ResourceWarning(no_gpu))

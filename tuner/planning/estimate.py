@@ -25,6 +25,7 @@ class Timings:
         untimed: optimizer -> what went wrong in its first steps.
         member_s: optimizer -> size of a stack -> seconds of one step over that size; 1: one run at a time.
         device_s: the same of those in which a GPU computes, and can do nothing for another process; 0 on a CPU.
+        remarks: optimizer -> why its runs train one at a time, or what else is to be known of its stacks.
     """
 
     step_s: Mapping[str, float]
@@ -33,6 +34,7 @@ class Timings:
     untimed: Mapping[str, str]
     member_s: MemberSeconds = field(default_factory=dict)
     device_s: MemberSeconds = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Timings:
@@ -94,9 +96,9 @@ def estimate(config: Config, timings: Timings, sizes: CohortSizes, *, trials: fl
     )
 
 
-def sentences(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
+def sentences(expected: Estimate, timings: Timings) -> list[str]:
     """What a person should know before the run begins, a line each."""
-    lines = [f"{name}: its first steps failed ({error})" for name, error in untimed.items()]
+    lines = _of_optimizers(timings)
     if not expected.step_ms:
         return lines
     total = expected.search_s + expected.retrain_s
@@ -110,11 +112,16 @@ def sentences(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def brief(expected: Estimate, untimed: Mapping[str, str]) -> list[str]:
+def brief(expected: Estimate, timings: Timings) -> list[str]:
     """The same of one run of several."""
-    lines = [f"{name}: its first steps failed ({error})" for name, error in untimed.items()]
+    lines = _of_optimizers(timings)
     total = expected.search_s + expected.retrain_s
     return [*lines, f"about {time_text(total)} of training"] if expected.step_ms else lines
+
+
+def _of_optimizers(timings: Timings) -> list[str]:
+    failed = [f"{name}: its first steps failed ({error})" for name, error in timings.untimed.items()]
+    return [*failed, *(f"{name}: {remark}" for name, remark in timings.remarks.items())]
 
 
 def warning(config: Config, expected: Estimate) -> str | None:

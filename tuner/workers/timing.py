@@ -24,6 +24,7 @@ from tuner.training.engine import Engine
 from tuner.training.isolation import restored
 from tuner.training.loop import Lockstep
 from tuner.training.single import Hyperparameters, MakeOptimizer, Trainer
+from tuner.training.tried import tried
 from tuner.workers.device_errors import brief, has_lost_device
 from tuner.workers.diagnosis import diagnose
 
@@ -64,7 +65,7 @@ def measure(config: Config, task: Task) -> Timings:
     steps_per_epoch = task.steps_per_epoch
     batch = min(task.batch_size, len(task.splits["train"][0]))
     found: dict[str, dict[int, StepSeconds]] = {}
-    untimed = {}
+    untimed, remarks = {}, {}
     sizes = to_measure(config, config.retraining_runs)
     with engine.settings():
         scale, plain = _scaled(task, engine)
@@ -82,7 +83,8 @@ def measure(config: Config, task: Task) -> Timings:
             finally:
                 memory.give_back(task.device)
             with restored([]):
-                found[name] = {1: alone} | stacks(config, task, name, alone.whole, sizes)
+                of_sizes, remarks[name] = stacks(config, task, name, alone.whole, sizes)
+            found[name] = {1: alone} | of_sizes
     rows = sum(len(task.splits[split][0]) for split in ("train", "val"))
     return Timings(
         {name: of[1].whole for name, of in found.items()},
@@ -91,22 +93,33 @@ def measure(config: Config, task: Task) -> Timings:
         untimed,
         {name: {size: seconds.whole for size, seconds in of.items()} for name, of in found.items()},
         {name: {size: seconds.on_device for size, seconds in of.items()} for name, of in found.items()},
+        {name: remark for name, remark in remarks.items() if remark},
     )
 
 
-def stacks(config: Config, task: Task, optimizer: str, alone_s: float, sizes: list[int]) -> dict[int, StepSeconds]:
+def stacks(
+    config: Config, task: Task, optimizer: str, alone_s: float, sizes: list[int]
+) -> tuple[dict[int, StepSeconds], str]:
     """Of a member's step in stacks of increasing size, up to where larger ones are slower or want more memory than
-    there is; nothing where there is no stack.
+    there is; nothing where there is no stack. And what a person is to know of it.
 
     A step may be so long that a stack has nothing to save. A size that was asked for then counts as one at a time.
     """
     engine, spec = build.make_engine(config), config.optimizers[optimizer]
     make, hp = build.optimizer_maker(optimizer, spec), spec.first_point()
     found: dict[int, StepSeconds] = {}
-    if len(stack.stacks(task, make, [stack.Member(hp, seed=0)] * 2, engine)) > 1:
-        return found
+    if not sizes:
+        return found, ""
     if alone_s > LONGEST_WORTH_STACKING_S:
-        return found if config.resources.cohort == "auto" else dict.fromkeys(sizes, StepSeconds(alone_s))
+        return found if config.resources.cohort == "auto" else dict.fromkeys(sizes, StepSeconds(alone_s)), ""
+    try:
+        alone, note = tried(task, make, hp, engine)
+    except Exception as error:
+        check_device(optimizer, error)
+        alone, note = text.fault(error), ""
+    memory.give_back(task.device)
+    if alone:
+        return found, f"trains one at a time: {alone}"
     settled = config.resources.settled
     allowed = memory.allowance_mb(task.device, settled.gpus_per_trial, settled.max_concurrent)
     memory.reset_peak(task.device)
@@ -127,7 +140,7 @@ def stacks(config: Config, task: Task, optimizer: str, alone_s: float, sizes: li
         if found[size].whole > min(alone_s, *(seconds.whole for seconds in found.values())):
             break
     memory.give_back(task.device)
-    return found
+    return found, note
 
 
 def check_device(optimizer: str, error: Exception) -> None:

@@ -170,13 +170,13 @@ def test_times_in_words(seconds: float, text: str) -> None:
 
 def test_the_expected_time_with_its_parts_is_one_line() -> None:
     both = Estimate(search_s=700.0, retrain_s=25.0, concurrent=2, step_ms={"adam": 1.23456, "sgd": 0.5})
-    (line,) = sentences(both, {})
+    (line,) = sentences(both, TIMINGS)
     assert line == (
         "expected: about 12:05 of training (search 11:40, retraining 25 s; adam 1.23 ms a step, sgd 0.5 ms a step)"
     )
-    (line,) = sentences(Estimate(0.0, 5000.0, 2, {"adam": 4367.4}), {})
+    (line,) = sentences(Estimate(0.0, 5000.0, 2, {"adam": 4367.4}), TIMINGS)
     assert line == "expected: about 1:23:20 of training (adam 4.4 s a step)"
-    (line,) = sentences(Estimate(0.0, 25.0, 2, {"adam": 2.0}), {})
+    (line,) = sentences(Estimate(0.0, 25.0, 2, {"adam": 2.0}), TIMINGS)
     assert line == "expected: about 25 s of training (adam 2 ms a step)"
 
 
@@ -197,12 +197,19 @@ def test_more_than_a_day_on_a_cpu_says_so_and_names_the_ways_out(
 
 
 def test_an_optimizer_whose_first_steps_failed_is_named_with_the_reason() -> None:
-    lines = sentences(Estimate(1.0, 1.0, 1, {"adam": 1.0}), {"sgd": "RuntimeError: too large"})
+    lines = sentences(
+        Estimate(1.0, 1.0, 1, {"adam": 1.0}), replace(TIMINGS, untimed={"sgd": "RuntimeError: too large"})
+    )
     assert lines[0] == "sgd: its first steps failed (RuntimeError: too large)" and len(lines) == 2
-    assert sentences(Estimate(0.0, 0.0, 1, {}), {"adam": "E: a", "sgd": "E: b"}) == [
+    assert sentences(Estimate(0.0, 0.0, 1, {}), replace(TIMINGS, untimed={"adam": "E: a", "sgd": "E: b"})) == [
         "adam: its first steps failed (E: a)", "sgd: its first steps failed (E: b)",
     ]  # fmt: skip
     assert not any("\n" in line for line in lines)
+
+
+def test_why_an_optimizers_runs_are_not_stacked_is_a_line() -> None:
+    timings = replace(TIMINGS, remarks={"adam": "trains one at a time: it draws lots"})
+    assert sentences(Estimate(1.0, 1.0, 1, {"adam": 1.0}), timings)[0] == "adam: trains one at a time: it draws lots"
 
 
 # The process that looks at the task and times it.
