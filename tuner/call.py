@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from tuner import events
-from tuner.config.modules import INSTALLED
 from tuner.config.program import Program
-from tuner.config.registry import ROOT
 from tuner.errors import INTERRUPTED, MachineError, UserError
 from tuner.events import Ended, Event, Listener
+from tuner.machine import process_environment
 from tuner.machine.signals import exit_cause
 from tuner.planning.progress import Progress
 
@@ -221,7 +220,5 @@ def _resume(run: Path) -> str:
 
 def _environment() -> dict[str, str]:
     """Of the child, which finds us where the program has found us."""
-    if any(folder == ROOT for folder in INSTALLED):
-        return dict(os.environ)
-    before = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
+    path = process_environment.module_path()
+    return dict(os.environ) if path is None else os.environ | {"PYTHONPATH": path}

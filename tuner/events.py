@@ -20,7 +20,7 @@ class Event:
 
 @dataclass(frozen=True)
 class WaitBegan(Event):
-    """Nothing else is to be told until ``WaitEnded``; ``what`` says what takes so long."""
+    """Nothing but Ray's start is to be told until ``WaitEnded``; ``what`` says what takes so long."""
 
     what: str
 
@@ -70,6 +70,10 @@ class WeightsRemark(Remark):
 
 class RayRemark(Remark):
     """How Ray's start is going."""
+
+
+class RayLost(Remark):
+    """Ray was lost before any work began."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from tuner.planning.remaining import Work, remaining_work
 from tuner.store import extent, provenance
 from tuner.store.run import Run
 from tuner.text import fault
-from tuner.work import DEFAULT_RAY, RaySetting, RunWork, decisions, preflight, run_plans, waiting
+from tuner.work import DEFAULT_RAY, RaySetting, RunWork, decisions, preflight, ray_of, run_plans, waiting
 from tuner.workers.preflight import PreflightResult
+from tuner.workers.starting import CommandRay
 
 if TYPE_CHECKING:
     from tuner.comparison.results import Results
@@ -69,17 +70,18 @@ def new_run(
     """
     code.check_folders(config)
     identity = code.identity(config, objects)
-    checked = checked_one(config, objects, tell, ray)
-    loans = agreed(config, lenders, checked, identity, tell)
-    run = Run.create(path, loans.config, objects, another=config.name is None)
-    run.code = identity
-    try:
-        with run.locked():
-            part = begun(run, loans, checked)
-            done = Executed(run, loans.config, None) if part is None else done_alone(part, tell, ray)
-            return with_results(done, tell, report)
-    finally:
-        run.discard_if_new()  # Ray did not start
+    with ray_of(ray, tell) as started:
+        checked = checked_one(config, objects, tell, started)
+        loans = agreed(config, lenders, checked, identity, tell)
+        run = Run.create(path, loans.config, objects, another=config.name is None)
+        run.code = identity
+        try:
+            with run.locked():
+                part = begun(run, loans, checked)
+                done = Executed(run, loans.config, None) if part is None else done_alone(part, tell, started)
+                return with_results(done, tell, report)
+        finally:
+            run.discard_if_new()  # Ray did not start
 
 
 def agreed(
@@ -108,10 +110,11 @@ def begun(run: Run, loans: Loans, checked: PreflightResult | None) -> RunWork | 
     return None
 
 
-def checked_one(config: Config, objects: bytes, tell: Listener, ray: RaySetting) -> PreflightResult | None:
+def checked_one(config: Config, objects: bytes, tell: Listener, ray: CommandRay) -> PreflightResult | None:
     """
     Raises:
         UserError: the task, an optimizer or the data cannot be used; or Ray, with this interpreter.
+        MachineError: Ray did not start.
     """
     (found,) = preflight([config], objects, tell, ray)
     if isinstance(found, UserError):
@@ -119,7 +122,7 @@ def checked_one(config: Config, objects: bytes, tell: Listener, ray: RaySetting)
     return found
 
 
-def done_alone(part: RunWork, tell: Listener, ray: RaySetting) -> Executed:
+def done_alone(part: RunWork, tell: Listener, ray: CommandRay) -> Executed:
     """The work of a command on one run."""
     (plan,), ended = run_plans([part], part.run.path, tell, ray)
     return Executed(part.run, plan.config, ended)
@@ -146,12 +149,12 @@ def resume(
     Raises:
         UserError: bad input that only now comes to light; nothing has been written.
     """
-    with run.locked():
+    with run.locked(), ray_of(ray, tell) as started:
         part, to_check = lacking(config, run, tell, search=search, changed_code=changed_code)
         if part is None:
             return with_results(Executed(run, config, None), tell, report)
-        checked = checked_one(to_check, run.objects(), tell, ray)
-        return with_results(done_alone(replace(part, checked=checked), tell, ray), tell, report)
+        checked = checked_one(to_check, run.objects(), tell, started)
+        return with_results(done_alone(replace(part, checked=checked), tell, started), tell, report)
 
 
 def lacking(

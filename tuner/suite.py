@@ -20,8 +20,9 @@ from tuner.machine import code
 from tuner.store.provenance import check_data
 from tuner.store.run import Run
 from tuner.store.suites import Suite
-from tuner.work import DEFAULT_RAY, RaySetting, RunWork, named, preflight, run_plans
+from tuner.work import DEFAULT_RAY, RaySetting, RunWork, named, preflight, ray_of, run_plans
 from tuner.workers.preflight import PreflightResult
+from tuner.workers.starting import CommandRay
 
 if TYPE_CHECKING:
     from tuner.comparison.results import Results
@@ -87,24 +88,25 @@ def new_suite(
     chosen = {entry: config for entry, config in configs.items() if not only or entry in only}
     for config in chosen.values():
         code.check_folders(config)
-    checked, failed = checked_all(chosen, objects, tell, ray)
-    codes = {entry: code.identity(config, objects) for entry, config in chosen.items()}
-    loans = {
-        entry: agreed(chosen[entry], lenders, found, codes[entry], named(entry, tell))
-        for entry, found in checked.items()
-    }
-    chosen |= {entry: of_entry.config for entry, of_entry in loans.items()}
-    suite = Suite.create(path, file, {**configs, **chosen}, objects, another=another)
-    try:
-        with locked(suite.runs[entry] for entry in chosen):
-            parts = []
-            for entry, found in checked.items():
-                suite.runs[entry].code = codes[entry]
-                part = begun(suite.runs[entry], loans[entry], found)
-                parts += [replace(part, name=entry)] if part else []
-            return carried_out(SuiteExecuted(suite, chosen, failed), parts, tell, ray, report=report)
-    finally:
-        suite.discard_if_new()  # Ray did not start
+    with ray_of(ray, tell) as started:
+        checked, failed = checked_all(chosen, objects, tell, started)
+        codes = {entry: code.identity(config, objects) for entry, config in chosen.items()}
+        loans = {
+            entry: agreed(chosen[entry], lenders, found, codes[entry], named(entry, tell))
+            for entry, found in checked.items()
+        }
+        chosen |= {entry: of_entry.config for entry, of_entry in loans.items()}
+        suite = Suite.create(path, file, {**configs, **chosen}, objects, another=another)
+        try:
+            with locked(suite.runs[entry] for entry in chosen):
+                parts = []
+                for entry, found in checked.items():
+                    suite.runs[entry].code = codes[entry]
+                    part = begun(suite.runs[entry], loans[entry], found)
+                    parts += [replace(part, name=entry)] if part else []
+                return carried_out(SuiteExecuted(suite, chosen, failed), parts, tell, started, report=report)
+        finally:
+            suite.discard_if_new()  # Ray did not start
 
 
 def resume_suite(
@@ -130,7 +132,7 @@ def resume_suite(
     """
     shared = {"resources": next(iter(configs.values())).resources}
     configs = {entry: config.model_copy(update=shared) for entry, config in configs.items()}
-    with locked(suite.runs[entry] for entry in configs):
+    with locked(suite.runs[entry] for entry in configs), ray_of(ray, tell) as started:
         parts: dict[str, RunWork] = {}
         to_check: dict[str, Config] = {}
         for entry, config in configs.items():
@@ -139,9 +141,9 @@ def resume_suite(
             if part is not None:
                 parts[entry], to_check[entry] = replace(part, name=entry), check
         objects = next(iter(suite.runs.values())).objects()
-        checked, failed = checked_all(to_check, objects, tell, ray, suite.runs) if parts else ({}, {})
+        checked, failed = checked_all(to_check, objects, tell, started, suite.runs) if parts else ({}, {})
         ready = [replace(parts[entry], checked=found) for entry, found in checked.items()]
-        return carried_out(SuiteExecuted(suite, dict(configs), failed), ready, tell, ray, report=report)
+        return carried_out(SuiteExecuted(suite, dict(configs), failed), ready, tell, started, report=report)
 
 
 @contextmanager
@@ -161,7 +163,7 @@ def checked_all(
     configs: Mapping[str, Config],
     objects: bytes,
     tell: Listener,
-    ray: RaySetting,
+    ray: CommandRay,
     runs: Mapping[str, Run] = NO_RUNS,
 ) -> tuple[dict[str, PreflightResult | None], dict[str, str]]:
     """What the preflight found of each task, by entry, and of the others why they cannot be trained.
@@ -198,7 +200,7 @@ def checked_all(
 
 
 def carried_out(
-    done: SuiteExecuted, parts: Sequence[RunWork], tell: Listener, ray: RaySetting, *, report: bool
+    done: SuiteExecuted, parts: Sequence[RunWork], tell: Listener, ray: CommandRay, *, report: bool
 ) -> SuiteExecuted:
     """The work on the runs of a suite, and what all of its runs come to."""
     if parts:

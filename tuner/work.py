@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,21 +16,19 @@ from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.events import Ended, Listener
 from tuner.jobs import Phase
-from tuner.machine.resources import settle, this_machine
+from tuner.machine.resources import settle
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.estimate import Estimate, brief, estimate, sentences, time_text, warning
 from tuner.planning.remaining import Work
 from tuner.store import provenance
 from tuner.store.run import Run
 from tuner.workers.preflight import Preflight, PreflightResult
+from tuner.workers.starting import CommandRay
 
 if TYPE_CHECKING:
     from tuner.planning.looking import Decide
     from tuner.planning.plan import Plan
     from tuner.trackers.tracker import Tracker
-
-LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-"""Ray's setting to listen on this machine's own address only."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +63,20 @@ class RunWork:
 DEFAULT_RAY = RaySetting()
 
 
+def ray_of(setting: RaySetting, tell: Listener) -> CommandRay:
+    """The Ray of a command, to be entered once, around all that it does."""
+    return CommandRay(tell, setting.inside.address if setting.inside else None, verbose=setting.verbose)
+
+
 def preflight(
-    configs: Sequence[Config], objects: bytes, tell: Listener, ray: RaySetting
+    configs: Sequence[Config], objects: bytes, tell: Listener, ray: CommandRay
 ) -> Iterator[PreflightResult | UserError | None]:
-    """Load each task's data and time a few steps, in a process of its own; what is found of each, or is wrong with it:
-    ``None`` where that is for a cluster to find.
+    """Load each task's data and time a few steps, in a process of its own, while Ray starts; what is found of each, or
+    is wrong with it: ``None`` where that is for a cluster to find.
 
     Raises:
         UserError: Ray cannot be used with this interpreter.
+        MachineError: it did not start.
     """
     if sys.flags.optimize > 1:
         raise UserError("python -OO (PYTHONOPTIMIZE=2) removes docstrings, without which Ray cannot be imported")
@@ -82,21 +85,14 @@ def preflight(
         with Preflight(*configs[done:], objects=objects, verbose=ray.verbose) as process:
             for config in configs[done:]:
                 done += 1
+                ray.announce(config)
                 which = f" ({config.task.name}, {done} of {len(configs)})" * (len(configs) > 1)
                 with waiting(f"loading the data, timing a few steps{which} ...", tell):
-                    _import_ray(config)
+                    ray.start(config)
                     found = process.next_result()
                 yield found
                 if process.has_ended:
                     break
-
-
-def _import_ray(config: Config) -> None:
-    """Meanwhile: these imports take as long."""
-    if config.resources.address is None:
-        os.environ.setdefault(*LOOPBACK)  # Ray reads it when it is imported
-    from tuner.planning import plan  # noqa: F401
-    from tuner.workers import tune  # noqa: F401
 
 
 @contextmanager
@@ -140,7 +136,7 @@ def expectations(part: RunWork, tell: Listener) -> tuple[CohortSizes, Estimate |
     return sizes, expected
 
 
-def run_plans(parts: Sequence[RunWork], path: Path, tell: Listener, ray: RaySetting) -> tuple[list[Plan], Ended]:
+def run_plans(parts: Sequence[RunWork], path: Path, tell: Listener, ray: CommandRay) -> tuple[list[Plan], Ended]:
     """Start Ray, do what is left of the runs, tell what went wrong; their plans, and how the work ended.
 
     Args:
@@ -163,18 +159,14 @@ def run_plans(parts: Sequence[RunWork], path: Path, tell: Listener, ray: RaySett
     return plans, ended
 
 
-def with_ray(parts: Sequence[RunWork], path: Path, tell: Listener, ray: RaySetting) -> tuple[list[Plan], Ended]:
+def with_ray(parts: Sequence[RunWork], path: Path, tell: Listener, ray: CommandRay) -> tuple[list[Plan], Ended]:
     """What is left, done; its plans, with the resources that there turned out to be, and how it ended."""
-    from tuner.workers import session, supervision
+    config = parts[0].config
+    address = ray.address(config)
+    expected = None if config.resources.address else expected_of(parts, tell)
+    with ray.at_work(config) as (nodes, scratch):
+        from tuner.workers import supervision  # while workers import what they need
 
-    def remark(text: str) -> None:
-        tell(events.RayRemark(text))
-
-    settings = parts[0].config.resources
-    address = settings.address or (ray.inside.address if ray.inside else None)
-    expected = None if settings.address else expected_of(parts, tell)
-    remark("joining Ray ..." if address else "starting Ray ...")
-    with session.cluster(address, this_machine(), remark, verbose=ray.verbose) as (nodes, scratch):
         owner = "the cluster's largest node" if address else "this machine"
         parts = [replace(part, config=settle(part.config, *nodes, owner=owner)) for part in parts]
         if expected is None:

@@ -20,13 +20,18 @@ from tuner.events import Ended, Event, LoanRemark, TaskFailed
 from tuner.planning.estimate import Timings
 from tuner.store.suites import Suite
 from tuner.suite import checked_all, new_suite, resume_suite
-from tuner.work import DEFAULT_RAY, RunWork
+from tuner.work import RunWork
 from tuner.workers.preflight import PreflightResult
+from tuner.workers.starting import CommandRay
 
 FOUND = PreflightResult(
     Timings({"adam": 0.5}, 0.25, 3, {}), {"name": "made here", "source": "generated", "sha256": SHA}, "cpu"
 )
 SAME = {"search.trials": 3, "search.studies": 3, "retrain.seeds": 2}
+
+
+def ignore(event: Event) -> None:
+    """Nobody listens."""
 
 
 def config(task: str = "mnist1d", **flags: Any) -> Config:
@@ -69,7 +74,7 @@ def test_tasks_that_cannot_be_trained_are_told_of_and_the_others_are_checked(wro
         "iris": config("tabular_mlp"),
         "wine": config("tabular_mlp", **{"task.dataset": "wine"}),
     }
-    checked, failed = checked_all(configs, b"", told.append, DEFAULT_RAY)
+    checked, failed = checked_all(configs, b"", told.append, CommandRay(told.append))
     assert (checked, list(failed), failed["wine"]) == ({"iris": FOUND}, ["no_text", "wine"], "wine is empty")
     assert [event.text for event in told if isinstance(event, TaskFailed)] == [
         f"{entry}: cannot be trained, the other tasks are ({failed[entry]})" for entry in ("no_text", "wine")
@@ -80,7 +85,7 @@ def test_where_none_can_be_trained_that_is_one_line_with_all_reasons(wrong: dict
     wrong |= {"iris": "iris is empty", "wine": "wine is empty"}
     configs = {"a": config("tabular_mlp"), "b": config("tabular_mlp", **{"task.dataset": "wine"})}
     with pytest.raises(UserError) as caught:
-        checked_all(configs, b"", lambda event: None, DEFAULT_RAY)
+        checked_all(configs, b"", ignore, CommandRay(ignore))
     assert str(caught.value) == "a: iris is empty; b: wine is empty"
 
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 import getpass
 import os
 
+from tuner.config.modules import INSTALLED
+from tuner.config.registry import ROOT
+
 
 def prepare() -> None:
     """Set what is missing, for this process and those that it starts: a home, a user's name, folders to write in."""
@@ -20,3 +23,11 @@ def prepare() -> None:
         getpass.getuser()
     except (KeyError, OSError):  # PyTorch's compiler asks for it
         os.environ["USER"] = f"uid{os.getuid()}"
+
+
+def module_path() -> str | None:
+    """``PYTHONPATH`` with which a process that this one starts finds us where this one has; ``None`` if unset."""
+    before = os.environ.get("PYTHONPATH")
+    if any(folder == ROOT for folder in INSTALLED):
+        return before
+    return os.pathsep.join([str(ROOT), *([before] if before else [])])

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -121,6 +123,9 @@ def main(argv: list[str]) -> None:
     """Check the configurations on standard input, answer a line each into the pipe with this number."""
     pipe = int(argv[0])
     os.set_inheritable(pipe, False)
+    threading.Thread(target=_end_with_reader, args=[pipe], name="end with the reader", daemon=True).start()
+    from tuner.workers import imports  # noqa: F401  (in less time than where they are used)
+
     texts, _, objects = sys.stdin.buffer.read().partition(OBJECTS_FOLLOW)
     with os.fdopen(pipe, "w", encoding="utf-8") as answer:
         for text_of_one in texts.split(b"\0"):
@@ -128,6 +133,14 @@ def main(argv: list[str]) -> None:
             answered = run_checks(config, objects, here=config.resources.address is None)
             answer.write(json.dumps(answered) + "\n")
             answer.flush()
+
+
+def _end_with_reader(pipe: int) -> None:
+    """End this process once nobody reads its answers any more, in whatever way that has come about."""
+    reader = select.poll()
+    reader.register(pipe, 0)  # for errors alone: its other end was closed
+    reader.poll()
+    os._exit(1)
 
 
 def run_checks(config: Config, objects: bytes = b"", *, here: bool) -> dict[str, Any]:

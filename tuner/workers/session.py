@@ -24,6 +24,7 @@ import psutil
 from tasks.user_folders import home, is_writable
 from tuner import text
 from tuner.errors import MachineError, UserError
+from tuner.machine import process_environment
 from tuner.machine.resources import Machine
 from tuner.machine.signals import NUMBERS, exit_cause, interruption
 from tuner.machine.streams import STDERR, silenced
@@ -40,6 +41,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "PL_DISABLE_FORK": "1",  # as Tune has it in its workers
 }
 PATIENCE = {
     "RAY_agent_register_timeout_ms": "180000",
@@ -47,6 +49,22 @@ PATIENCE = {
     "RAY_worker_register_timeout_seconds": "240",
 }
 """What a machine under load needs."""
+WARM = {
+    "RAY_preload_python_modules": "tuner.workers.warm",
+    "RAY_idle_worker_killing_time_threshold_ms": "86400000",  # by itself a second, then those that have warmed are gone
+}
+"""What Ray's processes import as they start. It starts as many as it has CPUs, at once, and makes workers of them."""
+COLD = {"RAY_prestart_worker_first_driver": "false"}
+"""Where these would be more than there will be workers: it starts none before there is something to do."""
+UNUSED = {
+    "ray._private.utils.set_sigterm_handler": None,
+    "ray._private.node.Node.start_monitor": None,
+    "ray._private.services.start_api_server": (None, None),
+}
+"""What ``ray.init`` would call, and what it gets instead: it would answer signals; start what scales a cluster; start
+the server of a dashboard, without its pages, and wait for it."""
+LOG_READER = "ray._private.node.Node.start_log_monitor"
+"""Starts what reads the logs that ``log_to_driver`` shows."""
 LONGEST_SOCKET = (103 if sys.platform == "darwin" else 107) - len("/sockets/dash_MetricsHead.0")
 SESSION_NAME = "ray/session_2026-01-01_00-00-00_000000_4194304"
 LONGEST_FOLDER = LONGEST_SOCKET - len(f"/{SESSION_NAME}")
@@ -76,11 +94,13 @@ import ray  # noqa: E402  (reads the environment when it is imported)
 
 @contextlib.contextmanager
 def cluster(
-    address: str | None, machine: Machine, say: Callable[[str], None], *, verbose: bool
+    address: str | None, machine: Machine, workers: int, say: Callable[[str], None], *, verbose: bool
 ) -> Iterator[tuple[list[Machine], Path]]:
     """Ray, started here or joined; yields its nodes, and a folder for Tune's own files that goes after Ray went.
 
     Args:
+        machine: what of this one a Ray that is started here may use.
+        workers: how many there will be at once.
         say: told what is waited for.
 
     Raises:
@@ -91,20 +111,24 @@ def cluster(
     level = logging.INFO if verbose else logging.CRITICAL
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     interruption.last_act = abandon
-    _join(address, options) if address else _start(machine, options, say)
+    _join(address, options) if address else _start(machine, workers, options, say)
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(level)
+    patience_s = SHUTDOWN_S
     with tempfile.TemporaryDirectory(prefix="tune-", ignore_cleanup_errors=True) as scratch:
         try:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             with _hushed(verbose):
                 yield [Machine(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in nodes], Path(scratch)
+        except UserError:  # which a person is to read now; Ray ends meanwhile, at the latest with this process
+            patience_s = 0.0
+            raise
         finally:
             with contextlib.suppress(KeyboardInterrupt):  # of somebody who does not care to wait for that
-                _end_session()
+                _end_session(patience_s)
 
 
-def _end_session() -> None:
+def _end_session(patience_s: float) -> None:
     """Shut Ray down, or leave it alone where that takes too long, as after a signal to all of a job's processes."""
 
     def end() -> None:
@@ -113,7 +137,7 @@ def _end_session() -> None:
 
     ending = threading.Thread(target=end, name="end of Ray", daemon=True)
     ending.start()
-    ending.join(SHUTDOWN_S)
+    ending.join(patience_s)
     if ending.is_alive():
         interruption.at_once = True
 
@@ -136,8 +160,11 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def _start(machine: Machine, options: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def _start(machine: Machine, workers: int, options: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Ray on this machine alone; a second time, with more patience, where it does not come up."""
+    _set(WARM if machine.cpus <= workers else WARM | COLD)
+    if path := process_environment.module_path():
+        os.environ["PYTHONPATH"] = path  # by which they find what they import
     folder = short_folder()
     os.environ["RAY_TMPDIR"] = folder
     home_folder = home()
@@ -168,9 +195,13 @@ def _init(*, log_to_driver: bool, **options: Any) -> None:
         KeyboardInterrupt: SIGINT or SIGTERM came meanwhile.
     """
     kept = {number: signal.getsignal(number) for number in NUMBERS}
-    hushed = contextlib.nullcontext() if log_to_driver else silenced(STDERR)
+    unused = UNUSED if log_to_driver else UNUSED | {LOG_READER: None}
     try:
-        with hushed, mock.patch("ray._private.utils.set_sigterm_handler", create=True):
+        with contextlib.ExitStack() as stack:
+            for name, answer in unused.items():
+                stack.enter_context(mock.patch(name, lambda *_, answer=answer, **__: answer, create=True))
+            if not log_to_driver:
+                stack.enter_context(silenced(STDERR))
             ray.init(log_to_driver=log_to_driver, **options)
     finally:
         for number, handler in kept.items():  # C++ has its own, too

@@ -58,7 +58,7 @@ class Supervisor:
     def _work(self, dispatcher: Dispatcher) -> Ended:
         try:
             with session.watched(self.address, interruption.came, self._on_stuck):
-                tune.run(dispatcher, self.scratch)
+                tune.run(dispatcher, self.scratch, here=self.address is None)
         except Halted as halted:
             return self._ended("halted", str(halted))
         except KeyboardInterrupt:

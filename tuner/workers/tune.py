@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # isort: off
 from tuner.workers import session  # noqa: F401  (sets what Ray reads from the environment when it is imported)
@@ -58,8 +59,11 @@ def preflight_in_cluster(config: Config, objects: bytes) -> PreflightResult | No
     return preflight.read_answer(answer)
 
 
-def run(dispatcher: Dispatcher, scratch: Path) -> None:
+def run(dispatcher: Dispatcher, scratch: Path, *, here: bool) -> None:
     """Do all of the plans' jobs. Ray must be up, and the configurations' resources settled and the same.
+
+    Args:
+        here: whether this process has started Ray, whose processes then have its environment.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; nothing was being written at that moment.
@@ -76,7 +80,7 @@ def run(dispatcher: Dispatcher, scratch: Path) -> None:
         ),
         {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
     )
-    tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=JobSearcher(dispatcher),
@@ -88,7 +92,16 @@ def run(dispatcher: Dispatcher, scratch: Path) -> None:
         run_config=tune.RunConfig(
             name="jobs", storage_path=str(scratch), verbose=0, callbacks=[JobCallback(dispatcher)]
         ),
-    ).fit()
+    )
+    with own_processes() if here else contextlib.nullcontext():
+        tuner.fit()
+
+
+def own_processes() -> contextlib.AbstractContextManager[Any]:
+    """Tune asks for no environment of its workers' own, for which Ray would set aside the processes that it has started
+    and warmed, and start others, each by way of another that imports Ray as well."""
+    settings: dict[str, Any] = {"DEFAULT_ENV_VARS": {}, "ENV_VARS_TO_PROPAGATE": frozenset()}
+    return mock.patch.multiple("ray.tune.execution.class_cache", create=True, **settings)
 
 
 class JobSearcher(Searcher):

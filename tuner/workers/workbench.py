@@ -52,12 +52,9 @@ class Workbench:
     def __init__(self, config: Config, objects: bytes = b"") -> None:
         self.config = config
         receive(config, objects)
-        import torch
+        from tuner.training import build, watched_code
+        from tuner.workers import gpu, imports  # noqa: F401  (what takes seconds is charged to none)
 
-        from tuner.training import build, checkpoint, flops, isolation, stack, watched_code  # noqa: F401  (imports take seconds: charged to none)
-        from tuner.workers import gpu
-
-        torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports for seconds
         self.task = build.make_task(config)
         build.set_up(self.task, config)
         self.engine = build.make_engine(config)

@@ -10,16 +10,23 @@ from typing import Any
 
 import pytest
 
-import tuner.work
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
 from tuner.errors import UserError
 from tuner.events import Event, WaitBegan
 from tuner.planning.estimate import Timings
-from tuner.work import DEFAULT_RAY, preflight
+from tuner.work import preflight
 from tuner.workers.preflight import OBJECTS_FOLLOW, Preflight, PreflightResult
+from tuner.workers.starting import CommandRay
 
 FOUND = PreflightResult(Timings({"adam": 0.5}, 0.25, 3, {}), {"name": "a", "sha256": "5f"}, "cpu")
+
+
+class NoRay(CommandRay):
+    """That of a command which never gets as far."""
+
+    def start(self, config: Config) -> None:
+        """Nothing."""
 
 
 def small(task: str = "tabular_mlp", **flags: Any) -> Config:
@@ -35,7 +42,6 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(f"#!/bin/bash\ncd {tmp_path}\npipe=$3\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(tuner.work, "_import_ray", lambda config: None)
     return tmp_path
 
 
@@ -52,7 +58,7 @@ def checked(*configs: Config, objects: bytes = b"") -> tuple[list[PreflightResul
         if isinstance(event, WaitBegan):
             waited.append(event.what)
 
-    found = list(preflight(configs, objects, note, DEFAULT_RAY))
+    found = list(preflight(configs, objects, note, NoRay(note)))
     return [str(each) if isinstance(each, UserError) else each for each in found], waited
 
 

@@ -53,7 +53,7 @@ class Init:
 
 def start() -> list[str]:
     said: list[str] = []
-    session._start(Machine(2, 0), {"log_to_driver": False}, said.append)
+    session._start(Machine(2, 0), 2, {"log_to_driver": False}, said.append)
     return said
 
 
