@@ -68,6 +68,10 @@ class WeightsRemark(Remark):
     """Which of the weights that are to be kept there are not."""
 
 
+class PreflightRemark(Remark):
+    """What the preflight found before is taken as it was."""
+
+
 class RayRemark(Remark):
     """How Ray's start is going."""
 

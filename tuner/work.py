@@ -22,7 +22,10 @@ from tuner.planning.estimate import Estimate, brief, estimate, sentences, time_t
 from tuner.planning.remaining import Work
 from tuner.store import provenance
 from tuner.store.run import Run
+from tuner.text import duration
+from tuner.workers import remembered
 from tuner.workers.preflight import Preflight, PreflightResult
+from tuner.workers.remembered import Remembered
 from tuner.workers.starting import CommandRay
 
 if TYPE_CHECKING:
@@ -71,8 +74,8 @@ def ray_of(setting: RaySetting, tell: Listener) -> CommandRay:
 def preflight(
     configs: Sequence[Config], objects: bytes, tell: Listener, ray: CommandRay
 ) -> Iterator[PreflightResult | UserError | None]:
-    """Load each task's data and time a few steps, in a process of its own, while Ray starts; what is found of each, or
-    is wrong with it: ``None`` where that is for a cluster to find.
+    """Load each task's data and time a few steps, in a process of its own, while Ray starts, or remember what came of
+    it; what is found of each, or is wrong with it: ``None`` where that is for a cluster to find.
 
     Raises:
         UserError: Ray cannot be used with this interpreter.
@@ -80,6 +83,31 @@ def preflight(
     """
     if sys.flags.optimize > 1:
         raise UserError("python -OO (PYTHONOPTIMIZE=2) removes docstrings, without which Ray cannot be imported")
+    keys = [remembered.key_of(config, objects) for config in configs]
+    known = [remembered.find(key) for key in keys]
+    tell_remembered([(config, of_one) for config, of_one in zip(configs, known, strict=True) if of_one], tell)
+    unknown = [config for config, of_one in zip(configs, known, strict=True) if of_one is None]
+    fresh = checked_now(unknown, objects, tell, ray)
+    for key, of_one in zip(keys, known, strict=True):
+        found = next(fresh) if of_one is None else of_one.result
+        if of_one is None and isinstance(found, PreflightResult):
+            remembered.keep(key, found)
+        yield found
+
+
+def tell_remembered(known: Sequence[tuple[Config, Remembered]], tell: Listener) -> None:
+    """Which tasks are not looked at again."""
+    if known:
+        names = ", ".join(config.task.name for config, _ in known)
+        oldest = duration(max(of_one.age_s for _, of_one in known))
+        switch = f"{remembered.SWITCH}=0 looks again"
+        tell(events.PreflightRemark(f"preflight of {names}: found {oldest} ago, with nothing changed since ({switch})"))
+
+
+def checked_now(
+    configs: Sequence[Config], objects: bytes, tell: Listener, ray: CommandRay
+) -> Iterator[PreflightResult | UserError | None]:
+    """What a preflight finds, under way while Ray starts."""
     done = 0
     while done < len(configs):
         with Preflight(*configs[done:], objects=objects, verbose=ray.verbose) as process:

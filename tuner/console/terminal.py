@@ -51,7 +51,7 @@ class Terminal:
             case events.Expected(sentences):
                 for sentence in sentences:
                     self.console.print(sentence, markup=False)
-            case events.RayRemark() | events.LookRemark() | events.RunsFailed():
+            case events.PreflightRemark() | events.RayRemark() | events.LookRemark() | events.RunsFailed():
                 self.console.print(sentence_of(event), markup=False)
             case _ if text := sentence_of(event):
                 self.say(text)

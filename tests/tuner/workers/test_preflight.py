@@ -16,6 +16,7 @@ from tuner.errors import UserError
 from tuner.events import Event, WaitBegan
 from tuner.planning.estimate import Timings
 from tuner.work import preflight
+from tuner.workers import remembered
 from tuner.workers.preflight import OBJECTS_FOLLOW, Preflight, PreflightResult
 from tuner.workers.starting import CommandRay
 
@@ -42,6 +43,7 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(f"#!/bin/bash\ncd {tmp_path}\npipe=$3\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setenv(remembered.SWITCH, "0")
     return tmp_path
 
 
