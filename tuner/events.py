@@ -20,7 +20,7 @@ class Event:
 
 @dataclass(frozen=True)
 class WaitBegan(Event):
-    """Nothing but Ray's start is to be told until ``WaitEnded``; ``what`` says what takes so long."""
+    """Nothing but trouble with Ray is to be told until ``WaitEnded``; ``what`` says what takes so long."""
 
     what: str
 

@@ -83,7 +83,7 @@ def preflight(
     """
     if sys.flags.optimize > 1:
         raise UserError("python -OO (PYTHONOPTIMIZE=2) removes docstrings, without which Ray cannot be imported")
-    keys = [remembered.key_of(config, objects) for config in configs]
+    keys = [None if ray.verbose else remembered.key_of(config, objects) for config in configs]
     known = [remembered.find(key) for key in keys]
     tell_remembered([(config, of_one) for config, of_one in zip(configs, known, strict=True) if of_one], tell)
     unknown = [config for config, of_one in zip(configs, known, strict=True) if of_one is None]
@@ -113,7 +113,6 @@ def checked_now(
         with Preflight(*configs[done:], objects=objects, verbose=ray.verbose) as process:
             for config in configs[done:]:
                 done += 1
-                ray.announce(config)
                 which = f" ({config.task.name}, {done} of {len(configs)})" * (len(configs) > 1)
                 with waiting(f"loading the data, timing a few steps{which} ...", tell):
                     ray.start(config)

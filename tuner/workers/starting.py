@@ -57,11 +57,6 @@ class CommandRay:
         """Of the Ray to join; ``None`` where one is started."""
         return config.resources.address or self.inside
 
-    def announce(self, config: Config) -> None:
-        """Tell what ``start`` is about to do."""
-        if self.address(config) is None and self.there is None:
-            self._remark("starting Ray ...")
-
     def start(self, config: Config) -> None:
         """Start Ray, unless it was done or there is one to join, and import what else the driver needs of it.
 

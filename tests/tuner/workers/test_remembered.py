@@ -36,6 +36,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(remembered.SWITCH, raising=False)
 
 
+def ignore(event: Event) -> None:
+    """Nobody listens."""
+
+
 def small(*settings: str, task: str = "mnist1d", **flags: Any) -> Config:
     asked = {"task.name": task, "search.optimizers": ["adam"], "resources.gpus_per_trial": 0.0}
     return resolve(asked | {"resources.max_concurrent": 2} | flags, settings)
@@ -181,6 +185,8 @@ def test_a_known_task_is_told_of_and_others_are_checked(monkeypatch: pytest.Monk
         told: list[Event] = []
         assert list(preflight(configs, b"", told.append, CommandRay(told.append))) == [FOUND, bad, FOUND]
         said.append([event.text for event in told if isinstance(event, events.PreflightRemark)])
-    assert asked == [["mnist1d", "digits_vae", "tabular_mlp"], ["digits_vae"]]  # what was wrong is looked at again
+    assert asked[:2] == [["mnist1d", "digits_vae", "tabular_mlp"], ["digits_vae"]]  # what was wrong is looked at again
+    assert list(preflight(configs[:1], b"", ignore, CommandRay(ignore, verbose=True))) == [FOUND]
+    assert asked[2:] == [["mnist1d"]]  # somebody wants to see how it goes
     assert said[0] == [] and len(said[1]) == 1
     assert said[1][0].startswith("preflight of mnist1d, tabular_mlp: found 0:0") and "TUNER_REMEMBER=0" in said[1][0]
