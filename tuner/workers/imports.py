@@ -10,4 +10,3 @@ with uncollected():
     from tuner.training import build, checkpoint, flops, isolation, stack, watched_code  # noqa: F401
 
     torch.optim.SGD([torch.zeros(1)], lr=0.0).step()  # the first optimizer of a process imports PyTorch's compiler
-    torch.set_deterministic_debug_mode(torch.get_deterministic_debug_mode())  # as does this, the other half of it
