@@ -42,6 +42,7 @@ class CommandRay:
         self.there: tuple[list[Machine], Path] | None = None
         self.block = ExitStack()
         self.until_work = ExitStack()
+        self.right: RightOfWay | None = None
 
     def __enter__(self) -> CommandRay:
         return self
@@ -92,7 +93,8 @@ class CommandRay:
         needed = math.ceil(resources.max_concurrent * resources.cpus_per_trial)
         machine = Machine(min(needed, here.cpus), here.gpus)
         if beside_preflight and machine.cpus == here.cpus:
-            self.until_work.callback(RightOfWay().give_up)
+            self.right = RightOfWay()
+            self.until_work.callback(self.right.give_up)
         cluster = session.cluster(
             self.address(config), machine, resources.max_concurrent, self._remark, verbose=self.verbose
         )
@@ -116,6 +118,8 @@ class CommandRay:
 
         self.tell(events.RayLost(f"error: Ray was lost: {reason}; training had not begun"))
         sys.stdout.flush()
+        if self.right:
+            self.right.give_up()
         session.abandon()
         os._exit(NOTHING)
 

@@ -72,8 +72,7 @@ def test_a_preflight_that_is_killed_keeps_nobody_waiting(processes: ExitStack) -
     (waits,) = under_way(workers(processes, path))
     preflight.send_signal(signal.SIGKILL)
     assert waits.wait(10) == 0
-    for left in (Path(path), Path(f"{path}.waits")):
-        left.unlink(missing_ok=True)
+    Path(path).unlink()
 
 
 def test_nobody_waits_for_what_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
