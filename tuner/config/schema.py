@@ -164,7 +164,7 @@ class ResourcesConfig(Section):
     @classmethod
     def _share_or_whole(cls, gpus: float | None) -> float | None:
         if gpus and (gpus < SMALLEST_SHARE or (gpus > 1 and not gpus.is_integer())):
-            raise ValueError(f"must be 0, a fraction of 1, or a whole number, got {gpus:g}")
+            raise ValueError(f"must be 0, a fraction of 1, or 1, got {gpus:g}")
         return gpus
 
 

@@ -38,6 +38,8 @@ STEPS = 20
 CYCLES_PER_S = 2_000_000_000
 """Of a GPU's clock, about."""
 LONGEST_SLEEP_S = 0.1
+SLOWER = 1.25
+"""Larger stacks than one that is so much slower are not tried: what is less may be the machine's noise."""
 LONGEST_WORTH_STACKING_S = 0.03
 """A longer step is arithmetic: what a stack saves, a millisecond or two of calls, is nothing to it."""
 
@@ -137,7 +139,7 @@ def stacks(
         found[size] = whole.times(1 / size)
         per_member = max(per_member, (memory.peak_mb(task.device) - base) / size)
         memory.give_back(task.device)
-        if found[size].whole > min(alone_s, *(seconds.whole for seconds in found.values())):
+        if found[size].whole > SLOWER * min(alone_s, *(seconds.whole for seconds in found.values())):
             break
     memory.give_back(task.device)
     return found, note
