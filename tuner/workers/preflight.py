@@ -123,7 +123,6 @@ def main(argv: list[str]) -> None:
     """Check the configurations on standard input, answer a line each into the pipe with this number."""
     pipe = int(argv[0])
     os.set_inheritable(pipe, False)
-    threading.Thread(target=_end_with_reader, args=[pipe], name="end with the reader", daemon=True).start()
     from tuner.workers import imports  # noqa: F401  (in less time than where they are used)
 
     texts, _, objects = sys.stdin.buffer.read().partition(OBJECTS_FOLLOW)
@@ -241,4 +240,6 @@ def try_optimizer(name: str, spec: OptimizerConfig) -> None:
 
 
 if __name__ == "__main__":
+    # While it polls, the pipe stays open for its reader: only this process's end closes it.
+    threading.Thread(target=_end_with_reader, args=[int(sys.argv[1])], name="end with the reader", daemon=True).start()
     main(sys.argv[1:])
