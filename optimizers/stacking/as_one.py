@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from optimizers.stacking.direct import DIRECT, Stacked
 from optimizers.stacking.member_numbers import DisagreeError, MemberNumbers
 
 
@@ -40,14 +41,15 @@ ROW_FACTS = _words(
     "get_device result_type is_same_size type"
 )
 """Functions that ask for shapes and types alone."""
+OF_THE_PROCESS = ("_set_grad_enabled", "is_grad_enabled", "_record_function", "_is_compiling")
+"""Functions whose names begin so have to do with no tensor."""
+ALIKE = frozenset({float, int, bool, type(None), torch.memory_format, torch.dtype, torch.device})
+"""Types of what is the same for all members."""
 READS = frozenset({"item", "tolist", "__float__", "__int__", "__bool__", "__index__", "is_nonzero"})
 MOST_NUMBERS = 256
 """So many tensors of numbers are kept."""
 SILENT = torch._C.DisableTorchFunction
-
-
-class Stacked(Tensor):
-    """Tensors of all members, (members, ...), where an optimizer expects those of one."""
+"""Within it functions take stacked tensors for what they are."""
 
 
 class NotAsOneError(RuntimeError):
@@ -83,6 +85,8 @@ class AsOne(TorchFunctionMode):
     def _way(self, func: Any) -> Callable[[Any, Any, Mapping[str, Any]], Any]:
         """How a function is done."""
         name = func.__name__
+        if name.startswith(OF_THE_PROCESS):
+            return lambda func, args, kwargs: func(*args, **kwargs)
         if name in ("__get__", "__set__"):
             return self._attribute
         if name.startswith("_foreach_"):
@@ -93,11 +97,21 @@ class AsOne(TorchFunctionMode):
             return self._of_a_row
         if name in READS:
             return self._read
+        if name in DIRECT:
+            return self._directly
         return self._batched
+
+    def _directly(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """By a function that does it for stacked tensors, where there is one for these."""
+        with SILENT():
+            done = None if kwargs else DIRECT[func.__name__](*args)
+            if done is not None:
+                return done.as_subclass(Stacked)
+        return self._batched(func, args, kwargs)
 
     def _attribute(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         name, tensor = func.__self__.__name__, args[0]
-        if not isinstance(tensor, Stacked):
+        if type(tensor) is not Stacked:
             return func(*args, **kwargs)
         if name == "grad":
             if func.__name__ == "__get__":
@@ -133,6 +147,10 @@ class AsOne(TorchFunctionMode):
         raise DisagreeError("members' values differ where one is asked for")
 
     def _pointwise(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        with SILENT():
+            if _of_one_rank(args, kwargs):  # most calls
+                result = func(*args, **kwargs)
+                return args[0] if _in_place(func.__name__) else result.as_subclass(Stacked)
         rank, like = _leading((*args, *kwargs.values()))
         name = func.__name__
         if like is None:
@@ -258,15 +276,10 @@ class AsOne(TorchFunctionMode):
     def _foreach(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """With lists as they are where all that is in them is members' own and of numbers alike; else one by one."""
         name = func.__name__.removeprefix("_foreach_")
-        lists = [x for x in args if isinstance(x, list | tuple)]
-        numbers = [x for x in (*args, *kwargs.values()) if not isinstance(x, list | tuple)]
-        inside = [x for part in lists for x in part]
-        whole = _base(name) in POINTWISE and not any(isinstance(x, Tensor | MemberNumbers) for x in numbers)
-        if whole and all(isinstance(x, Stacked) for x in inside) and _alike(lists):
+        if _base(name) in POINTWISE and _lists_alike(args, kwargs):  # most calls
             with SILENT():
-                plain = [[x.as_subclass(Tensor) for x in x_] if isinstance(x_, list | tuple) else x_ for x_ in args]
-                results = func(*plain, **kwargs)
-                return None if results is None else [x.as_subclass(Stacked) for x in results]
+                results = func(*args, **kwargs)
+                return None if results is None or _in_place(name) else [x.as_subclass(Stacked) for x in results]
         of_tensor = getattr(Tensor, name, None)
         if of_tensor is None:
             raise NotAsOneError(f"{func.__name__} of numbers that differ")
@@ -287,6 +300,19 @@ def _in_place(name: str) -> bool:
     return name.startswith("__i") if name.startswith("__") else name.endswith("_")
 
 
+def _of_one_rank(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether all tensors are members' own and have as many dimensions, and all numbers are alike."""
+    rank = 0
+    for x in args:
+        if type(x) is Stacked:
+            if rank and x.dim() != rank:
+                return False
+            rank = x.dim()
+        elif type(x) not in ALIKE:
+            return False
+    return rank > 0 and all(type(x) in ALIKE for x in kwargs.values())
+
+
 def _leading(operands: Sequence[Any]) -> tuple[int, Tensor | None]:
     """The rank of a member's result, and the stacked operand whose type it has; none where none is stacked."""
     rank, like, best = 0, None, -1
@@ -305,10 +331,14 @@ def _leading(operands: Sequence[Any]) -> tuple[int, Tensor | None]:
         return rank, like.as_subclass(Tensor)
 
 
-def _alike(lists: Sequence[Sequence[Any]]) -> bool:
-    """Whether the lists' tensors are of the same shapes."""
+def _lists_alike(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether all lists are of members' own tensors, of the same shapes in all lists, and all numbers are alike."""
+    lists = [x for x in args if type(x) is list or type(x) is tuple]
+    numbers = [x for x in (*args, *kwargs.values()) if not (type(x) is list or type(x) is tuple)]
+    if not all(type(x) in ALIKE for x in numbers) or not all(type(x) is Stacked for part in lists for x in part):
+        return False
     with SILENT():
-        return all(len({x.shape for x in together}) == 1 for together in zip(*lists, strict=True))
+        return all(x.shape == first.shape for part in lists[1:] for x, first in zip(part, lists[0], strict=True))
 
 
 def _pick(value: Any, i: int) -> Any:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.closures import Closures
-from optimizers.stacking.as_one import AsOne, Stacked
+from optimizers.stacking.as_one import AsOne
+from optimizers.stacking.direct import Stacked
 from optimizers.stacking.joining import join, part
 from optimizers.stacking.member_numbers import MemberNumbers
 from optimizers.stacking.random_state import without_draws

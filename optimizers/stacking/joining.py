@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.stacking.as_one import NotAsOneError, Stacked
+from optimizers.stacking.as_one import NotAsOneError
+from optimizers.stacking.direct import Stacked
 from optimizers.stacking.member_numbers import MemberNumbers
 
 PLAIN = (bool, int, str, bytes, complex, type(None), torch.dtype, torch.device, type, range, slice)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimizers.stacking.as_one import AsOne, NotAsOneError, Stacked
+from optimizers.stacking.as_one import AsOne, NotAsOneError
+from optimizers.stacking.direct import Stacked
 from optimizers.stacking.member_numbers import DisagreeError, MemberNumbers
 
 MEMBERS = 3
@@ -55,6 +56,13 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Any], Any]] = {
         2
     ],
     "lists of lists": lambda x, y, v, n: (torch._foreach_addcdiv_([x], [y], [y * y + 1], [n]), x)[1],
+    "directly": lambda x, y, v, n: (
+        (x.t() @ y).transpose(0, 1).permute(1, 0).sum() * x.mean() * torch.mm(x, y.T).norm() * x
+    ),
+    "tensordot": lambda x, y, v, n: (
+        torch.tensordot(x, y, dims=([0], [0])) * torch.tensordot(x, y.T, [[1], [0]]).sum() * n
+    ),
+    "tensordot of others": lambda x, y, v, n: torch.tensordot(x, y, dims=([1], [1])) + torch.tensordot(x, y, 2) * n,
     "powers": lambda x, y, v, n: x * (1 - n**3) + abs(-n) * y,
 }
 

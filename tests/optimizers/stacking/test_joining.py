@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import adapt_learning_rate
-from optimizers.stacking.as_one import NotAsOneError, Stacked
+from optimizers.stacking.as_one import NotAsOneError
+from optimizers.stacking.direct import Stacked
 from optimizers.stacking.joining import join, part
 from optimizers.stacking.member_numbers import MemberNumbers
 
