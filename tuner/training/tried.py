@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from optimizers.stacking.joined import OwnGradientsError
-from optimizers.stacking.per_member import BeginAgainError
+from optimizers.stacking.per_member import BeginAgainError, PerMemberOptimizer
 from optimizers.stacking.random_state import OtherStreamsError
 from optimizers.stacking.twin import STEPS, RoundingDecidesError
 from tasks.base import Task
@@ -20,6 +20,8 @@ from tuner.training.stack import Member, Stack, stacks
 KNOWN = (OwnGradientsError, OtherStreamsError, RoundingDecidesError, ChangedProcessError)
 MOST_TRIES = 5
 """So often may a stack find out that its members must step in another way."""
+STEPS_OF_A_RULE = 2
+"""Of a pure rule nothing is to be found out but whether the network can be stacked."""
 LONGEST_S = 2.0
 """Steps that take longer are few."""
 OTHER = 0.9
@@ -54,7 +56,8 @@ def tried(task: Task, make_optimizer: MakeOptimizer, hp: Mapping[str, Any], engi
         try:
             stack = Stack(task, make_optimizer, members, engine, epochs=STEPS)
             began = time.monotonic()
-            for batch in itertools.islice(stack.batches(STEPS), STEPS + 1):
+            steps = STEPS + 1 if isinstance(stack.optimizer, PerMemberOptimizer) else STEPS_OF_A_RULE
+            for batch in itertools.islice(stack.batches(STEPS), steps):
                 stack.step(batch)
                 if time.monotonic() - began > LONGEST_S:
                     break
