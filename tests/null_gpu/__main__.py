@@ -1,4 +1,4 @@
-"""``python -m tests.null_gpu``: pytest of this folder, with further arguments, on a GPU that computes nothing."""
+"""``python -m tests.null_gpu``: pytest of this folder, or of files that are named, on a GPU that computes nothing."""
 
 from __future__ import annotations
 
@@ -12,5 +12,7 @@ try:
     null_gpu = environment()
 except UnavailableError as why:
     sys.exit(print(f"GPU paths: skipped, {why}"))  # type: ignore[func-returns-value]
-command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), *sys.argv[1:]]
+folder = Path(__file__).parent
+named = any(argument.startswith("tests/") for argument in sys.argv[1:])
+command = [sys.executable, "-m", "pytest", *([] if named else [str(folder)]), *sys.argv[1:]]
 os.execve(sys.executable, command, os.environ | null_gpu)
