@@ -20,9 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optimizers.curvature.interface import BACKWARD_COST, Estimator, Refresh
 from optimizers.curvature.layer_records import Recorder
+from optimizers.curvature.layers_of_members import MembersRecorder, PerSampleOfMembers
 from optimizers.curvature.output_hessian import OutputHessian
 from optimizers.curvature.per_sample import LOOK_PASSES, PerSample
-from optimizers.curvature.probes import random_signs
+from optimizers.curvature.probes import Streams, random_signs, rows_of_members
 
 COLUMN_ENTRIES = 2**22
 """Entries of the layers' output gradients that one batched backward pass may hold."""
@@ -70,7 +71,14 @@ class _Layerwise(Estimator):
     def watch(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
         return Recorder(params)
 
-    def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
+    def watch_stack(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
+        return MembersRecorder(params)
+
+    def sees_apart(self, record: Any) -> bool:
+        # Which sample a row belongs to may be another in each member.
+        return bool(record.routed)
+
+    def vectors(self, head: OutputHessian, generator: torch.Generator | Streams, at_once: int) -> Iterator[Tensor]:
         """Batches of vectors to propagate, each ``(count, *outputs.shape)``; their squares are added up."""
         raise NotImplementedError
 
@@ -84,7 +92,8 @@ class _Layerwise(Estimator):
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
         head = OutputHessian(refresh)
-        per_sample = PerSample(refresh, type(self).__name__)
+        kind = PerSampleOfMembers if isinstance(refresh.generator, Streams) else PerSample
+        per_sample = kind(refresh, type(self).__name__)
         at_once = max(1, COLUMN_ENTRIES // max(1, per_sample.entries))
         batches = self.vectors(head, refresh.generator, at_once)
         total = per_sample.squares(next(batches))
@@ -117,6 +126,7 @@ class GGNMC(_Layerwise):
         draws: "signs" or "labels".
     """
 
+    stacks = True
     costs = "2/3 per sample"
 
     def __init__(self, samples: int = 1, draws: str = "signs") -> None:
@@ -125,7 +135,7 @@ class GGNMC(_Layerwise):
         self.samples = _at_least_one(samples)
         self.draws = draws
 
-    def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
+    def vectors(self, head: OutputHessian, generator: torch.Generator | Streams, at_once: int) -> Iterator[Tensor]:
         draw = head.signs if self.draws == "signs" else head.labels
         for _ in range(self.samples):
             drawn = draw(generator)[None]
@@ -145,14 +155,19 @@ class GGNExact(_Layerwise):
     ``GNB``'s estimate from the columns under random signs per sample; a warning says so once.
     """
 
+    stacks = True
     costs = "2/3 per class"
 
-    def vectors(self, head: OutputHessian, generator: torch.Generator, at_once: int) -> Iterator[Tensor]:
+    def vectors(self, head: OutputHessian, generator: torch.Generator | Streams, at_once: int) -> Iterator[Tensor]:
+        def draw(shape: Sequence[int], own: torch.Generator) -> Tensor:
+            return random_signs([head.outputs.new_empty(()).expand(shape)], own)[0]
+
+        # A sign per sample is lost in each sample's squares, and makes the batch's square GNB's estimate.
+        signs = rows_of_members(draw, (len(head.outputs), head.factors), generator).T
+        signs = signs.view(*signs.shape, *[1] * (head.outputs.ndim - 1))
         for start in range(0, head.factors, at_once):
-            columns = head.columns(start, min(start + at_once, head.factors))
-            # A sign per sample is lost in each sample's squares, and makes the batch's square GNB's estimate.
-            one_per_sample = columns[(..., *[slice(1)] * (columns.ndim - 2))]
-            yield columns * random_signs([one_per_sample], generator)[0]
+            stop = min(start + at_once, head.factors)
+            yield head.columns(start, stop) * signs[start:stop]
 
     @contextmanager
     def watch(self, params: Sequence[Tensor]) -> Iterator[Recorder]:

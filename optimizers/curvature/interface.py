@@ -87,6 +87,14 @@ class Estimator(ABC):
         """Surrounds the forward pass of a refresh; what it yields comes back as ``Refresh.record``."""
         return twice_differentiable() if self.double_backward else nullcontext()
 
+    def watch_stack(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
+        """As ``watch`` for the forward pass of all members of a stack, whose parameters these are, at once."""
+        return nullcontext()
+
+    def sees_apart(self, record: Any) -> bool:
+        """Whether, by what ``watch_stack`` gave, the members of this stack are to be seen one by one."""
+        return False
+
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:

@@ -109,7 +109,7 @@ class Lookup(Use):
         samples = torch.arange(len(self.features), device=grads.device)[:, None]
         keys, order = (samples * (len(self.param) + 1) + self.features + 1).flatten().sort()
         group = torch.cat([keys.new_zeros(1), (keys[1:] != keys[:-1]).cumsum(0)])
-        index = torch.zeros_like(keys).scatter_(0, group, keys % (len(self.param) + 1)) - 1
+        index = torch.zeros_like(keys).scatter(0, group, keys % (len(self.param) + 1)) - 1
         sums = [torch.zeros_like(g).index_add_(0, group, g[order]) for g in grads.flatten(1, 2)]
         return self._scatter(index, sum(s.square() for s in sums))
 
@@ -125,6 +125,7 @@ class Outer(Use):
     """The weight of a linear map; the features are its inputs, ``(rows, inputs)``."""
 
     groups = 1
+    members = 1  # of a stack, all of whose sums are taken at a time, under vmap
 
     def inputs(self, which: slice) -> Tensor:
         """Inputs of some samples, ``(samples, positions, groups, inputs)``."""
@@ -145,7 +146,8 @@ class Outer(Use):
         for which in self._chunks(grads[0]):
             inputs = self.inputs(which)
             for vector in grads:
-                total += self._outer(vector[which], inputs).square_().sum(0).view_as(total)
+                outer = self._outer(vector[which], inputs)
+                total += outer.mul_(outer).sum(0).view_as(total)  # vmap does not know square_
         return total
 
     def _chunks(self, grads: Tensor) -> list[slice]:
@@ -153,7 +155,7 @@ class Outer(Use):
             step = SAMPLE_ENTRIES_ON_GPU // max(self.param.numel(), self.input_entries())
         else:
             step = SAMPLE_ENTRIES // self.param.numel()
-        step = max(1, step)
+        step = max(1, step // self.members)
         return [slice(start, start + step) for start in range(0, len(grads), step)]
 
     def _per_sample(self, grads: Tensor, which: slice) -> Tensor:

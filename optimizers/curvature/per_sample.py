@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ ROUNDING = 1e-5
 LOOK_PASSES = 2
 """Backward passes that a look takes."""
 
+Grads = dict[GradientEdge | int, Tensor | None]
+"""Gradients per place of a layer's output in the graph, and per place of a parameter that no layer explains."""
+
 
 class PerSample:
     """Sums of per-sample squares of gradients; a parameter that no layer explains gets the batch's square instead.
@@ -28,14 +31,24 @@ class PerSample:
     whether rows are ordered by sample or by position. What was decided, per number of rows of a sample, is kept in
     ``refresh.memory``, and looked at anew at each refresh where rows are picked by what the batch holds.
 
+    Args:
+        refresh: whose outputs and record.
+        name: the estimator's, for a warning.
+        members: of the stack that it is a refresh of.
+
     Attributes:
+        samples: how many one member has.
         entries: entries of the layers' outputs: what one vector's propagation holds.
     """
 
-    def __init__(self, refresh: Refresh, name: str) -> None:
+    stack_dims = 0
+    """Dimensions of a parameter that are the members'."""
+
+    def __init__(self, refresh: Refresh, name: str, members: int = 1) -> None:
         self.outputs: Tensor = refresh.outputs
         self.params = refresh.params
-        self.samples = len(self.outputs)
+        self.members = members
+        self.samples = len(self.outputs) // members
         uses = {i: refresh.record.uses[id(param)] for i, param in zip(refresh.indices, refresh.params, strict=True)}
         orders = self._orders(uses, refresh, name)
 
@@ -45,20 +58,22 @@ class PerSample:
             if i in orders:
                 (use,) = uses[i]
                 self.uses[place] = use, orders[i]
-                use.arrange(self.samples, orders[i])
             else:
                 self.others[place] = param
         self.edges = {use.edge: use.entries for use, _ in self.uses.values()}
-        self.entries = sum(self.edges.values())
+        self.entries = sum(self.edges.values()) * members
 
     def squares(self, vectors: Tensor) -> list[Tensor]:
         """Propagate vectors on the outputs, ``(vectors, *outputs.shape)``: a sum of squares per parameter."""
         backward = self._backward([*self.edges, *self.others.values()], vectors)
-        grads = dict(zip([*self.edges, *self.others], backward, strict=True))
+        return self.squares_of(dict(zip([*self.edges, *self.others], backward, strict=True)), self.params, self.uses)
+
+    def squares_of(self, grads: Grads, params: Sequence[Tensor], uses: dict[int, tuple[Use, bool]]) -> list[Tensor]:
+        """The sum of squares per parameter, given gradients of the layers' outputs and of the other parameters."""
         rows: dict[GradientEdge, Tensor] = {}
         squares = []
-        for place, param in enumerate(self.params):
-            use, batch_first = self.uses.get(place, (None, False))
+        for place, param in enumerate(params):
+            use, batch_first = uses.get(place, (None, False))
             grad = grads[place if use is None else use.edge]
             if grad is None:
                 squares.append(torch.zeros_like(param))
@@ -67,6 +82,7 @@ class PerSample:
             else:
                 if use.edge not in rows:
                     rows[use.edge] = by_sample(use.rows(grad), self.samples, batch_first, dim=1)
+                use.arrange(self.samples, batch_first)
                 squares.append(use.squares(rows[use.edge]))
         return squares
 
@@ -93,7 +109,7 @@ class PerSample:
             else:
                 new[i] = uses[i][0]
         if new:
-            decided |= self._decide(new, refresh.record)
+            decided |= self._decide(new, refresh)
 
         for i, order in decided.items():
             if order is None:
@@ -103,27 +119,41 @@ class PerSample:
                 known.setdefault(i, {})[new[i].positions(self.samples)] = order
         lost = {i: p for i, p in zip(refresh.indices, refresh.params, strict=True) if decided.get(i, True) is None}
         if lost and not unknown:
-            _say(name, list(lost.values()))
+            _say(name, [param.shape[self.stack_dims :] for param in lost.values()])
         unknown.update(dict.fromkeys(lost))
         return orders
 
-    def _decide(self, uses: dict[int, Use], record: Recorder) -> dict[int, bool | None]:
+    def _decide(self, uses: dict[int, Use], refresh: Refresh) -> dict[int, bool | None]:
         """Per parameter: whether its rows are ordered by sample; ``None`` if it is not understood.
 
         A parameter that no vector reaches is left out, to be looked at again. Waits for the device.
         """
         stream = torch.Generator().manual_seed(0)
-        probe = torch.randn(self.outputs.shape, generator=stream).to(self.outputs)
+        probe = torch.randn((self.samples, *self.outputs.shape[1:]), generator=stream).to(self.outputs)
         factors = torch.randn(self.samples, generator=stream).to(self.outputs)
-        inputs = [x for use in uses.values() for x in (use.param, use.edge)]
-        plain = iter(self._backward(inputs, probe[None]))
-        scaled = iter(self._backward(inputs, (probe * factors.view(-1, *[1] * (probe.ndim - 1)))[None]))
+        params = dict(zip(refresh.indices, refresh.params, strict=True))
+        inputs = [x for i, use in uses.items() for x in (params[i], use.edge)]
+        plain, scaled = (
+            iter(self._backward(inputs, torch.cat([vector] * self.members)[None]))
+            for vector in (probe, probe * factors.view(-1, *[1] * (probe.ndim - 1)))
+        )
         decided: dict[int, bool | None] = {}
         for i, use in uses.items():
             (_, rows), (grad, scaled_rows) = (next(plain), next(plain)), (next(scaled), next(scaled))
-            if grad is not None and rows is not None and bool(rows.any()) and bool(rows.isfinite().all()):
-                decided[i] = self._order(use, grad[0], use.rows(rows)[0], use.rows(scaled_rows)[0], factors, record)
+            if grad is None or rows is None or scaled_rows is None:
+                continue
+            for own, total, ones, others in self.of_each_member(use, grad, rows, scaled_rows):
+                if bool(ones.any()) and bool(ones.isfinite().all()):
+                    own_rows = own.rows(ones)[0], own.rows(others)[0]
+                    decided[i] = self._order(own, total[0], *own_rows, factors, refresh.record)
+                    break
         return decided
+
+    def of_each_member(
+        self, use: Use, grad: Tensor, rows: Tensor, scaled_rows: Tensor
+    ) -> Iterator[tuple[Use, Tensor, Tensor, Tensor]]:
+        """A use and its gradients: here one of each, since there is one network."""
+        yield use, grad, rows, scaled_rows
 
     def _order(
         self, use: Use, grad: Tensor, rows: Tensor, scaled_rows: Tensor, factors: Tensor, record: Recorder
@@ -151,10 +181,10 @@ class PerSample:
         return float((scaled - factors.double().view(-1, 1, 1) * plain).square().sum() / scaled.square().sum())
 
 
-def _say(name: str, params: list[Tensor]) -> None:
-    shapes = ", ".join(str(tuple(param.shape)) for param in params)
+def _say(name: str, shapes: list[torch.Size]) -> None:
+    listed = ", ".join(str(tuple(shape)) for shape in shapes)
     warnings.warn(
-        f"{name} knows no layer for {len(params)} parameters, of shapes {shapes}, or finds its samples mixed "
+        f"{name} knows no layer for {len(shapes)} parameters, of shapes {listed}, or finds its samples mixed "
         "(are they the first dimension of the outputs, and has each as many rows?): gnb's estimate is used for them, "
         "and for others found so later",
         stacklevel=2,

@@ -26,8 +26,12 @@ from optimizers.stacking.problem import (
     gradients_with_graph,
     plain_gradients,
 )
+from optimizers.stacking.replay import ChangedError
 from optimizers.stacking.rule import first_order_rule, hyperparameters, merge, stack_numbers, stacks
 from optimizers.stacking.stacked_rule import StackedRule
+
+APART = "members seen apart"
+"""Noted where the estimator cannot see the whole stack."""
 
 
 class StackedOptimizer:
@@ -189,14 +193,14 @@ class StackedOptimizer:
         else:
             if (differentiated := self._differentiate(estimator, problem)) is None:
                 return None
-            losses, grads, outputs = differentiated
+            losses, grads, outputs, record = differentiated
             applied = clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
             self._used = [i for i, grad in enumerate(grads) if grad is not None]
             with torch.enable_grad():
                 assert self._streams is not None
                 previous, directions = [self._previous[i] for i in self._used], lambda: self._directions(applied)
                 refresh = _as_seen(losses, self.params, grads, self._streams, previous, directions)
-                refresh = replace(refresh, outputs=outputs, memory=self._memory)
+                refresh = replace(refresh, outputs=outputs, record=record, memory=self._memory)
                 estimates = list(estimator(refresh))
             self._cost = estimator.cost(refresh)
         curvatures: list[Tensor | None] = [None] * len(grads)
@@ -208,15 +212,32 @@ class StackedOptimizer:
 
     def _differentiate(
         self, estimator: Estimator, problem: Problem
-    ) -> tuple[Tensor, list[Tensor | None], Tensor | None] | None:
-        """Losses, their gradients and the outputs, with what of their graph the estimator goes back through."""
+    ) -> tuple[Tensor, list[Tensor | None], Tensor | None, Any] | None:
+        """Losses, their gradients, the outputs, with what of their graph the estimator goes back through, and what it
+        saw of the forward pass."""
         if estimator.needs_outputs:
-            with torch.enable_grad():
-                found = problem.losses_and_outputs()
-                return found and (found[0], gradients(found[0], self.params, retain_graph=True), found[1])
+            return self._with_outputs(estimator, problem)
         if estimator.differentiates:
-            return *gradients_with_graph(problem, self.params), None
-        return *plain_gradients(problem), None
+            return *gradients_with_graph(problem, self.params), None, None
+        return *plain_gradients(problem), None, None
+
+    def _with_outputs(
+        self, estimator: Estimator, problem: Problem
+    ) -> tuple[Tensor, list[Tensor | None], Tensor, Any] | None:
+        """As ``_differentiate``; the forward pass of a first refresh that finds members to be seen apart is undone."""
+        if self._memory.get(APART):
+            return None
+        before = [] if self._used else [buffer.clone() for buffer in problem.buffers()]
+        with torch.enable_grad(), estimator.watch_stack(self.params) as record:
+            found = problem.losses_and_outputs()
+        if found is None or estimator.sees_apart(record):
+            if self._used:
+                raise ChangedError("members of a stack that could be seen at once no longer can")
+            self._memory[APART] = True
+            for buffer, kept in zip(problem.buffers(), before, strict=True):
+                buffer.copy_(kept)
+            return None
+        return found[0], gradients(found[0], self.params, retain_graph=True), found[1], record
 
     def _replayed(
         self, estimator: Hutchinson, problem: Problem

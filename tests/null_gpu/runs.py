@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from optimizers import CurvatureOptimizer
+from optimizers.stacking.optimizer import StackedOptimizer
 from tasks.base import Task
 from tests.null_gpu.counting import Counted, counting
 from tuner.config.classes import find
@@ -55,15 +56,19 @@ def maker(optimizer: str, arguments: Mapping[str, Any]) -> tuple[MakeOptimizer, 
 
 
 @cache
-def noted(name: str, estimator: str) -> dict[str, Any]:
-    """What a Gauss-Newton estimator notes of a network at its first refresh, found on the CPU: it reads numbers there,
-    which the null GPU does not have."""
+def noted(name: str, estimator: str, members: int = 1) -> dict[str, Any]:
+    """What a Gauss-Newton estimator notes of a network, or of a stack, at its first refresh, found on the CPU: it reads
+    numbers there, which the null GPU does not have."""
     if estimator not in ("gnb", "ggn_mc", "ggn_exact"):
         return {}
     task, batch_size = task_on(name, "cpu"), task_on(name, "cpu").batch_size
     make, hp = maker("sophia", {"estimator": estimator})
     task.batch_size = 8
-    run = Trainer(task, make, hp, 0, Engine(), 1)
+    run: Lockstep
+    if members == 1:
+        run = Trainer(task, make, hp, 0, Engine(), 1)
+    else:
+        run = Stack(task, make, [Member(hp, seed) for seed in range(members)], Engine(), 1)
     run.step(next(iter(run.batches(1))))
     task.batch_size = batch_size
     memory: dict[str, Any] = run.optimizer._memory
@@ -79,16 +84,19 @@ def run_of(
     run: Lockstep
     if members == 1:
         run = Trainer(task, make, hp, 0, engine, EPOCHS)
-        optimizers = [run.optimizer]
     else:
         together = [Member({**hp, "lr": hp["lr"] * (1 + 0.01 * i)}, i % seeds) for i in range(members)]
         assert len(stacks(task, make, together, engine)) == 1, f"{optimizer} does not stack"
         run = Stack(task, make, together, engine, EPOCHS)
-        optimizers = run.optimizer.members
-    for each in optimizers:
-        if isinstance(each, CurvatureOptimizer):
-            each._memory = copy.deepcopy(noted(name, str(arguments.get("estimator", ""))))
+        for each in run.optimizer.members:
+            _note(each, name, arguments, 1)
+    _note(run.optimizer, name, arguments, min(members, 2))
     return run
+
+
+def _note(optimizer: Any, name: str, arguments: Mapping[str, Any], members: int) -> None:
+    if isinstance(optimizer, CurvatureOptimizer | StackedOptimizer):
+        optimizer._memory = copy.deepcopy(noted(name, str(arguments.get("estimator", "")), members))
 
 
 @dataclass(frozen=True)

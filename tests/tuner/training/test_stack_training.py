@@ -29,7 +29,7 @@ RULES = {
     "momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, {}),
     "adamw": (torch.optim.AdamW, {"lr": 0.01, "eps": 1e-3}, {}),
     "diag_hutchinson": (DiagHessian, {"lr": 0.02, "eps": 0.1, "damping": 0.1}, {"update_period": 2}),
-    "diag_each": (DiagHessian, {"lr": 0.02, "eps": 0.1, "damping": 0.1}, {"estimator": "ggn_mc", "update_period": 3}),
+    "diag_each": (DiagHessian, {"lr": 0.02, "eps": 0.1, "damping": 0.1}, {"estimator": "exact", "update_period": 3}),
     "ssdh": (SSDH, {"lr": 0.05, "rho": 0.1, "eps": 1e-2}, {"update_period": 3}),
 }
 
