@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from optimizers.base import CurvatureOptimizer
 from optimizers.closures import Closures, takes_closure
 from optimizers.stacking.as_one import NotAsOneError
+from optimizers.stacking.given_step import step_with
 from optimizers.stacking.joined import Joined, has_own_zero_grad, refuse
 from optimizers.stacking.member_numbers import DisagreeError
 from optimizers.stacking.problem import Problem, bounds_of, clipped, plain_gradients
@@ -283,7 +284,7 @@ class PerMemberOptimizer:
                 closure = problem.closure(row, self.member_params[row], lambda: member.refreshing)
                 found[row] = member.step(closure, max_grad_norm=bounds[row])
             else:
-                _step_with(member, self.member_params[row], [None if g is None else g[row] for g in grads])
+                step_with(member, [None if grad is None else grad[row] for grad in grads])
 
         self._each(step)
         self.costs = [member.grad_equivalents for member in self.members]
@@ -307,17 +308,6 @@ class PerMemberOptimizer:
             if param.data_ptr() != stacked.data_ptr() + row * stacked.stride(0) * stacked.element_size():
                 stacked.detach()[row] = param.detach()
                 param.data = stacked.detach()[row]
-
-
-def _step_with(member: CurvatureOptimizer, params: Sequence[nn.Parameter], grads: list[Tensor | None]) -> None:
-    """A step without refresh, with gradients that were taken elsewhere."""
-    for param, grad in zip(params, grads, strict=True):
-        param.grad = grad
-    if member.estimator.previous_gradients:
-        member._previous |= {i: grad.clone() for i, grad in enumerate(grads) if grad is not None}
-    member._apply(grads, [None] * len(grads))
-    member._steps += 1
-    member.grad_equivalents += 1.0
 
 
 def _why(error: Exception) -> str:

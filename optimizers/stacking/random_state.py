@@ -71,14 +71,14 @@ class MemberStreams:
                 DRAWING.add(self._key)
                 raise DrawsError("it draws random numbers")
             return
-        others, drawn = _other_states(), False
+        others, drawn = other_states(), False
         for row, state in enumerate(self.states):
             set_random_state(state, self._device)
             step(row)
             self.states[row] = random_state(self._device)
             drawn = drawn or not _same(state, self.states[row])
         set_random_state(before, self._device)
-        if _other_states() != others:
+        if other_states() != others:
             raise OtherStreamsError(OTHER_STREAMS)
         if drawn:
             DRAWING.add(self._key)
@@ -100,11 +100,11 @@ def without_draws(device: torch.device) -> Iterator[None]:
         OtherStreamsError: Python's or NumPy's random numbers were drawn.
         DrawsError: PyTorch's were.
     """
-    before, others = random_state(device), _other_states()
+    before, others = random_state(device), other_states()
     yield
     after = random_state(device)
     set_random_state(before, device)
-    if _other_states() != others:
+    if other_states() != others:
         raise OtherStreamsError(OTHER_STREAMS)
     if not _same(before, after):
         raise DrawsError("it draws random numbers")
@@ -115,5 +115,6 @@ def _same(one: RandomState, other: RandomState) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _other_states() -> tuple[object, bytes]:
+def other_states() -> tuple[object, bytes]:
+    """Of Python's and NumPy's random streams."""
     return random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]

@@ -6,6 +6,7 @@ What ``vmap`` and autograd do at every call, a replay has behind it: of small te
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,11 @@ ROUNDING = 1e-5
 NOISE = 32
 """So many roundings of the largest of all results it may differ by, too: a tensor may be of rounding errors alone."""
 MOST_PROGRAMS = 256
+
+
+SPREAD = 8
+"""So many times what a function was seen to differ from itself by."""
+Results = Sequence[Tensor | None]
 
 
 class ChangedError(RuntimeError):
@@ -59,6 +65,11 @@ class Traced:
         self._keep(Program(recorder, outputs))
         return outputs
 
+    @property
+    def settled(self) -> Flat | None:
+        """What the next call replays, if it is not compared."""
+        return None if self._program is None or self._to_compare else self._program.replay
+
     def recheck_next_replay(self) -> None:
         """Compare the next replay.
 
@@ -88,7 +99,7 @@ class Traced:
         except Exception:
             replayed = []
         outputs = self.run(inputs)
-        if replayed and _all_alike([*outputs, *inputs], [*replayed, *copies], _largest(outputs)):
+        if replayed and all_alike([*outputs, *inputs], [*replayed, *copies], largest(outputs)):
             self._to_compare, self._replayed = False, True
             return outputs
         if self._replayed:
@@ -104,12 +115,17 @@ def signature(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors)
 
 
-def _all_alike(ones: Sequence[Tensor | None], others: Sequence[Tensor | None], largest: float) -> bool:
-    """Up to rounding."""
-    return all(_alike(one, other, largest) for one, other in zip(ones, others, strict=True))
+def all_alike(ones: Results, others: Results, scale: float, noise: Results | None = None) -> bool:
+    """Whether results are the same up to rounding.
+
+    Args:
+        scale: that of the numbers that were calculated with.
+        noise: what each was seen to differ by where it should not, if that was seen.
+    """
+    return all(map(partial(_alike, scale), ones, others, noise or [None] * len(ones)))
 
 
-def _alike(a: Tensor | None, b: Tensor | None, largest: float) -> bool:
+def _alike(scale: float, a: Tensor | None, b: Tensor | None, noise: Tensor | None) -> bool:
     if a is None or b is None or not a.is_floating_point():
         return a is b if a is None or b is None else torch.equal(a, b)
     if not torch.equal(a.isnan(), b.isnan()):
@@ -117,11 +133,13 @@ def _alike(a: Tensor | None, b: Tensor | None, largest: float) -> bool:
     a, b = a.detach().nan_to_num(), b.detach().nan_to_num()
     if not a.numel():
         return True
-    allowed = ROUNDING * a.abs().amax() + NOISE * torch.finfo(a.dtype).eps * largest
+    allowed = ROUNDING * a.abs().amax() + NOISE * torch.finfo(a.dtype).eps * scale
+    if noise is not None:
+        allowed = allowed + SPREAD * noise.detach().nan_to_num().abs().amax()
     return bool(((a - b).abs() <= allowed).all())
 
 
-def _largest(tensors: Sequence[Tensor | None]) -> float:
+def largest(tensors: Results) -> float:
     """Of all entries that are numbers."""
     given = [t.detach() for t in tensors if t is not None and t.is_floating_point() and t.numel()]
     return max((float(t.nan_to_num(0.0, 0.0, 0.0).abs().amax()) for t in given), default=0.0)

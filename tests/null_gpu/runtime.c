@@ -18,6 +18,14 @@ long null_launches_, null_lib_, null_syncs_, null_h2d_, null_d2h_, null_d2d_, nu
 // Of the capture under way: its number, 0 for none, and the launches in it.
 static long capture, captured;
 static long captures;
+static cudaStream_t capturing;
+static __thread enum cudaStreamCaptureMode mode;
+// What a capture refuses makes it invalid; one thing is refused less where the thread is relaxed: to wait for another stream.
+static int invalid;
+static cudaError_t refused(cudaError_t error) {
+    invalid = 1;
+    return error;
+}
 static int fill_one = 1;
 #define NH 65536
 static struct {
@@ -143,7 +151,7 @@ static void copy(void *d, const void *s, size_t n, enum cudaMemcpyKind k) {
     } else memcpy(d, s, n);
 }
 E cudaError_t cudaMemcpy(void *d, const void *s, size_t n, enum cudaMemcpyKind k) {
-    if (capture) return cudaErrorStreamCaptureImplicit;
+    if (capture) return refused(cudaErrorStreamCaptureImplicit);
     copy(d, s, n, k);
     null_syncs_++;
     return OK;
@@ -308,12 +316,13 @@ E cudaError_t cudaStreamGetPriority(cudaStream_t s, int *p) {
 }
 E cudaError_t cudaStreamQuery(cudaStream_t s) { return OK; }
 E cudaError_t cudaStreamSynchronize(cudaStream_t s) {
-    if (capture) return cudaErrorStreamCaptureUnsupported;
+    if (capture && (s == capturing || mode != cudaStreamCaptureModeRelaxed))
+        return refused(cudaErrorStreamCaptureUnsupported);
     null_syncs_++;
     return OK;
 }
 E cudaError_t cudaDeviceSynchronize(void) {
-    if (capture) return cudaErrorStreamCaptureUnsupported;
+    if (capture) return refused(cudaErrorStreamCaptureUnsupported);
     null_syncs_++;
     return OK;
 }
@@ -336,7 +345,12 @@ E cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, enum cudaStreamCaptureSta
     if (n) *n = 0;
     return OK;
 }
-E cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *m) { return OK; }
+E cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *m) {
+    enum cudaStreamCaptureMode before = mode;
+    mode = *m;
+    *m = before;
+    return OK;
+}
 E cudaError_t cudaEventCreate(cudaEvent_t *e) {
     *e = (cudaEvent_t)(handle += 16);
     return OK;
@@ -347,7 +361,7 @@ E cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return OK; }
 E cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned f) { return OK; }
 E cudaError_t cudaEventQuery(cudaEvent_t e) { return OK; }
 E cudaError_t cudaEventSynchronize(cudaEvent_t e) {
-    if (capture) return cudaErrorStreamCaptureUnsupported;
+    if (capture) return refused(cudaErrorStreamCaptureUnsupported);
     null_syncs_++;
     return OK;
 }
@@ -424,13 +438,14 @@ E cudaError_t cudaMemcpyToSymbol(const void *s, const void *p, size_t n, size_t 
 // ---- graphs: a handle is the number of launches
 E cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode m) {
     capture = ++captures;
-    captured = 0;
+    captured = invalid = 0;
+    capturing = s;
     return OK;
 }
 E cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
-    *g = (cudaGraph_t)(captured + 1);
+    *g = invalid ? 0 : (cudaGraph_t)(captured + 1);
     capture = 0;
-    return OK;
+    return invalid ? cudaErrorStreamCaptureInvalidated : OK;
 }
 E cudaError_t cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *nodes, size_t *n) {
     *n = (size_t)g - 1;

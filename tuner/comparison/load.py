@@ -13,6 +13,7 @@ from tuner.analysis.curves import whole_budgets
 from tuner.comparison.comparison import Comparison, Source
 from tuner.comparison.copies import without_copies
 from tuner.comparison.metrics import known_mode
+from tuner.config.engine_options import WITHOUT_EFFECT
 from tuner.config.schema import BASELINES, Config
 from tuner.errors import UserError, nearest
 from tuner.machine.code import differences
@@ -80,7 +81,8 @@ def _conditions(source: Source) -> tuple[Any, ...]:
         task.mode,
         data.get("sha256"),
     )
-    return (*what, repr(train), source.config.retrain_epochs)
+    settings = train.model_dump(exclude=set(WITHOUT_EFFECT))
+    return (*what, repr(settings), source.config.retrain_epochs)
 
 
 def _labels(groups: list[list[Source]]) -> list[str]:

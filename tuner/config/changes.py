@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config.declared import E_PROCESS
+from tuner.config.engine_options import WITHOUT_EFFECT
 from tuner.config.layers import merge, nested, resolve, settings_layer
 from tuner.config.messages import validated
 from tuner.config.schema import Config
@@ -15,6 +16,7 @@ from tuner.errors import UserError
 MAY_CHANGE = (
     "search.trials", "search.studies", "retrain.seeds", "retrain.analyze_curvature", "retrain.keep_weights",
     "task.data_dir", "python_path", "resources", "faults", "tracker",
+    *(f"train.{option}" for option in WITHOUT_EFFECT),
 )  # fmt: skip
 """Keys in which a run that goes on may differ from its beginning."""
 

@@ -37,6 +37,7 @@ class EngineOptions(Section):
         channels_last: memory format of the weights of convolutions and of images.
         compile: ``torch.compile`` the model for training steps; those that estimate curvature, and evaluations, run
             its uncompiled twin, which has the same parameters.
+        capture: on a GPU, "auto": a step's launches become one, by a CUDA graph, where the network allows it; "off".
         deterministic: deterministic algorithms only; an operation without one ends the run with an error.
     """
 
@@ -48,9 +49,12 @@ class EngineOptions(Section):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    capture: Literal["auto", "off"] = "auto"
     deterministic: bool = False
 
 
+WITHOUT_EFFECT = ("capture",)
+"""The options that change no result, but how soon it is there."""
 TRAINING = "train."
 SEARCHABLE = ("schedule", "warmup_epochs", "final_lr", "clip_grad_norm")
 """The options that a search may set: as hyperparameters they are called ``train.schedule`` and so on."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.config.carried import is_carried
+from tuner.config.engine_options import WITHOUT_EFFECT
 from tuner.config.messages import validated
 from tuner.config.schema import Config
 from tuner.machine.code import Code, differences, mark
@@ -19,8 +20,8 @@ from tuner.store.tables import Row
 
 TIMES = ("seconds", "step_ms")
 """Of another command's, perhaps on another machine: not borrowed."""
-MAY_DIFFER = ("task.data_dir", "task.check", "task.target")
-"""Where data lies is no matter, since that is compared; nor what counts as solved."""
+MAY_DIFFER = ("task.data_dir", "task.check", "task.target", *(f"train.{option}" for option in WITHOUT_EFFECT))
+"""Where data lies is no matter, since that is compared; nor what counts as solved, nor how soon a result is there."""
 SAME_SEARCH = ("trials", "seed", "studies", "sampler", "draws", "scheduler", "space")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from optimizers import CurvatureOptimizer
 from optimizers.closures import Closures, takes_closure
+from optimizers.stacking.captured_run import CapturedRun
 from tasks.base import Batch, Task
 from tuner.training.averaging import Averages
+from tuner.training.captures import RECHECKED_EVALUATIONS, captures_of
 from tuner.training.engine import Engine, Runner
 from tuner.training.loop import Lockstep, all_batches, copy_tensors, drained, in_lockstep
 from tuner.training.metrics import evaluate
@@ -94,6 +96,10 @@ class Trainer(Lockstep):
         self._params = params
         self._averages = None if engine.ema is None else Averages(engine.ema, params)
         self._mode = ""
+        captures = captures_of(task, engine)
+        model = self.runner.exact
+        self._captured = None if captures is None else CapturedRun(captures, model, self._loss, self.optimizer)
+        self._evaluations = 0
 
     def batches(self, epochs: int) -> Iterator[Batch]:
         return all_batches(self.task, self.seed, epochs, self.steps)
@@ -111,6 +117,8 @@ class Trainer(Lockstep):
     def restore_own(self, state: dict[str, Any]) -> None:
         model = self.runner.exact
         self._optimizer_mode("train")
+        if self._captured is not None:
+            self._captured.captures.clear()
         copy_tensors(state["model"], [*model.parameters(), *model.buffers()])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
@@ -129,10 +137,10 @@ class Trainer(Lockstep):
 
     def _curvature_step(self, batch: Batch) -> Tensor:
         optimizer = cast(CurvatureOptimizer, self.optimizer)
-        loss = optimizer.step(
-            lambda: self.task.loss(self.runner.exact if optimizer.refreshing else self.runner.trained, batch),
-            max_grad_norm=self.clip_grad_norm,
-        )
+        if self._captured is not None:
+            loss = self._captured.curvature_step(batch, self.clip_grad_norm)
+        else:
+            loss = optimizer.step(lambda: self._loss(batch, optimizer.refreshing), max_grad_norm=self.clip_grad_norm)
         self.nominal_grad_equivalents[0] = optimizer.grad_equivalents
         return loss
 
@@ -150,14 +158,24 @@ class Trainer(Lockstep):
     def _gradient(self, batch: Batch) -> Tensor:
         """Sets the gradients; the loss, detached."""
         self.optimizer.zero_grad()
-        loss, _ = self.task.loss(self.runner.trained, batch)
-        loss.backward()
+        if self._captured is not None and self._captured.allows_gradient:
+            loss = self._captured.gradient(batch)
+        else:
+            loss, _ = self._loss(batch)
+            loss.backward()
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.runner.exact.parameters(), self.clip_grad_norm)
         self.nominal_grad_equivalents[0] += 1
         return loss.detach()
 
+    def _loss(self, batch: Sequence[Tensor], exact: bool = False) -> tuple[Tensor, Any]:
+        """With the outputs, of the network in full precision or as it is trained."""
+        return self.task.loss(self.runner.exact if exact else self.runner.trained, tuple(batch))
+
     def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:
+        self._evaluations += 1
+        if self._captured is not None and self._evaluations in RECHECKED_EVALUATIONS:
+            self._captured.captures.recheck_next_replays()
         if self._mode:  # else there are no other weights yet, and some optimizers know of none
             self._optimizer_mode("eval")
         return super().evaluate(splits, analyze=analyze)

@@ -23,6 +23,7 @@ from optimizers.stacking.rule import stack_key
 from optimizers.stacking.twin import RoundingDecidesError
 from tasks.base import Task
 from tuner.training.averaging import Averages
+from tuner.training.captures import RECHECKED_EVALUATIONS
 from tuner.training.engine import Engine
 from tuner.training.isolation import ChangedProcessError, Unchanged
 from tuner.training.loop import Lockstep, Yielded, all_batches, copy_tensors, in_lockstep
@@ -36,10 +37,6 @@ from tuner.training.weights import weights_of
 
 WORTH_DROPPING = 1 / 16
 """The share of a stack that must have diverged for the rest to go on as a smaller one, which is recorded anew."""
-
-
-RECHECKED_EVALUATIONS = {1, 2, 5, 10, 20, 50, 100}
-"""Evaluations after which replays are compared with what they stand for: a loss may come to depend on the epoch."""
 
 
 @dataclass(frozen=True)

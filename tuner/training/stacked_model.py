@@ -15,11 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from optimizers.base import Closure
+from optimizers.stacking.capture import Captures, Held
 from optimizers.stacking.flat import Places
 from optimizers.stacking.problem import Finish
 from optimizers.stacking.recording import Flat, Program
 from optimizers.stacking.replay import Traced, signature
 from tasks.base import Task
+from tuner.training.captures import captures_of
 from tuner.training.engine import Engine, Runner
 
 
@@ -55,7 +57,8 @@ class StackedModel:
         network = networks[0]
         self.runner = Runner(engine, network)
         self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
-        self._graphs: dict[Any, Traced] = {}
+        self._traced: dict[Any, Traced] = {}
+        self._captures = captures_of(task, engine)
 
     def _lay(self, tensors: Sequence[Tensor]) -> None:
         """Take these as the parameters, side by side where they are of one type."""
@@ -87,7 +90,9 @@ class StackedModel:
     def keep(self, rows: Tensor) -> None:
         self._lay([param.detach()[rows] for param in self.params])
         self.buffers = [buffer[rows] for buffer in self.buffers]
-        self._graphs.clear()
+        self._traced.clear()
+        if self._captures is not None:
+            self._captures.clear()
 
     def losses(self, batch: StackBatch) -> Tensor:
         """(members,), in full precision and with their graph."""
@@ -99,17 +104,31 @@ class StackedModel:
         """See ``optimizers.stacking.problem.Problem``."""
         inputs = [*self.params, *self.buffers, *batch.tensors, *further]
         key = name, batch.shared, tuple((tensor.shape, tensor.stride()) for tensor in batch.tensors)
-        if key not in self._graphs:
+        if key not in self._traced:
             programs = PROGRAMS.setdefault(self.task, {})
             whole = name, batch.shared, self.runner.engine, signature(inputs)
             model = self.runner.exact if exact else self.runner.trained
-            self._graphs[key] = Traced(self._flat(model, batch, finish), programs, whole)
-        return list(self._graphs[key](*inputs))
+            self._traced[key] = Traced(self._flat(model, batch, finish), programs, whole)
+        settled = self._traced[key].settled
+        if settled is None or self._captures is None:
+            return list(self._traced[key](*inputs))
+        return self._captured(self._captures, key, settled, [*batch.tensors, *further])
+
+    def _captured(self, captures: Captures, key: tuple[Any, ...], replay: Flat, inputs: Sequence[Tensor]) -> list[Any]:
+        """What a replay comes to, by its CUDA graph once there is one."""
+        held = [*self.params, *self.buffers]
+
+        def with_own(*inputs: Tensor) -> Sequence[Tensor | None]:
+            with torch.no_grad():
+                return replay(*held, *inputs)
+
+        name = "the gradient of stacks" if key[0] == "gradients" else "the refresh of stacks"
+        return list(captures.call(name, key, with_own, inputs, Held(held, self.buffers)))
 
     def recheck_next_replay(self) -> None:
         """See ``Traced.recheck_next_replay``."""
-        for graph in self._graphs.values():
-            graph.recheck_next_replay()
+        for traced in self._traced.values():
+            traced.recheck_next_replay()
 
     def _flat(self, model: nn.Module, batch: StackBatch, finish: Finish) -> Flat:
         task, shared = self.task, batch.shared

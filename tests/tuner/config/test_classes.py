@@ -217,7 +217,8 @@ def test_data_that_cannot_be_used_is_one_line_that_names_the_task() -> None:
 
 def test_the_engine_is_what_the_train_section_says() -> None:
     said = {"schedule": "cosine", "final_lr": 0.5, "warmup_epochs": 1.5, "clip_grad_norm": 2.0, "ema": 0.99,
-            "precision": "bf16", "channels_last": True, "compile": True, "deterministic": True}  # fmt: skip
+            "precision": "bf16", "channels_last": True, "compile": True, "capture": "off",
+            "deterministic": True}  # fmt: skip
     settled = resolve({"task.name": "mnist1d"}, [f"train.{key}={value}" for key, value in said.items()])
     assert make_engine(settled).model_dump() == said
 

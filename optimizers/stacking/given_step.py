@@ -1,0 +1,37 @@
+"""A curvature optimizer takes a step with gradients that were taken elsewhere: by a stack, or by a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optimizers.arithmetic import clip_to_norm
+from optimizers.base import CurvatureOptimizer
+
+
+@torch.no_grad()
+def step_with(
+    optimizer: CurvatureOptimizer,
+    grads: Sequence[Tensor | None],
+    curvatures: Sequence[Tensor | None] | None = None,
+    cost: float = 0.0,
+    max_grad_norm: float | None = None,
+) -> None:
+    """What ``optimizer.step`` does once it has, for each parameter, gradients and curvatures.
+
+    Args:
+        curvatures: at a refresh.
+        cost: of those, in gradients.
+        max_grad_norm: as in ``step``.
+    """
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    applied = clip_to_norm(params, list(grads), max_grad_norm)
+    if optimizer.estimator.previous_gradients:
+        optimizer._previous |= {i: grad.clone() for i, grad in enumerate(grads) if grad is not None}
+    optimizer._apply(applied, curvatures or [None] * len(params))
+    optimizer._steps += 1
+    optimizer.grad_equivalents += 1.0 + cost
