@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from tuner.config.checks import Section
 
@@ -20,6 +20,11 @@ def _epochs_or_share(value: Any) -> float | str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:
         raise ValueError(f"must be a number of epochs of at least 0, or a share of the run, say 5%, got {value!r}")
     return float(value)
+
+
+def _off(value: Any) -> Any:
+    """YAML takes the word for ``false``."""
+    return "off" if value is False else value
 
 
 class EngineOptions(Section):
@@ -49,7 +54,7 @@ class EngineOptions(Section):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
-    capture: Literal["auto", "off"] = "auto"
+    capture: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     deterministic: bool = False
 
 
