@@ -74,7 +74,8 @@ class CapturedRun:
         optimizer, params = self._optimizer, self._params
         refresh = optimizer._steps % optimizer.update_period == 0
         differentiated = refresh and optimizer.estimator.differentiates
-        if not self._allows(self._refresh if differentiated else GRADIENT):
+        # The first step is the optimizer's own: PyTorch's schedules look for it.
+        if not optimizer._steps or not self._allows(self._refresh if differentiated else GRADIENT):
             return optimizer.step(lambda: self._loss(batch, optimizer.refreshing), max_grad_norm=max_grad_norm)
         curvatures: Sequence[Tensor | None] = [None] * len(params)
         cost = 0.0

@@ -131,11 +131,13 @@ def steps_of(
 ) -> Steps:
     """Count a plain step and a refresh after some that warm up, in which a stack records what it replays.
 
+    Without an engine, one that captures nothing: launches are those of the operations.
+
     Args:
         seeds: how many different ones the members have.
         warm: rounds of a refresh and what follows.
     """
-    engine = engine or Engine()
+    engine = engine or Engine(capture="off")
     with engine.settings():
         run = run_of(name, optimizer, arguments or {}, engine, members, seeds)
         period = int(getattr(run.optimizer, "update_period", 1))

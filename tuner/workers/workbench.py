@@ -141,16 +141,24 @@ class Workbench:
         self, job: Job, checkpoints: Mapping[str, bytes] | None, *, every_evaluation: bool
     ) -> Iterator[Report]:
         """Train a single job; what goes wrong is its outcome."""
+        from optimizers.stacking.replay import ChangedError
         from tuner.training import stack
 
         curves = new_curves([job])
+        failed = None
         try:
             yield from self._train([job], curves, checkpoints, every_evaluation=every_evaluation)
             return
+        except ChangedError:  # of what was captured of a step: it is not captured from now on
+            pass
         except Exception as error:
             failed = failure(error, curves[0])
             if has_lost_device(error):
                 self.unusable = f"{job}: the GPU failed it, and its worker was replaced"
+        if failed is None:
+            anew = None if checkpoints is None else NO_CHECKPOINTS
+            yield from self._train_one(job, anew, every_evaluation=every_evaluation)
+            return
         if not self.unusable:
             stack.release_memory(self.task.device)
         yield Report({0: failed})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from optimizers.stacking.replay import ChangedError
 from tuner.config.changes import revise
 from tuner.config.layers import resolve
 from tuner.config.schema import Config
@@ -333,3 +334,22 @@ def test_what_is_wrong_with_one_run_fails_its_jobs_alone() -> None:
     assert failed.state == "failed" and "NoSuchTask" in failed.error
     worker.reset_config(Request([job], run="iris").to_dict())
     assert_as_alone(config(), job, done(rest(worker))[0])
+
+
+def test_a_run_that_no_longer_does_what_was_captured_of_it_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, original, begun = jobs("adam", {"lr": RATES[0]}), stack.training, []
+
+    def training(*arguments: Any) -> Any:
+        begun.append(arguments)
+        run = original(*arguments)
+        if len(begun) == 1:
+            yield next(run)
+            raise ChangedError("it depends on the epoch")
+        return (yield from run)
+
+    expected = done(rest(started(config(), asked)))[0]
+    monkeypatch.setattr(stack, "training", training)
+    outcome = done(rest(started(config(), asked)))[0]
+    assert len(begun) == 2
+    assert outcome.status == "complete"
+    assert [record.metrics for record in outcome.curve] == [record.metrics for record in expected.curve]
