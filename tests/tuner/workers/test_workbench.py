@@ -351,5 +351,5 @@ def test_a_run_that_no_longer_does_what_was_captured_of_it_is_done_again(monkeyp
     monkeypatch.setattr(stack, "training", training)
     outcome = done(rest(started(config(), asked)))[0]
     assert len(begun) == 2
-    assert outcome.status == "complete"
-    assert [record.metrics for record in outcome.curve] == [record.metrics for record in expected.curve]
+    assert outcome.state == "complete"
+    assert [e.metrics for e in outcome.evaluations] == [e.metrics for e in expected.evaluations]
