@@ -10,12 +10,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from optimizers.stacking.cuda_graph import CudaGraph, begin_aside, release_cached, synchronisations
+from optimizers.stacking.cuda_graph import CudaGraph, Held, begin_aside, release_cached, synchronisations
 from optimizers.stacking.flat import ALIGNED
 from optimizers.stacking.random_state import other_states
 from optimizers.stacking.recording import Flat
@@ -25,8 +25,8 @@ WARM = 2
 """Calls before a capture: the first makes what libraries make once, the second is watched for what cannot be in it."""
 COMPARED = 2
 """Replays in a row that are compared: the second finds random numbers that are the same each time."""
-MOST_GRAPHS = 8
-"""Shapes of batches of which there is a graph each."""
+MOST_GRAPHS = 16
+"""Functions and shapes of batches, of one run or stack, of which there is a graph each."""
 WAITS = "an operation waits for the device or copies from the host"
 DRAWS_ON_HOST = "random numbers are drawn on the host"
 SPARSE = "a gradient is sparse"
@@ -44,22 +44,8 @@ class Graph(Protocol):
         """Do again what was done to capture, with what is now in the places that it reads."""
 
 
-MakeGraph = Callable[[torch.device, Any, Sequence[torch.Generator]], Graph]
-"""Of the device, a pool of memory and the generators that are drawn from beside the device's own."""
-
-
-class Held(NamedTuple):
-    """What a function uses beside its inputs.
-
-    Attributes:
-        tensors: that it reads where they are.
-        changed: those that it changes in place.
-        generators: that it draws from, beside the device's own.
-    """
-
-    tensors: Sequence[Tensor]
-    changed: Sequence[Tensor] = ()
-    generators: Sequence[torch.Generator] = ()
+MakeGraph = Callable[[torch.device, Any, Held], Graph]
+"""Of the device, a pool of memory, and what is used beside inputs."""
 
 
 class Captures:
@@ -95,6 +81,10 @@ class Captures:
         if self.allows(name):
             self._why_not[name] = why
             self._warn(name, f"no CUDA graph, since {why}")
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Let go of the graphs of functions of this name: what they use lies elsewhere now."""
         for key in [key for key in self._captured if key[0] == name]:
             del self._captured[key]
 
@@ -155,13 +145,13 @@ class Captured:
     """A function of tensors of one kind, called as it is at first, then captured, compared and replayed.
 
     Args:
-        graph: makes a graph that draws from generators.
+        graph: makes a graph.
 
     Attributes:
         why_not: why it cannot be captured, once that is known.
     """
 
-    def __init__(self, graph: Callable[[Sequence[torch.Generator]], Graph]) -> None:
+    def __init__(self, graph: Callable[[Held], Graph]) -> None:
         self.why_not = ""
         self._new_graph = graph
         self._graph: Graph | None = None
@@ -206,7 +196,7 @@ class Captured:
         try:
             self._inputs = [_once_each(x).clone(memory_format=torch.preserve_format) for x in inputs]
             given = [own.expand(x.shape) for own, x in zip(self._inputs, inputs, strict=True)]
-            graph = self._new_graph(held.generators)
+            graph = self._new_graph(held)
             self._results = list(graph.capture(lambda: function(*given)))
             self._laid = Laid([result for result in self._results if result is not None])
         except Exception as error:  # for want of memory, or of an operation that a graph may not have
@@ -238,7 +228,8 @@ class Captured:
         (replayed, put, left), (again, put_again, _), (own, put_own, left_own) = ends
         noise = [*map(_difference, own, again), *map(_difference, put_own, put_again)]
         same = all(map(torch.equal, left, left_own))
-        if same and all_alike([*own, *put_own], [*replayed, *put], largest(own), noise):
+        ours, theirs = [*own, *put_own], [*replayed, *put]
+        if same and all_alike(ours, theirs, largest(ours), noise):
             self._to_compare -= 1
             self._sound = self._sound or not self._to_compare
             if not self._to_compare:

@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from optimizers.stacking.replay import Results
 
@@ -18,21 +19,34 @@ LAZY = torch.__version__ >= (2, 14)
 """Whether PyTorch sees by itself what is drawn from, and ends a capture that failed."""
 
 
+class Held(NamedTuple):
+    """What a function uses beside its inputs.
+
+    Attributes:
+        tensors: that it reads where they are.
+        changed: those that it changes in place.
+        generators: that it draws from, beside the device's own.
+    """
+
+    tensors: Sequence[Tensor]
+    changed: Sequence[Tensor] = ()
+    generators: Sequence[torch.Generator] = ()
+
+
 class CudaGraph:
     """What is done once in ``capture``, and again by ``replay``.
 
     Args:
         pool: of memory, shared with graphs that are replayed one after the other.
-        generators: that are drawn from, beside the device's own.
     """
 
-    def __init__(self, device: torch.device, pool: Any, generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, device: torch.device, pool: Any, held: Held) -> None:
         self._device = device
         self._pool = pool
-        self._generators = [*generators, torch.cuda.default_generators[torch.cuda._get_device_index(device, True)]]
+        self._generators = [*held.generators, torch.cuda.default_generators[torch.cuda._get_device_index(device, True)]]
         self._graph = torch.cuda.CUDAGraph()
         if not LAZY:
-            for generator in generators:
+            for generator in held.generators:
                 self._graph.register_generator_state(generator)
 
     def capture(self, run: Callable[[], Results]) -> Results:
@@ -54,7 +68,7 @@ class CudaGraph:
         """Do again what was done to capture, with what is now in the places that it reads."""
         self._graph.replay()
 
-    def _end(self, states: Sequence[torch.Tensor]) -> None:
+    def _end(self, states: Sequence[Tensor]) -> None:
         """Where the device refuses to end a capture, memory and random streams of PyTorch remain in it."""
         with suppress(Exception):
             torch._C._cuda_endAllocateToPool(torch.cuda._get_device_index(self._device, True), self._pool)

@@ -18,6 +18,7 @@ from optimizers.base import CURVATURE_KEY, PROBE_SALT, CurvatureOptimizer
 from optimizers.curvature.estimators import Hutchinson
 from optimizers.curvature.interface import Estimator, Refresh
 from optimizers.curvature.probes import Draw, Streams
+from optimizers.stacking.capture import Captures
 from optimizers.stacking.problem import (
     Problem,
     bounds_of,
@@ -42,6 +43,7 @@ class StackedOptimizer:
         params: the stack's, (members, ...) each, changed in row.
         buffer: in which they lie, (members, width), if they do.
         scheduled: whether ``step`` will be given factors of the learning rate.
+        captures: where steps of the rule become CUDA graphs.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class StackedOptimizer:
         buffer: Tensor | None = None,
         *,
         scheduled: bool,
+        captures: Captures | None = None,
     ) -> None:
         self.members = list(members)
         self.params = params
@@ -69,7 +72,7 @@ class StackedOptimizer:
         self._constants, self._numbers = stack_numbers(
             [hyperparameters(member) for member in members], params[0], ("lr",) if scheduled else ()
         )
-        self._rule = StackedRule(rule, self._constants, params, buffer)
+        self._rule = StackedRule(rule, self._constants, params, buffer, captures)
         seeds = [member._seed for member in members if isinstance(member, CurvatureOptimizer)]
         self._streams = _streams(seeds, params[0].device) if self._curved else None
 

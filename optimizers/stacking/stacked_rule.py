@@ -10,13 +10,16 @@ from torch import Tensor
 
 from optimizers.apply import Rule, State
 from optimizers.stacking import replay
+from optimizers.stacking.capture import Captures, Held
 from optimizers.stacking.flat import Operations, Places
+from optimizers.stacking.recording import Flat
 from optimizers.stacking.rule import Constants, Layout, traced
 
 Given = tuple[Tensor, Tensor, Tensor | None, State]
 """A stacked parameter, its gradient, its curvature and its state."""
 ELEMENTWISE: dict[Any, bool] = {}
 """Whether rules were found to be elementwise, by all that what they do may depend on."""
+CAPTURED = "the rule of stacks"
 
 
 class StackedRule:
@@ -27,11 +30,21 @@ class StackedRule:
         constants: the hyperparameters, without those in which members differ.
         params: the stack's, (members, ...) each, changed in row.
         buffer: in which they lie, (members, width), if they do.
+        captures: where steps become CUDA graphs, for which states stay where they are.
     """
 
-    def __init__(self, rule: Rule, constants: Constants, params: Sequence[Tensor], buffer: Tensor | None) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        constants: Constants,
+        params: Sequence[Tensor],
+        buffer: Tensor | None,
+        captures: Captures | None = None,
+    ) -> None:
         self.rule = rule
         self.constants = constants
+        self._captures = captures
+        self._owner: tuple[int, ...] | None = None
         self._each: list[State] = [{} for _ in params]
         self._whole: State | None = None
         self.take(params, buffer)
@@ -53,7 +66,7 @@ class StackedRule:
 
     @states.setter
     def states(self, states: list[State]) -> None:
-        self._each, self._whole = states, None
+        self._each, self._whole, self._owner = states, None, None
 
     def recheck_next_step(self) -> None:
         """Compare the next replay with the rule itself."""
@@ -74,21 +87,16 @@ class StackedRule:
             return
         whole = self._as_whole(grads, curvatures, numbers) if len(used) == len(self._data) > 1 else None
         if whole is not None:
-            ((new, self._whole),) = self._run((-1,), [whole], numbers)
-            whole[0].copy_(new)
+            (self._whole,) = self._run((-1,), [whole], numbers)
             return
         states = self.states
         given: list[Given] = [(self._data[i], grads[i], curvatures[i], states[i]) for i in used]
-        applied = self._run(tuple(used), given, numbers)
-        torch._foreach_copy_([param for param, *_ in given], [param for param, _ in applied])
-        for i, (_, state) in zip(used, applied, strict=True):
+        for i, state in zip(used, self._run(tuple(used), given, numbers), strict=True):
             states[i] = state
-        self.states = states
+        self._each, self._whole = states, None
 
-    def _run(
-        self, which: tuple[int, ...], given: Sequence[Given], numbers: Mapping[str, Tensor]
-    ) -> list[tuple[Tensor, State]]:
-        """New parameters and states."""
+    def _run(self, which: tuple[int, ...], given: Sequence[Given], numbers: Mapping[str, Tensor]) -> list[State]:
+        """Set the parameters; the new states."""
         layout = tuple(
             (i, curvature is not None, tuple(state)) for i, (*_, curvature, state) in zip(which, given, strict=True)
         )
@@ -98,9 +106,51 @@ class StackedRule:
             signature = replay.signature(tensors)
             self._rules[layout] = traced(self.rule, layout, tuple(numbers), self.constants, signature)
         rule, names = self._rules[layout]
+        alike = names == [tuple(state) for *_, state in given]
+        if self._captures is not None and rule.settled is not None and self._owner == which and alike:
+            self._run_captured(self._captures, layout, rule.settled, given, tensors)
+            return [state for *_, state in given]
         new = iter(rule(*tensors))
-        params = [next(new) for _ in given]
-        return [(param, {name: next(new) for name in of_state}) for param, of_state in zip(params, names, strict=True)]
+        params = [param for param, *_ in given]
+        if len(params) == 1:
+            params[0].copy_(next(new))
+        else:
+            torch._foreach_copy_(params, [next(new) for _ in params])
+        states = [{name: next(new) for name in of_state} for of_state in names]
+        return states if self._captures is None else self._in_their_places(self._captures, which, given, states)
+
+    def _in_their_places(
+        self, captures: Captures, which: tuple[int, ...], given: Sequence[Given], new: list[State]
+    ) -> list[State]:
+        """The states, where those before were if they are the rule's own, and like them."""
+        old = [state for *_, state in given]
+        if self._owner == which and list(map(_kinds, old)) == list(map(_kinds, new)):
+            _put([value for state in new for value in state.values()], [v for state in old for v in state.values()])
+            return old
+        captures.forget(CAPTURED)
+        self._owner = which
+        return [{name: value.clone() for name, value in state.items()} for state in new]
+
+    def _run_captured(
+        self, captures: Captures, layout: Layout, rule: Flat, given: Sequence[Given], tensors: Sequence[Tensor]
+    ) -> None:
+        """Set parameters and states, where they are, by a CUDA graph once there is one."""
+        places = [place for param, *_, state in given for place in (param, *state.values())]
+        kept = set(map(id, places))
+        moving = [i for i, tensor in enumerate(tensors) if id(tensor) not in kept]
+
+        def in_place(*inputs: Tensor) -> list[Tensor | None]:
+            with torch.no_grad():
+                every = list(tensors)
+                for i, tensor in zip(moving, inputs, strict=True):
+                    every[i] = tensor
+                new = iter(rule(*every))
+                params = [next(new) for _ in given]
+                states = [[next(new) for _ in state] for *_, state in given]
+                _put([value for param, state in zip(params, states, strict=True) for value in (param, *state)], places)
+            return []
+
+        captures.call(CAPTURED, layout, in_place, [tensors[i] for i in moving], Held(places, places))
 
     def _as_whole(
         self, grads: Sequence[Tensor | None], curvatures: Sequence[Tensor | None], numbers: Mapping[str, Tensor]
@@ -168,3 +218,15 @@ class StackedRule:
                 return False
         self._whole = whole
         return True
+
+
+def _kinds(state: State) -> list[tuple[Any, ...]]:
+    return [(name, value.shape, value.dtype) for name, value in state.items()]
+
+
+def _put(values: Sequence[Tensor | None], places: Sequence[Tensor]) -> None:
+    """Bring values to places, of which some may be views of others' or of another's."""
+    own = {place.untyped_storage().data_ptr() for place in places}
+    new = [value for value in values if value is not None]
+    apart = [value.clone() if value.untyped_storage().data_ptr() in own else value for value in new]
+    torch._foreach_copy_(list(places), apart)

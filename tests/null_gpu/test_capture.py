@@ -20,7 +20,7 @@ from tuner.training.stack import Stack
 
 CUDA = torch.device("cuda")
 UNTIL_REPLAYS = WARM + COMPARED
-OF_A_STACK = UNTIL_REPLAYS + 5
+OF_A_STACK = UNTIL_REPLAYS + 8
 """Steps of a kind until its replays are no longer compared, recordings and then graphs."""
 
 
@@ -62,10 +62,11 @@ def test_a_captured_run_draws_as_many_random_numbers_as_another() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sophia"])
-def test_a_step_of_a_stack_does_not_wait(optimizer: str) -> None:
+def test_a_step_of_a_stack_is_a_graph_of_its_gradient_and_one_of_its_rule(optimizer: str) -> None:
     steps = steps_of("mnist1d", optimizer, {}, Engine(), members=32, warm=OF_A_STACK)
+    assert steps.plain.launches <= 12
     for kind in (steps.plain, steps.refresh):
-        assert (kind.graphs, kind.synchronisations) == (1, 0)
+        assert (kind.graphs, kind.synchronisations) == (2, 0)
 
 
 class Waiting(nn.Module):
@@ -167,10 +168,10 @@ def test_a_stack_that_shrinks_lets_go_of_its_graphs() -> None:
     batches = run.batches(EPOCHS)
     for batch in itertools.islice(batches, OF_A_STACK + 1):
         run.step(batch)
-    assert run.model._captures is not None
-    assert run.model._captures._captured
+    assert run.model.captures is not None
+    assert run.model.captures._captured
     run.retire({0: "for a test"})
-    assert not run.model._captures._captured
+    assert not run.model.captures._captured
     for batch in itertools.islice(batches, OF_A_STACK):
         run.step(batch)
-    assert run.model._captures._captured
+    assert run.model.captures._captured

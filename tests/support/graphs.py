@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
+from optimizers.stacking.cuda_graph import Held
 from optimizers.stacking.replay import Results
 
 
@@ -16,23 +16,22 @@ class StandIn:
 
     Attributes:
         made: all of them, for tests that clear it first.
-        held: what functions change in place, which stays as it is while they are captured.
     """
 
     made: ClassVar[list[StandIn]] = []
-    held: ClassVar[list[Tensor]] = []
 
-    def __init__(self, device: torch.device, pool: Any, generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, device: torch.device, pool: Any, held: Held) -> None:
+        self.changed = held.changed
         self.replays = 0
         StandIn.made.append(self)
 
     def capture(self, run: Callable[[], Results]) -> Results:
-        """Places for what ``run`` returns."""
+        """Places for what ``run`` returns; nothing is done yet."""
         self._run = run
-        before = [tensor.detach().clone() for tensor in StandIn.held]
+        before = [tensor.detach().clone() for tensor in self.changed]
         self._results = [None if result is None else torch.full_like(result, 7) for result in run()]
         with torch.no_grad():
-            for tensor, content in zip(StandIn.held, before, strict=True):
+            for tensor, content in zip(self.changed, before, strict=True):
                 tensor.copy_(content)
         return self._results
 

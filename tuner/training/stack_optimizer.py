@@ -45,7 +45,7 @@ def stack_optimizer(
     for hp, seed in zip(hps, seeds, strict=True):
         torch.default_generator.manual_seed(seed)  # of the probes; torch.manual_seed takes a millisecond
         optimizers.append(make_optimizer(model.own_params, hp))
-    return StackedOptimizer(optimizers, model.params, model.buffer, scheduled=scheduled)
+    return StackedOptimizer(optimizers, model.params, model.buffer, scheduled=scheduled, captures=model.captures)
 
 
 def _of_each(

@@ -43,6 +43,7 @@ class StackedModel:
         buffer: in which the parameters lie side by side, (members, width), if they do.
         own_params: of an ordinary network, which ``load`` makes that of one member.
         runner: of that one.
+        captures: its CUDA graphs, and those of its optimizer, if anything is captured.
     """
 
     def __init__(self, task: Task, engine: Engine, seeds: Sequence[int]) -> None:
@@ -58,7 +59,7 @@ class StackedModel:
         self.runner = Runner(engine, network)
         self.own_params, self.own_buffers = list(network.parameters()), list(network.buffers())
         self._traced: dict[Any, Traced] = {}
-        self._captures = captures_of(task, engine)
+        self.captures = captures_of(task, engine)
 
     def _lay(self, tensors: Sequence[Tensor]) -> None:
         """Take these as the parameters, side by side where they are of one type."""
@@ -91,8 +92,8 @@ class StackedModel:
         self._lay([param.detach()[rows] for param in self.params])
         self.buffers = [buffer[rows] for buffer in self.buffers]
         self._traced.clear()
-        if self._captures is not None:
-            self._captures.clear()
+        if self.captures is not None:
+            self.captures.clear()
 
     def losses(self, batch: StackBatch) -> Tensor:
         """(members,), in full precision and with their graph."""
@@ -110,9 +111,9 @@ class StackedModel:
             model = self.runner.exact if exact else self.runner.trained
             self._traced[key] = Traced(self._flat(model, batch, finish), programs, whole)
         settled = self._traced[key].settled
-        if settled is None or self._captures is None:
+        if settled is None or self.captures is None:
             return list(self._traced[key](*inputs))
-        return self._captured(self._captures, key, settled, [*batch.tensors, *further])
+        return self._captured(self.captures, key, settled, [*batch.tensors, *further])
 
     def _captured(self, captures: Captures, key: tuple[Any, ...], replay: Flat, inputs: Sequence[Tensor]) -> list[Any]:
         """What a replay comes to, by its CUDA graph once there is one."""

@@ -10,15 +10,42 @@ import torch
 from torch import Tensor, nn
 
 from optimizers import SSDH, DiagHessian
+from optimizers.first_order import FirstOrderOptimizer
 from optimizers.stacking.capture import COMPARED, WARM, Captures
 from tasks.base import Batch
 from tests.support.graphs import StandIn
 from tests.support.members import Small, alone, assert_same_bits, normalised, of, together
 from tuner.training import single, stacked_model
+from tuner.training.checkpoint import pack, unpack
 from tuner.training.engine import Engine
-from tuner.training.records import Budget
+from tuner.training.loop import drained
+from tuner.training.records import Budget, Saving, Snapshot
 from tuner.training.single import Trainer
-from tuner.training.stack import Member
+from tuner.training.stack import Member, Stack, training
+
+
+class ByTensors(FirstOrderOptimizer):
+    """Steps by a direction of length 1 in each tensor."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @staticmethod
+    def update(param: Any, grad: Any, curvature: Any, state: Any, hp: Any) -> Any:
+        return param - hp["lr"] * grad / (1 + grad.norm()), {}
+
+
+class OfBefore(FirstOrderOptimizer):
+    """Steps by the gradients of the two steps before, which are its state as they are."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @staticmethod
+    def update(param: Any, grad: Any, curvature: Any, state: Any, hp: Any) -> Any:
+        before = state.get("before", grad)
+        return param - hp["lr"] * (before + state.get("older", before)), {"older": before, "before": grad}
+
 
 BUDGET = Budget(epochs=10, evaluations=4, test=True)
 CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
@@ -27,6 +54,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "hutchinson": (SSDH, {"lr": 0.05, "rho": 0.1, "eps": 1e-2}, {"update_period": 2}),
     "gnb": (DiagHessian, {"lr": 0.02, "eps": 0.1}, {"estimator": "gnb", "update_period": 2}),
     "ggn_mc": (DiagHessian, {"lr": 0.02, "eps": 0.1}, {"estimator": "ggn_mc", "update_period": 2}),
+    "by tensors": (ByTensors, {"lr": 0.02}, {}),
+    "of before": (OfBefore, {"lr": 0.02}, {}),
     "secant": (DiagHessian, {"lr": 0.02, "eps": 0.1}, {"estimator": "secant", "update_period": 2}),
 }
 ENGINES = {
@@ -46,17 +75,9 @@ def why_not(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
     for module in (single, stacked_model):
         monkeypatch.setattr(module, "captures_of", captures)
-    made = Trainer.__init__
-
-    def noting(run: Trainer, *arguments: Any) -> None:
-        made(run, *arguments)
-        StandIn.held[:] = run.runner.exact.buffers()
-
-    monkeypatch.setattr(Trainer, "__init__", noting)
     StandIn.made.clear()
     yield found
     StandIn.made.clear()
-    StandIn.held.clear()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -72,17 +93,46 @@ def test_a_run_comes_to_the_same_bits(case: str, engine: str, why_not: dict[str,
     assert_same_bits(captured, alone(task, make, member, BUDGET, off))
 
 
-@pytest.mark.parametrize("case", ["adam", "hutchinson", "secant"])
-def test_a_stack_comes_to_the_same_bits(case: str, why_not: dict[str, str]) -> None:
+def stack_of(case: str, **more: Any) -> tuple[Any, list[Member]]:
     cls, hp, fixed = CASES[case]
-    task, make = Small(), of(cls, **fixed)
-    members = [Member({**hp, "lr": hp["lr"] / (1 + i)}, i % 2) for i in range(3)]
-    captured = together(task, make, members, BUDGET, Engine())
+    return of(cls, **fixed), [Member({**hp, **more, "lr": hp["lr"] / (1 + i)}, i % 2) for i in range(3)]
+
+
+@pytest.mark.parametrize("engine", ["plain", "all"])
+@pytest.mark.parametrize("case", ["adam", "hutchinson", "secant", "by tensors", "of before"])
+def test_a_stack_comes_to_the_same_bits(case: str, engine: str, why_not: dict[str, str]) -> None:
+    task, (make, members) = Small(), stack_of(case)
+    captured = together(task, make, members, BUDGET, ENGINES[engine])
+    off = ENGINES[engine].model_copy(update={"capture": "off"})
     assert StandIn.made
     assert not why_not
     assert max(graph.replays for graph in StandIn.made) > COMPARED
-    for one, other in zip(captured, together(task, make, members, BUDGET, Engine(capture="off")), strict=True):
+    for one, other in zip(captured, together(task, make, members, BUDGET, off), strict=True):
         assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_what_goes_on_from_a_snapshot_is_captured_anew(members: int, why_not: dict[str, str]) -> None:
+    task, (make, all_members) = Small(), stack_of("hutchinson")
+    chosen, engine = all_members[:members], ENGINES["all"]
+    whole = drained(training(task, make, chosen, BUDGET, engine), lambda _: None)
+    run_on = training(task, make, chosen, BUDGET, engine, Saving(None, 0.0))
+    packed = pack(next(y.state for y in run_on if isinstance(y, Snapshot) and y.state["steps"] >= 20))
+    assert packed is not None
+    run = (Trainer if members == 1 else Stack)(task, make, *_made_of(chosen), engine, BUDGET.epochs)
+    batches = run.batches(BUDGET.epochs)
+    run.take_steps(batches, 20)  # with graphs of its own
+    state = unpack(packed)
+    batches = run.restore(state, BUDGET.epochs)
+    while run.steps < (steps := BUDGET.epochs * task.steps_per_epoch):
+        run.take_steps(batches, steps)
+    assert not why_not
+    for member, evaluation in run.evaluate(("train",)).items():
+        assert evaluation.metrics["train_loss"] == whole[member].metrics["train_loss"]
+
+
+def _made_of(members: list[Member]) -> list[Any]:
+    return [members[0].hp, members[0].seed] if len(members) == 1 else [members]
 
 
 class Keeping(torch.optim.Optimizer):
