@@ -72,6 +72,7 @@ class StackedOptimizer:
         self._constants, self._numbers = stack_numbers(
             [hyperparameters(member) for member in members], params[0], ("lr",) if scheduled else ()
         )
+        self._captures = captures
         self._rule = StackedRule(rule, self._constants, params, buffer, captures)
         seeds = [member._seed for member in members if isinstance(member, CurvatureOptimizer)]
         self._streams = _streams(seeds, params[0].device) if self._curved else None
@@ -106,6 +107,7 @@ class StackedOptimizer:
         elif stacks(optimizer.estimator) and (refreshed := self._refresh(optimizer, problem, max_grad_norm)):
             losses, grads, applied, curvatures = refreshed
         else:
+            self._not_captured(optimizer.estimator)
             losses, applied, curvatures = self._refresh_each(problem, max_grad_norm)
             grads = applied
         self._rule.apply(applied, curvatures, self._now)
@@ -218,6 +220,8 @@ class StackedOptimizer:
     ) -> tuple[Tensor, list[Tensor | None], Tensor | None, Any] | None:
         """Losses, their gradients, the outputs, with what of their graph the estimator goes back through, and what it
         saw of the forward pass."""
+        if estimator.differentiates and type(estimator) is not Hutchinson:
+            self._not_captured(estimator)
         if estimator.needs_outputs:
             return self._with_outputs(estimator, problem)
         if estimator.differentiates:
@@ -241,6 +245,10 @@ class StackedOptimizer:
                 buffer.copy_(kept)
             return None
         return found[0], gradients(found[0], self.params, retain_graph=True), found[1], record
+
+    def _not_captured(self, estimator: Estimator) -> None:
+        if self._captures is not None:
+            self._captures.give_up(f"the refresh of stacks by {type(estimator).__name__}", "it is not recorded")
 
     def _replayed(
         self, estimator: Hutchinson, problem: Problem

@@ -277,8 +277,9 @@ def test_what_keeps_runs_apart(run: Run, old: str, new: str) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("  cpus_per_trial: 1.0\n", "  cpus_per_trial: 2.0\n"), ("  trials: 3\n", "  trials: 4\n")],
-)
+    [("  cpus_per_trial: 1.0\n", "  cpus_per_trial: 2.0\n"), ("  trials: 3\n", "  trials: 4\n"),
+     ("  capture: auto\n", "  capture: 'off'\n"), ("  capture: auto\n", "")],
+)  # fmt: skip
 def test_what_does_not(run: Run, old: str, new: str) -> None:
     second = copied(run, run.path.with_name("second"))
     edit_config(second, old, new)

@@ -83,6 +83,7 @@ def test_a_configuration_that_contradicts_the_runs_is_refused_with_the_differenc
         ("task.data_dir", "there"), ("resources.max_concurrent", 9), ("resources.cohort", 8),
         ("resources.gpus_per_trial", 0.5), ("resources.address", "auto"), ("faults.retries", 0),
         ("python_path", ["there"]), ("faults.trial_limit_s", 1.5), ("tracker", "mlflow"),
+        ("train.capture", "off"),
     ],
 )  # fmt: skip
 def test_how_much_where_and_how_a_run_is_carried_out_may_change(key: str, value: Any) -> None:

@@ -125,8 +125,9 @@ def test_a_condition_that_differs_stops_all_and_is_said(made: Run, setting: str,
 
 @pytest.mark.parametrize(
     "setting",
-    ["task.target=0.25", "report.alpha=0.01", "resources.cohort=1", "faults.retries=0", "retrain.keep_weights=true"],
-)
+    ["task.target=0.25", "report.alpha=0.01", "resources.cohort=1", "faults.retries=0", "retrain.keep_weights=true",
+     "train.capture=off"],
+)  # fmt: skip
 def test_what_is_no_condition_of_training_may_differ(made: Run, setting: str) -> None:
     assert names(loans(asked(setting), made)) == ["sgdm", "adam"]
 
