@@ -214,17 +214,25 @@ class Captured:
             copies = iter(self._laid.copies())
             return [None if result is None else next(copies) for result in self._results]
 
-    def _compared(self, function: Flat, inputs: Sequence[Tensor], held: Held) -> Results:
+    def _compared(self, function: Flat, inputs: Sequence[Tensor], held: Held) -> Results | None:
         """What the function itself comes to, which a replay may differ from as much as the function does from itself:
         sums of which the order is left open."""
-        drawn, before = _drawn(held), [x.clone() for x in held.changed]
+        drawn, before = _drawn(held), list[Tensor]()
         run = partial(_aside, function)
         ends = []
-        for way in (self._replay, run, run):
+        try:
+            before = [x.clone() for x in held.changed]
+            for way in (self._replay, run, run):
+                _draw_from(drawn, held)
+                _put(before, held.changed)
+                results = way(inputs)
+                ends.append((results, [x.clone() for x in held.changed], _drawn(held)))
+        except torch.OutOfMemoryError:
+            if before:
+                _put(before, held.changed)
             _draw_from(drawn, held)
-            _put(before, held.changed)
-            results = way(inputs)
-            ends.append((results, [x.clone() for x in held.changed], _drawn(held)))
+            self.why_not = "there is no memory to compare it in"
+            return None
         (replayed, put, left), (again, put_again, _), (own, put_own, left_own) = ends
         noise = [*map(_difference, own, again), *map(_difference, put_own, put_again)]
         same = all(map(torch.equal, left, left_own))

@@ -15,13 +15,12 @@ from optimizers.stacking.capture import COMPARED, WARM, Captures, Held
 from tests.null_gpu.counting import counting, memory_of
 from tests.null_gpu.runs import EPOCHS, run_of, steps_of, task_on
 from tuner.training import captures as training_captures
+from tuner.training.captures import UNSETTLED_RUN, UNSETTLED_STACK
 from tuner.training.engine import Engine
 from tuner.training.stack import Stack
 
 CUDA = torch.device("cuda")
 UNTIL_REPLAYS = WARM + COMPARED
-OF_A_STACK = UNTIL_REPLAYS + 8
-"""Steps of a kind until its replays are no longer compared, recordings and then graphs."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,21 +31,21 @@ def _forgotten() -> Iterator[None]:
 
 @pytest.mark.parametrize("task", ["mnist1d", "cifar_cnn", "resnet18"])
 def test_a_plain_step_of_adam_is_one_graph_and_the_rule(task: str) -> None:
-    plain = steps_of(task, "adam", engine=Engine(), warm=UNTIL_REPLAYS + 1).plain
+    plain = steps_of(task, "adam", engine=Engine(), warm=UNSETTLED_RUN).plain
     assert (plain.graphs, plain.synchronisations) == (1, 0)
     assert plain.launches <= 14
 
 
 @pytest.mark.parametrize("estimator", ["hutchinson", "gnb", "ggn_mc"])
 def test_a_refresh_is_one_graph_and_the_rule(estimator: str) -> None:
-    steps = steps_of("mnist1d", "sophia", {"estimator": estimator}, Engine(), warm=UNTIL_REPLAYS + 2)
+    steps = steps_of("mnist1d", "sophia", {"estimator": estimator}, Engine(), warm=UNSETTLED_RUN)
     for kind in (steps.plain, steps.refresh):
         assert (kind.graphs, kind.synchronisations) == (1, 0)
         assert kind.launches <= 16
 
 
 def test_dropout_is_captured_with_its_stream() -> None:
-    steps = steps_of("transformer", "adam", engine=Engine(), warm=UNTIL_REPLAYS + 1)
+    steps = steps_of("transformer", "adam", engine=Engine(), warm=UNSETTLED_RUN)
     assert (steps.plain.graphs, steps.plain.synchronisations) == (1, 0)
 
 
@@ -63,7 +62,7 @@ def test_a_captured_run_draws_as_many_random_numbers_as_another() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sophia"])
 def test_a_step_of_a_stack_is_a_graph_of_its_gradient_and_one_of_its_rule(optimizer: str) -> None:
-    steps = steps_of("mnist1d", optimizer, {}, Engine(), members=32, warm=OF_A_STACK)
+    steps = steps_of("mnist1d", optimizer, {}, Engine(), members=32, warm=UNSETTLED_STACK)
     assert steps.plain.launches <= 12
     for kind in (steps.plain, steps.refresh):
         assert (kind.graphs, kind.synchronisations) == (2, 0)
@@ -86,7 +85,7 @@ def test_a_network_that_waits_is_trained_as_it_is_and_that_is_said(monkeypatch: 
     build = task.build
     monkeypatch.setattr(task, "build", lambda seed: Waiting(build(seed)))
     with pytest.warns(UserWarning, match="the gradient of MNIST1D: no CUDA graph, since an operation waits") as said:
-        plain = steps_of("mnist1d", "adam", engine=Engine(), warm=UNTIL_REPLAYS + 1).plain
+        plain = steps_of("mnist1d", "adam", engine=Engine(), warm=UNSETTLED_RUN).plain
     assert len(said) == 1
     assert (plain.graphs, plain.synchronisations) == (0, 1)
 
@@ -166,12 +165,12 @@ def test_a_stack_that_shrinks_lets_go_of_its_graphs() -> None:
     run = run_of("mnist1d", "adam", {}, Engine(), members=4)
     assert isinstance(run, Stack)
     batches = run.batches(EPOCHS)
-    for batch in itertools.islice(batches, OF_A_STACK + 1):
+    for batch in itertools.islice(batches, UNSETTLED_STACK + 1):
         run.step(batch)
     assert run.model.captures is not None
     assert run.model.captures._captured
     run.retire({0: "for a test"})
     assert not run.model.captures._captured
-    for batch in itertools.islice(batches, OF_A_STACK):
+    for batch in itertools.islice(batches, UNSETTLED_STACK):
         run.step(batch)
     assert run.model.captures._captured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
-from optimizers.stacking.capture import Captures
+from optimizers.stacking.capture import COMPARED, WARM, Captures
 from tasks.base import Task
 from tuner.training.engine import Engine
 
@@ -13,6 +13,10 @@ WHY_NOT: WeakKeyDictionary[Task, dict[str, str]] = WeakKeyDictionary()
 
 RECHECKED_EVALUATIONS = {1, 2, 5, 10, 20, 50, 100}
 """Evaluations after which replays are compared with what they stand for: a loss may come to depend on the epoch."""
+
+UNSETTLED_RUN = WARM + COMPARED + 1
+UNSETTLED_STACK = UNSETTLED_RUN + 5
+"""Steps of a kind before those that are replayed and not compared: a stack's are recorded first."""
 
 
 def captures_of(task: Task, engine: Engine) -> Captures | None:

@@ -111,6 +111,8 @@ class Lockstep(ABC):
     """
 
     optimizer: Any
+    unsettled = 1
+    """Steps of a kind, a refresh or another, before those that take the time that all later ones do."""
 
     def __init__(self, task: Task, members: int, curvature_scale: float) -> None:
         """

@@ -14,7 +14,7 @@ from optimizers.closures import Closures, takes_closure
 from optimizers.stacking.captured_run import CapturedRun
 from tasks.base import Batch, Task
 from tuner.training.averaging import Averages
-from tuner.training.captures import RECHECKED_EVALUATIONS, captures_of
+from tuner.training.captures import RECHECKED_EVALUATIONS, UNSETTLED_RUN, captures_of
 from tuner.training.engine import Engine, Runner
 from tuner.training.loop import Lockstep, all_batches, copy_tensors, drained, in_lockstep
 from tuner.training.metrics import evaluate
@@ -99,6 +99,7 @@ class Trainer(Lockstep):
         captures = captures_of(task, engine)
         model = self.runner.exact
         self._captured = None if captures is None else CapturedRun(captures, model, self._loss, self.optimizer)
+        self.unsettled = 1 if captures is None else UNSETTLED_RUN
         self._evaluations = 0
 
     def batches(self, epochs: int) -> Iterator[Batch]:

@@ -23,7 +23,7 @@ from optimizers.stacking.rule import stack_key
 from optimizers.stacking.twin import RoundingDecidesError
 from tasks.base import Task
 from tuner.training.averaging import Averages
-from tuner.training.captures import RECHECKED_EVALUATIONS
+from tuner.training.captures import RECHECKED_EVALUATIONS, UNSETTLED_STACK
 from tuner.training.engine import Engine
 from tuner.training.isolation import ChangedProcessError, Unchanged
 from tuner.training.loop import Lockstep, Yielded, all_batches, copy_tensors, in_lockstep
@@ -177,6 +177,7 @@ class Stack(Lockstep):
         self.seeds = [member.seed for member in members]
         self.stacked = list(range(len(members)))
         self.model = StackedModel(task, engine, self.seeds)
+        self.unsettled = 1 if self.model.captures is None else UNSETTLED_STACK
         self._unchanged = Unchanged(_functions(type(task)))
         own_params = self.model.own_params
         self.key = member_key(make_optimizer(own_params, members[0].hp), own_params, self.engines[0])

@@ -196,20 +196,19 @@ def _average_step(run: Lockstep, task: Task) -> StepSeconds:
 
 
 def _median_s(run: Lockstep, timed_step: Callable[[], float]) -> float:
-    """Seconds of an average step, after a first one that warms up; refreshes count as often as they come."""
+    """Seconds of an average step, after those that warm up; refreshes count as often as they come."""
     plain: list[float] = []
     refreshes: list[float] = []
+    period = getattr(run.optimizer, "update_period", 1)
     began = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(STEPS + (run.unsettled - 1) * period):
         cost = run.nominal_grad_equivalents[0]
         seconds = timed_step()
         (refreshes if run.nominal_grad_equivalents[0] - cost > 1 else plain).append(seconds)
         if time.perf_counter() - began > BUDGET_S and len(plain) + len(refreshes) > 1:
             break
-    period = getattr(run.optimizer, "update_period", 1)
-    if not plain or not refreshes:
-        return median((plain or refreshes)[1:] or plain or refreshes)
-    return (median(refreshes[1:] or refreshes) + (period - 1) * median(plain)) / period
+    of_plain, of_refresh = (median(s[run.unsettled :] or s[1:] or s) for s in (plain or refreshes, refreshes or plain))
+    return (of_refresh + (period - 1) * of_plain) / period
 
 
 def _whole_s(step: Callable[[], Tensor]) -> float:

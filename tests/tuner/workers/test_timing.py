@@ -57,6 +57,7 @@ def trainer(clock: Clock, period: int | None, plain: Any, refresh: float = 0.0, 
         def __init__(self, task: Any, *_: Any, **__: Any) -> None:
             self.task = task
             self.nominal_grad_equivalents = [0.0]
+            self.unsettled = 1
             self.optimizer = SimpleNamespace() if period is None else SimpleNamespace(update_period=period)
             self.steps = 0
             made.append(self)
