@@ -70,16 +70,20 @@ class Captures:
         self._why_not = why_not
         self._graph = graph
         self._captured: dict[tuple[str, Hashable], Captured] = {}
+        self._moved: set[str] = set()
         self._said: set[str] = set()
 
     def allows(self, name: str) -> bool:
         """Whether functions of this name are captured, or may be."""
-        return name not in self._why_not
+        return name not in self._why_not and name not in self._moved
 
     def give_up(self, name: str, why: str) -> None:
         """Capture no more functions of this name, which a warning says once."""
         if self.allows(name):
-            self._why_not[name] = why
+            if why == MOVES:  # which is the optimizer's doing, not the network's
+                self._moved.add(name)
+            else:
+                self._why_not[name] = why
             self._warn(name, f"no CUDA graph, since {why}")
         self.forget(name)
 
@@ -200,7 +204,8 @@ class Captured:
             self._results = list(graph.capture(lambda: function(*given)))
             self._laid = Laid([result for result in self._results if result is not None])
         except Exception as error:  # for want of memory, or of an operation that a graph may not have
-            self.why_not = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            first = error.__context__ or error  # to end such a capture fails in turn
+            self.why_not = f"{type(first).__name__}: {first}".splitlines()[0][:200]
             return
         _draw_from(drawn, held)
         self._graph = graph

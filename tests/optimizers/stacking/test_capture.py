@@ -186,14 +186,16 @@ def test_what_changes_later_is_found_when_it_is_compared_again() -> None:
 
 def test_weights_that_lie_elsewhere_are_noticed() -> None:
     weight = torch.ones(2)
-    held = Held([weight])
-    own = captures()
+    held, why_not = Held([weight]), dict[str, str]()
+    own = captures(why_not)
     called(own, lambda x: [x * weight], batches(), held)
     weight.data = torch.full((2,), 4.0)
     with pytest.warns(UserWarning, match=MOVES):
         ((result,),) = called(own, lambda x: [x * weight], [[torch.ones(2)]], held)
     assert result is not None
     assert result.tolist() == [4.0, 4.0]
+    assert called(own, lambda x: [x * weight], [[torch.ones(2)]], held)
+    assert not why_not  # of other optimizers' runs
 
 
 def test_a_graph_is_gone_with_the_run_at_once() -> None:
