@@ -198,8 +198,9 @@ class Captured:
     def _capture(self, function: Flat, inputs: Sequence[Tensor], held: Held) -> None:
         drawn = _drawn(held)
         try:
-            self._inputs = [_once_each(x).clone(memory_format=torch.preserve_format) for x in inputs]
-            given = [own.expand(x.shape) for own, x in zip(self._inputs, inputs, strict=True)]
+            own = [_once_each(x).clone(memory_format=torch.preserve_format) for x in inputs]
+            self._copied = list(_by_type(own).values())
+            given = [copy.expand(x.shape) for copy, x in zip(own, inputs, strict=True)]
             graph = self._new_graph(held)
             self._results = list(graph.capture(lambda: function(*given)))
             self._laid = Laid([result for result in self._results if result is not None])
@@ -213,7 +214,7 @@ class Captured:
     def _replay(self, inputs: Sequence[Tensor]) -> Results:
         assert self._graph is not None
         with torch.no_grad():
-            for places, of_type in _by_type(self._inputs).values():
+            for places, of_type in self._copied:
                 torch._foreach_copy_(of_type, [_once_each(inputs[place]) for place in places])
             self._graph.replay()
             copies = iter(self._laid.copies())
