@@ -205,8 +205,7 @@ class Captured:
             self._results = list(graph.capture(lambda: function(*given)))
             self._laid = Laid([result for result in self._results if result is not None])
         except Exception as error:  # for want of memory, or of an operation that a graph may not have
-            first = error.__context__ or error  # to end such a capture fails in turn
-            self.why_not = f"{type(first).__name__}: {first}".splitlines()[0][:200]
+            self.why_not = _first_line(error.__context__ or error)  # to end such a capture fails in turn
             return
         _draw_from(drawn, held)
         self._graph = graph
@@ -253,6 +252,10 @@ class Captured:
         else:
             self.why_not = DIFFERS
         return own
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _aside(function: Flat, inputs: Sequence[Tensor]) -> Results:
