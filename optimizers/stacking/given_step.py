@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from optimizers.arithmetic import clip_to_norm
 from optimizers.base import CurvatureOptimizer
+from optimizers.gradients import clip_to_norm
 
 
 @torch.no_grad()
@@ -27,9 +27,9 @@ def step_with(
         max_grad_norm: as in ``step``.
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    for param, grad in zip(params, grads, strict=True):
+    applied = clip_to_norm(list(grads), max_grad_norm)
+    for param, grad in zip(params, applied, strict=True):
         param.grad = grad
-    applied = clip_to_norm(params, list(grads), max_grad_norm)
     if optimizer.estimator.previous_gradients:
         optimizer._previous |= {i: grad.clone() for i, grad in enumerate(grads) if grad is not None}
     optimizer._apply(applied, curvatures or [None] * len(params))
