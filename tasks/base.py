@@ -6,6 +6,7 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,9 +96,12 @@ class Task(ABC):
 
     # What a task may say.
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """The metrics of a whole split's outputs, "loss" among them."""
-        return {"loss": self.criterion(outputs, targets).item()}
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
+        """The metrics of a whole split's outputs, "loss" among them: numbers, or tensors of one number.
+
+        Tensors are read all at once, and those of many members of a stack are computed as one.
+        """
+        return {"loss": self.criterion(outputs, targets)}
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """What the network is given, of rows as they are kept."""
@@ -159,22 +163,45 @@ class Task(ABC):
         outputs = model(inputs)
         return self.criterion(outputs, targets), outputs
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Metrics over the whole split, in eval mode; the model's mode is left as it was."""
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            return self.score(model, split)
-        finally:
-            for module, training in modes:
-                module.training = training
+        with evaluating(model):
+            return read(self.score(model, split))
 
-    def score(self, model: nn.Module, split: str) -> dict[str, float]:
+    def score(self, model: nn.Module, split: str) -> dict[str, Any]:
         """``metrics`` over the whole split, of a model in eval mode, piece by piece."""
         inputs, targets = self.splits[split]
         pieces = (model(self.prepare(rows)) for rows in inputs.split(self.evaluation_rows))
         return self.metrics(torch.cat(list(pieces)), targets)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it a model is in eval mode, and nothing is differentiated; its mode is then as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def read(metrics: Any) -> Any:
+    """Metrics with floats in place of real tensors of one number, which are read all at once; all else as it is."""
+    if not isinstance(metrics, Mapping):
+        return metrics
+    tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor) and is_number(value)}
+    if not tensors:
+        return metrics
+    device = next(iter(tensors.values())).device
+    values = [value.detach().reshape(()).to(device, torch.float64) for value in tensors.values()]
+    return {**metrics, **dict(zip(tensors, torch.stack(values).tolist(), strict=True))}
+
+
+def is_number(tensor: Tensor) -> bool:
+    return tensor.numel() == 1 and not tensor.is_complex()
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

@@ -65,7 +65,7 @@ class CharModel(Task):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         loss = self.criterion(outputs, targets).double()
         hits = (outputs.argmax(dim=2) == targets).double().mean()
-        return {"loss": loss.item(), "acc": hits.item(), "ppl": loss.exp().item()}
+        return {"loss": loss, "acc": hits, "ppl": loss.exp()}

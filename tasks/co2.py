@@ -46,9 +46,9 @@ class CO2(Task):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.mse_loss(outputs, targets)
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        loss = self.criterion(outputs, targets).item()
-        return {"loss": loss, "rmse": loss**0.5 * self.scale}
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        loss = self.criterion(outputs, targets).double()
+        return {"loss": loss, "rmse": loss.sqrt() * self.scale}
 
 
 class Forecaster(nn.Module):

@@ -138,8 +138,8 @@ class DigitsVAE(Task):
         reconstruction, kl = parts_of_bound(outputs, targets)
         return reconstruction + kl
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        reconstruction, kl = (part.item() for part in parts_of_bound(outputs, targets))
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        reconstruction, kl = (part.double() for part in parts_of_bound(outputs, targets))
         return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 

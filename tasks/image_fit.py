@@ -40,7 +40,7 @@ class ImageFit(Task):
         masks = {"train": ~dark, "val": dark & (row % 2 == 0), "test": dark & (row % 2 == 1)}
         trained = colours[masks["train"]]
         worst = BOUND * float(((trained - trained.mean(axis=0)) ** 2).mean())
-        self.worst = {"loss": worst, "psnr": psnr(worst)}
+        self.worst = {"loss": worst, "psnr": psnr(torch.tensor(worst, dtype=torch.float64)).item()}
         return Data("china.jpg", {split: (places[of], colours[of]) for split, of in masks.items()}, "scikit-learn")
 
     def network(self) -> nn.Module:
@@ -52,8 +52,8 @@ class ImageFit(Task):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.mse_loss(outputs, targets)
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        loss = self.criterion(outputs, targets).item()
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        loss = self.criterion(outputs, targets).double()
         return {"loss": loss, "psnr": psnr(loss)}
 
 
@@ -74,9 +74,9 @@ def spread(inputs: int) -> float:
     return math.sqrt(6 / inputs) / OMEGA
 
 
-def psnr(loss: float) -> float:
+def psnr(loss: Tensor) -> Tensor:
     """Decibels, of a mean squared error; infinite without one, minus infinite of an infinite one."""
-    return 10 * (math.log10(PEAK**2) - math.log10(loss)) if loss else math.inf
+    return 10 * (math.log10(PEAK**2) - loss.log10())
 
 
 def photograph() -> np.ndarray:

@@ -53,9 +53,9 @@ class MatrixFactorisation(Task):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.mse_loss(outputs, targets)
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        loss = self.criterion(outputs, targets).item()
-        return {"loss": loss, "rmse": self.unit * loss**0.5}
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        loss = self.criterion(outputs, targets).double()
+        return {"loss": loss, "rmse": self.unit * loss.sqrt()}
 
 
 class Factors(nn.Module):

@@ -53,10 +53,10 @@ class PoissonPINN(Task):
         residual = torch.where(edge == 1, value - solution, (laplacian + force) / self.scale)
         return residual.square().mean()
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         solution = targets[:, 0]
         l2 = (outputs[:, 0] - solution).norm() / solution.norm()
-        return {"loss": self.criterion(outputs, targets).item(), "l2": l2.item()}
+        return {"loss": self.criterion(outputs, targets), "l2": l2}
 
 
 def points(stream: np.random.RandomState, inside: int, boundary: int) -> tuple[np.ndarray, np.ndarray]:

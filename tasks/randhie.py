@@ -38,7 +38,7 @@ class RandHIE(Task):
         inputs = standardised(table.drop(columns=VISITS).to_numpy(np.float64), rows["train"])
         trained = torch.from_numpy(visits[rows["train"]])
         guess = self.metrics(trained.mean().log().expand_as(trained), trained)
-        self.worst = {metric: BOUND * value for metric, value in guess.items()}
+        self.worst = {metric: BOUND * value.item() for metric, value in guess.items()}
         return Data("randhie", {split: (inputs[of], visits[of]) for split, of in rows.items()}, source="statsmodels")
 
     def network(self) -> nn.Module:
@@ -49,7 +49,7 @@ class RandHIE(Task):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.exp() - targets * outputs + torch.lgamma(targets + 1)).mean()
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         saturated = (targets - torch.xlogy(targets, targets) + torch.lgamma(targets + 1)).mean()
         loss = self.criterion(outputs, targets)
-        return {"loss": loss.item(), "deviance": 2 * (loss - saturated).item()}
+        return {"loss": loss, "deviance": 2 * (loss - saturated)}

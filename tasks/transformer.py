@@ -196,7 +196,7 @@ class Transformer(Task):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
-    def score(self, model: nn.Module, split: str) -> dict[str, float]:
+    def score(self, model: nn.Module, split: str) -> dict[str, Tensor]:
         """Metrics over every token of the split but the first, which nothing predicts; sums are float64."""
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -207,10 +207,10 @@ class Transformer(Task):
             pieces.append((stream[None, done:-1], stream[None, done + 1 :]))
         for tokens, following in pieces:
             logits = model(self.prepare(tokens)).flatten(0, 1)
-            loss += nn.functional.cross_entropy(logits, following.flatten(), reduction="none").double().sum()
-            hits += (logits.argmax(dim=1) == following.flatten()).sum()
+            loss = loss + nn.functional.cross_entropy(logits, following.flatten(), reduction="none").double().sum()
+            hits = hits + (logits.argmax(dim=1) == following.flatten()).sum()
         mean = loss / (len(stream) - 1)
-        return {"loss": mean.item(), "acc": hits.item() / (len(stream) - 1), "ppl": mean.exp().item()}
+        return {"loss": mean, "acc": hits.double() / (len(stream) - 1), "ppl": mean.exp()}
 
 
 def windows(stream: Stream, length: int) -> tuple[Stream, Stream]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.base import Data, Task
+from tasks.base import Data, Task, read
 
 ROWS = {"train": 11, "val": 4, "test": 6}
 
@@ -130,6 +130,20 @@ def test_evaluation_in_pieces_gives_the_same_result(task, monkeypatch):
     whole = task.evaluate(model, "train")
     monkeypatch.setattr(task, "evaluation_rows", 3)
     assert task.evaluate(model, "train") == pytest.approx(whole, rel=1e-6)
+
+
+def test_metrics_may_be_numbers_and_tensors_of_one_number_which_are_read_together():
+    given = {
+        "half": torch.tensor(0.5).half(), "hits": torch.tensor([[3]]), "fine": torch.tensor(1 / 3, dtype=torch.float64),
+        "plain": 0.25, "many": torch.zeros(2), "complex": torch.tensor(1j),
+    }  # fmt: skip
+    found = read(given)
+    assert list(found) == list(given)
+    assert found | {"many": None, "complex": None} == {
+        "half": 0.5, "hits": 3.0, "fine": 1 / 3, "plain": 0.25, "many": None, "complex": None,
+    }  # fmt: skip
+    assert found["many"] is given["many"] and found["complex"] is given["complex"]  # to be refused by their names
+    assert read([0.5]) == [0.5]
 
 
 def test_setup_keeps_the_summary_of_what_was_loaded(task):

@@ -98,4 +98,4 @@ def test_a_stack_is_as_runs_alone(task):
 @pytest.mark.parametrize(("loss", "decibels"), [(4.0, 0.0), (0.04, 20.0), (0.0, math.inf), (math.inf, -math.inf)])
 def test_decibels_of_any_loss(loss: float, decibels: float) -> None:
     """Also of one that has left the floating-point numbers: the run has diverged, and not failed."""
-    assert psnr(loss) == pytest.approx(decibels)
+    assert psnr(torch.tensor(loss)).item() == pytest.approx(decibels)
