@@ -143,8 +143,8 @@ class Lockstep(ABC):
         """One step; the losses before it, detached: 0-dim or (active members,)."""
 
     @abstractmethod
-    def evaluate_member(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-        """A member's metrics, named ``<split>_<metric>``, and what its optimizer says of itself."""
+    def evaluate_members(self, splits: tuple[str, ...]) -> dict[int, tuple[dict[str, float], dict[str, float]]]:
+        """Each active member's metrics, named ``<split>_<metric>``, and what its optimizer says of itself."""
 
     @abstractmethod
     def member_model(self, member: int) -> tuple[nn.Module, Any]:
@@ -252,7 +252,7 @@ class Lockstep(ABC):
             analyze: analyses the curvature of those whose metrics are sane.
         """
         epoch = self.steps / self.task.steps_per_epoch
-        values = {member: self.evaluate_member(member, splits) for member in self.active}
+        values = self.evaluate_members(splits)
         sane = [member for member, (of_member, _) in values.items() if not metrics.divergence(of_member, self.bound)]
         analyzed = {member: self._analyzed(member, analyze) for member in sane} if analyze else {}
         return {

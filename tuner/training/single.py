@@ -184,13 +184,13 @@ class Trainer(Lockstep):
     def member_model(self, member: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         return self.runner.exact, self.optimizer
 
-    def evaluate_member(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+    def evaluate_members(self, splits: tuple[str, ...]) -> dict[int, tuple[dict[str, float], dict[str, float]]]:
         with self._evaluated_weights():
             metrics = evaluate(self.task, self.runner.evaluated, splits)
         diagnostics: dict[str, float] = {}
         if isinstance(self.optimizer, CurvatureOptimizer) and self.steps:
             diagnostics = {name: float(value) for name, value in self.optimizer.diagnostics().items()}
-        return metrics, diagnostics
+        return dict.fromkeys(self.active, (metrics, diagnostics))
 
     def weights(self, member: int) -> dict[str, Tensor]:
         with self._evaluated_weights():

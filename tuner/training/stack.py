@@ -8,13 +8,12 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from optimizers import CurvatureOptimizer
 from optimizers.stacking.joined import OwnGradientsError
 from optimizers.stacking.keys import each_key
 from optimizers.stacking.per_member import BeginAgainError
@@ -27,10 +26,10 @@ from tuner.training.captures import RECHECKED_EVALUATIONS, UNSETTLED_STACK
 from tuner.training.engine import Engine
 from tuner.training.isolation import ChangedProcessError, Unchanged
 from tuner.training.loop import Lockstep, Yielded, all_batches, copy_tensors, in_lockstep
-from tuner.training.metrics import evaluate
 from tuner.training.records import NEVER, Analyze, Budget, Evaluation, Result, Saving, Snapshot
 from tuner.training.single import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
 from tuner.training.stack_optimizer import stack_optimizer
+from tuner.training.stacked_evaluation import diagnostics_of_rows, evaluate_rows, way_of
 from tuner.training.stacked_model import AtBatch, StackBatch, StackedModel
 from tuner.training.watched_code import Code
 from tuner.training.weights import weights_of
@@ -187,13 +186,15 @@ class Stack(Lockstep):
         torch.manual_seed(members[0].seed)  # dropout
         self._averages = None if engine.ema is None else Averages(engine.ema, self.model.params)
         self._settle_training()
+        self._active_rows: Tensor | None = None
         self._evaluations = 0
-        self._first_metrics: dict[tuple[int, tuple[str, ...]], dict[str, float]] = {}
 
     @property
     def note(self) -> str:
-        """What is to be known of how its members step, if anything."""
-        return self.optimizer.note
+        """What is to be known of how its members step and are evaluated, if anything."""
+        why_apart = way_of(self.model).why_apart
+        evaluated = f"its members are evaluated one by one ({why_apart})" if why_apart else ""
+        return "; ".join(filter(None, [self.optimizer.note, evaluated]))
 
     def batches(self, epochs: int) -> Iterator[StackBatch]:
         """Members of the same seed see the same rows."""
@@ -217,9 +218,7 @@ class Stack(Lockstep):
             self.nominal_grad_equivalents[member] = cost
         if self._averages is not None:
             self._averages.update(self.model.params)
-        if len(self.active) < len(self.stacked):
-            losses = losses[[self.stacked.index(member) for member in self.active]]
-        return losses
+        return losses if self._active_rows is None else losses[self._active_rows]
 
     @contextmanager
     def _alone_after(self, *errors: type[Exception]) -> Iterator[None]:
@@ -267,6 +266,7 @@ class Stack(Lockstep):
         self._evaluations = state["evaluations"]
         if self._averages is not None:
             self._averages.restore(state["averages"])
+        self._settle_active()
 
     def evaluate(self, splits: tuple[str, ...], *, analyze: Analyze | None = None) -> dict[int, Evaluation]:
         self._evaluations += 1
@@ -284,34 +284,38 @@ class Stack(Lockstep):
         self.model.load(row)
         return self.model.runner.exact, self.optimizer.member_optimizer(row)
 
-    def evaluate_member(self, member: int, splits: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-        row = self.stacked.index(member)
-        first = (self.seeds[member], splits)
-        if self.steps == 0 and first in self._first_metrics:
-            return self._first_metrics[first], {}
-        self._load_evaluated(row)
-        metrics = evaluate(self.task, self.model.runner.evaluated, splits)
-        if self.steps == 0:
-            self._first_metrics[first] = metrics
-            return metrics, {}
-        if not isinstance(self.optimizer.members[row], CurvatureOptimizer):
-            return metrics, {}
-        optimizer = cast(CurvatureOptimizer, self.optimizer.member_optimizer(row))
-        return metrics, {name: float(value) for name, value in optimizer.diagnostics().items()}
+    def evaluate_members(self, splits: tuple[str, ...]) -> dict[int, tuple[dict[str, float], dict[str, float]]]:
+        """Before the first step members of a seed are one network."""
+        rows = {member: self.stacked.index(member) for member in self.active}
+        if not self.steps:
+            first = {self.seeds[member]: row for member, row in reversed(rows.items())}
+            rows = {member: first[self.seeds[member]] for member in rows}
+        evaluated = list(dict.fromkeys(rows.values()))
+        metrics = dict(zip(evaluated, evaluate_rows(self.model, self._evaluated, evaluated, splits), strict=True))
+        diagnostics = diagnostics_of_rows(self.optimizer, evaluated) if self.steps else {}
+        return {member: (metrics[row], diagnostics.get(row, {})) for member, row in rows.items()}
 
     def weights(self, member: int) -> dict[str, Tensor]:
-        self._load_evaluated(self.stacked.index(member))
+        self.model.load(self.stacked.index(member), self._evaluated)
         return weights_of(self.model.runner.exact)
 
-    def _load_evaluated(self, row: int) -> None:
-        """Make the ordinary network a view of a member as it is evaluated."""
-        self.model.load(row, None if self._averages is None else self._averages.tensors)
+    @property
+    def _evaluated(self) -> list[Tensor]:
+        """The weights that evaluations see, (members, ...) each."""
+        return self.model.params if self._averages is None else self._averages.tensors
 
     def retire(self, why: Mapping[int, str]) -> None:
         """Those that retire stay in the stack, and are evaluated no more, until enough have."""
         super().retire(why)
         if self.active and len(self.active) <= (1 - WORTH_DROPPING) * len(self.stacked):
             self._keep(self.active)
+        self._settle_active()
+
+    def _settle_active(self) -> None:
+        """Have the rows of those that train on the device, not copied there at each step, if others are stacked too."""
+        rows = [self.stacked.index(member) for member in self.active]
+        all_train = len(rows) == len(self.stacked)
+        self._active_rows = None if all_train else torch.tensor(rows, dtype=torch.int64, device=self.task.device)
 
     def _keep(self, members: list[int]) -> None:
         """Go on as a smaller stack."""
