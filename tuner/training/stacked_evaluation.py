@@ -66,7 +66,8 @@ def evaluate_rows(
 ) -> list[Metrics]:
     """The metrics of some of a stack's members.
 
-    The first time that several are evaluated on a split it is done both ways; what they are one by one counts.
+    The first time that several are evaluated on a split it is done both ways. What counts is what counts ever after: a
+    worker's first stack comes to the same bits as any other.
 
     Args:
         params: what is evaluated, (members, ...) each.
@@ -82,9 +83,8 @@ def evaluate_rows(
     for row in rows:
         model.load(row, params)
         apart.append(evaluate(model.task, model.runner.evaluated, splits))
-    if trying:
-        way.why_apart = _tried(model, params, before, rows, splits, apart)
-    return apart
+    together = _tried(model, params, before, rows, splits, apart) if trying else None
+    return apart if together is None else together
 
 
 def diagnostics_of_rows(
@@ -106,28 +106,33 @@ def _tried(
     rows: Sequence[int],
     splits: tuple[str, ...],
     expected: Sequence[Metrics],
-) -> str:
-    """Why members cannot be evaluated at once; empty where they can, and how much each of them needs is then known.
+) -> list[Metrics] | None:
+    """The metrics of members that are evaluated at once; ``None`` where they are not, and why is then known.
 
     Args:
         buffers: before ``expected`` was found.
     """
-    if getattr(model.task.evaluate, "__func__", None) is not Task.evaluate:
-        return "it has an `evaluate` of its own"
-    if not all(map(_same, buffers, model.buffers)):
-        return "an evaluation changes a buffer of the network"
     way = way_of(model)
+    if getattr(model.task.evaluate, "__func__", None) is not Task.evaluate:
+        way.why_apart = "it has an `evaluate` of its own"
+    elif not all(map(_same, buffers, model.buffers)):
+        way.why_apart = "an evaluation changes a buffer of the network"
+    if way.why_apart:
+        return None
     try:
         for split in splits:
             with Largest() as seen:
                 _stacked(model, params, buffers, rows[:1], (split,), 1)
             way.largest[split] = seen.bytes
         if not (at_once := way.at_once(splits, model.task.device)):
-            return ""
+            return None
         found = _together(model, params, buffers, rows, splits, at_once)
     except Exception as error:
-        return fault(error)
-    return "" if _alike(found, expected, _rounding(model)) else "the metrics of all members at once are others"
+        way.why_apart = fault(error)
+        return None
+    if not _alike(found, expected, _rounding(model)):
+        way.why_apart = "the metrics of all members at once are others"
+    return None if way.why_apart else found
 
 
 def _together(

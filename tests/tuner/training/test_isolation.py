@@ -180,16 +180,10 @@ def test_a_worker_whose_code_was_changed_says_what_and_does_no_other_job(
 
 
 @pytest.mark.usefixtures("repaired")
-def test_of_a_cohort_that_changed_it_nothing_counts_and_its_worker_is_as_if_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
-    monkeypatch.setattr(os, "_exit", leave)
-    worker = started(config(tmp_path, ADAM), asked("spoiler", 3))
-    with pytest.raises(SystemExit):
-        step(worker)
+def test_of_a_cohort_that_changed_it_nothing_counts_and_each_is_done_for_itself(tmp_path: Path) -> None:
+    report = step(started(config(tmp_path, ADAM), asked("spoiler", 3)))
+    assert report.retires and report.singly and not report.outcomes
+    assert report.worker_unusable.startswith(f"spoiler: a run of it changed {ADAM}, which cannot be undone")
 
 
 @pytest.mark.usefixtures("repaired")

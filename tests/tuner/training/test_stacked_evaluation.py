@@ -224,7 +224,7 @@ def test_what_cannot_be_evaluated_at_once_is_evaluated_one_by_one_and_tried_once
     kind: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, why = APART[kind]
-    tries: list[str] = []
+    tries: list[object] = []
     tried = stacked_evaluation._tried
     monkeypatch.setattr(stacked_evaluation, "_tried", lambda *of: (tries.append(tried(*of)), tries[-1])[1])
     stack = stack_of(make())
@@ -242,7 +242,7 @@ def test_its_numbers_are_those_of_members_one_by_one(kind: str, monkeypatch: pyt
     budget, members = Budget(epochs=2, evaluations=2, test=True), [Member({"lr": lr}, 1) for lr in (0.1, 0.2)]
     torch.manual_seed(0)
     runs = together(make(), of(torch.optim.SGD), members, budget)
-    monkeypatch.setattr(stacked_evaluation, "_tried", lambda *_: "not tried")
+    monkeypatch.setattr(stacked_evaluation, "_tried", lambda *_: None)
     torch.manual_seed(0)
     expected = together(make(), of(torch.optim.SGD), members, budget)
     if kind != "other numbers":  # it counts the try

@@ -156,7 +156,13 @@ def test_one_cohort_follows_the_other_on_the_same_bench() -> None:
 # What cannot be stacked.
 
 
-def test_an_optimizer_without_a_rule_reports_job_after_job() -> None:
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optimizers without a pure rule cannot be stacked."""
+    monkeypatch.setattr(stack, "each_key", lambda *_: None)
+
+
+def test_an_optimizer_that_cannot_be_stacked_reports_job_after_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart(monkeypatch)
     settled = config()
     asked = jobs("rmsprop", *({"lr": lr} for lr in RATES))
     reports = rest(started(settled, asked))
@@ -217,6 +223,7 @@ def test_a_job_whose_hyperparameters_are_refused_fails_alone(refused: int) -> No
 
 
 def test_a_job_that_fails_on_its_way_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart(monkeypatch)
     settled, asked = config(), jobs("rmsprop", *({"lr": lr} for lr in RATES))
     step, steps = torch.optim.RMSprop.step, Counter[float]()
 
