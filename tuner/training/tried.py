@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 from optimizers.stacking.joined import OwnGradientsError
 from optimizers.stacking.per_member import BeginAgainError, PerMemberOptimizer
@@ -17,6 +18,7 @@ from tuner.training.isolation import ChangedProcessError
 from tuner.training.single import MakeOptimizer
 from tuner.training.stack import Member, Stack, stacks
 
+Found = TypeVar("Found")
 KNOWN = (OwnGradientsError, OtherStreamsError, RoundingDecidesError, ChangedProcessError)
 MOST_TRIES = 5
 """So often may a stack find out that its members must step in another way."""
@@ -50,23 +52,37 @@ def tried(task: Task, make_optimizer: MakeOptimizer, hp: Mapping[str, Any], engi
         Exception: whatever a stack fails with, an operation without a batching rule, say.
     """
     members = [Member(dict(hp), 0), Member(_other(make_optimizer, task, hp), 1)]
+    if len(stacks(task, make_optimizer, members, engine)) > 1:
+        return Tried(_without_trying(engine), "")
+    try:
+        return Tried("", settled(lambda: _note_of_steps(Stack(task, make_optimizer, members, engine, epochs=STEPS))))
+    except BeginAgainError:
+        return Tried("it steps in another way each time", "")
+    except KNOWN as error:
+        return Tried(str(error), "")
+
+
+def settled(act: Callable[[], Found]) -> Found:
+    """What ``act`` on a stack returns, begun again where it was found out how the stack's members must step.
+
+    Raises:
+        BeginAgainError: too often.
+    """
     for _ in range(MOST_TRIES):
-        if len(stacks(task, make_optimizer, members, engine)) > 1:
-            return Tried(_without_trying(engine), "")
-        try:
-            stack = Stack(task, make_optimizer, members, engine, epochs=STEPS)
-            began = time.monotonic()
-            steps = STEPS + 1 if isinstance(stack.optimizer, PerMemberOptimizer) else STEPS_OF_A_RULE
-            for batch in itertools.islice(stack.batches(STEPS), steps):
-                stack.step(batch)
-                if time.monotonic() - began > LONGEST_S:
-                    break
-        except BeginAgainError:
-            continue
-        except KNOWN as error:
-            return Tried(str(error), "")
-        return Tried("", stack.note)
-    return Tried("it steps in another way each time", "")
+        with suppress(BeginAgainError):
+            return act()
+    return act()
+
+
+def _note_of_steps(stack: Stack) -> str:
+    """What is to be known of a stack after some steps."""
+    began = time.monotonic()
+    steps = STEPS + 1 if isinstance(stack.optimizer, PerMemberOptimizer) else STEPS_OF_A_RULE
+    for batch in itertools.islice(stack.batches(STEPS), steps):
+        stack.step(batch)
+        if time.monotonic() - began > LONGEST_S:
+            break
+    return stack.note
 
 
 def _without_trying(engine: Engine) -> str:

@@ -24,7 +24,7 @@ from tuner.training.engine import Engine
 from tuner.training.isolation import restored
 from tuner.training.loop import Lockstep
 from tuner.training.single import Hyperparameters, MakeOptimizer, Trainer
-from tuner.training.tried import tried
+from tuner.training.tried import settled, tried
 from tuner.workers.device_errors import brief, has_lost_device
 from tuner.workers.diagnosis import diagnose
 
@@ -122,8 +122,8 @@ def stacks(
     memory.give_back(task.device)
     if alone:
         return found, f"trains one at a time: {alone}"
-    settled = config.resources.settled
-    allowed = memory.allowance_mb(task.device, settled.gpus_per_trial, settled.max_concurrent)
+    resources = config.resources.settled
+    allowed = memory.allowance_mb(task.device, resources.gpus_per_trial, resources.max_concurrent)
     memory.reset_peak(task.device)
     base = memory.peak_mb(task.device)
     per_member = 0.0
@@ -132,7 +132,7 @@ def stacks(
             break
         members = [stack.Member(hp, seed=0)] * size
         try:
-            whole = _average_step(stack.Stack(task, make, members, engine, epochs=1), task)
+            whole = settled(partial(_average_step_of_stack, task, make, members, engine))
         except Exception as error:
             check_device(optimizer, error)
             break  # it will train one at a time
@@ -143,6 +143,10 @@ def stacks(
             break
     memory.give_back(task.device)
     return found, note
+
+
+def _average_step_of_stack(task: Task, make: MakeOptimizer, members: list[stack.Member], engine: Engine) -> StepSeconds:
+    return _average_step(stack.Stack(task, make, members, engine, epochs=1), task)
 
 
 def check_device(optimizer: str, error: Exception) -> None:

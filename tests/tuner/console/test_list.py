@@ -157,7 +157,7 @@ def test_optimizers_are_told_with_what_they_need(own: Path, capsys: pytest.Captu
         "hutchinson",
         10,
     )
-    assert (mine["package"], mine["own"], mine["stacks"], mine["doc"]) == ("my_module", False, False, "A rule of mine.")
+    assert (mine["package"], mine["own"], mine["stacks"], mine["doc"]) == ("my_module", False, True, "A rule of mine.")
     absent = of_name(found, "absent")
     assert (absent["installed"], absent["stacks"], absent["remedy"], absent["error"]) == (False, None, None, None)
 
@@ -167,7 +167,7 @@ def test_the_table_of_optimizers_is_plain_text(own: Path, capsys: pytest.Capture
     assert re.search(r"^adamw +torch\.optim\.AdamW +lr, weight_decay +torch +yes$", out, re.M)
     curvature = "curvature: hutchinson, 2 gradients per sample, every step"
     assert re.search(rf"^diag_hessian +optimizers\.DiagHessian +lr, diff, square +{curvature} +yes$", out, re.M)
-    assert re.search(r"^muon +optimizers\.MuonWithAdamW +lr, weight_decay +torch +no$", out, re.M)
+    assert re.search(r"^muon +optimizers\.MuonWithAdamW +lr, weight_decay +torch +yes$", out, re.M)
     assert re.search(r"^absent +\S+ +lr +no_such_package, not installed +not installed$", out, re.M)
 
 
