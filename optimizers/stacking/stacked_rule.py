@@ -228,5 +228,7 @@ def _put(values: Sequence[Tensor | None], places: Sequence[Tensor]) -> None:
     """Bring values to places, of which some may be views of others' or of another's."""
     own = {place.untyped_storage().data_ptr() for place in places}
     new = [value for value in values if value is not None]
+    if not new:  # a rule without state
+        return
     apart = [value.clone() if value.untyped_storage().data_ptr() in own else value for value in new]
     torch._foreach_copy_(list(places), apart)

@@ -33,22 +33,22 @@ def evaluation(run: Lockstep) -> Counted:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_an_evaluation_of_a_run_waits_once_a_split(task: str, deterministic: bool) -> None:
-    counted = evaluation(run_of(task, "adam", {}, Engine(deterministic=deterministic)))
+    counted = evaluation(run_of(task, "adam", {}, Engine(deterministic=deterministic, capture="off")))
     assert counted.synchronisations == len(SPLITS), counted.waits
 
 
 @pytest.mark.parametrize("seeds", [1, 32])
 def test_an_evaluation_of_a_stack_is_a_handful_of_launches_and_one_wait(seeds: int) -> None:
-    alone = evaluation(run_of("mnist1d", "adam", {}, Engine()))
-    stacked = evaluation(run_of("mnist1d", "adam", {}, Engine(), members=32, seeds=seeds))
+    alone = evaluation(run_of("mnist1d", "adam", {}, Engine(capture="off")))
+    stacked = evaluation(run_of("mnist1d", "adam", {}, Engine(capture="off"), members=32, seeds=seeds))
     assert stacked.synchronisations == 1, stacked.waits
     assert stacked.launches < 2 * alone.launches < 150
-    curved = evaluation(run_of("mnist1d", "sophia", {}, Engine(), members=32, seeds=seeds))
+    curved = evaluation(run_of("mnist1d", "sophia", {}, Engine(capture="off"), members=32, seeds=seeds))
     assert curved.synchronisations == 2, curved.waits  # metrics, and what optimizers say of themselves
 
 
 def test_a_step_with_a_retired_member_copies_nothing_from_the_host() -> None:
-    stack = run_of("mnist1d", "adam", {}, Engine(), members=32)
+    stack = run_of("mnist1d", "adam", {}, Engine(capture="off"), members=32)
     batches = stack.batches(1)
     stack.retire({3: "diverged"})
     for batch in islice(batches, 4):

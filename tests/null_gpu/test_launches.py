@@ -42,7 +42,7 @@ STACKED = {"gnb": 127, "ggn_mc": 138, "ggn_exact": 144}
 
 def counted(task: str, optimizer: str, estimator: str | None, engine: Engine | None = None) -> Steps:
     arguments = {"estimator": estimator, "update_period": PERIOD} if estimator else {}
-    engine = engine or Engine(precision="tf32" if task in TF32 else "fp32")
+    engine = engine or Engine(precision="tf32" if task in TF32 else "fp32", capture="off")
     return steps_of(task, optimizer, arguments, engine, warm=1 if estimator else 2)
 
 
@@ -63,14 +63,16 @@ def test_a_refresh_of_a_stack_launches_as_much_for_all_members_as_for_few(estima
 
 def test_clipping_takes_a_few_launches_for_all_tensors() -> None:
     """Of the 34 of this network, where one by one it took two for each."""
-    free, clipped = (counted("cifar_cnn", "sophia", "gnb", Engine(clip_grad_norm=bound)) for bound in (None, 1.0))
+    free, clipped = (
+        counted("cifar_cnn", "sophia", "gnb", Engine(clip_grad_norm=bound, capture="off")) for bound in (None, 1.0)
+    )
     assert clipped.plain.launches <= free.plain.launches + 11
     assert clipped.refresh.launches <= free.refresh.launches + 11
 
 
 def test_a_resumed_run_launches_as_many_as_before() -> None:
     """Its parameters share a step count again."""
-    engine = Engine()
+    engine = Engine(capture="off")
     first, second = (run_of("mnist1d", "adahessian", {"update_period": PERIOD}, engine) for _ in range(2))
     batches = itertools.islice(first.batches(EPOCHS), 6)
     for batch in itertools.islice(batches, 3):
