@@ -10,6 +10,7 @@ import argparse
 import gc
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,7 +22,8 @@ import torch
 from tests.null_gpu.build import UnavailableError, environment
 
 PERIOD = 10
-WARM = 2 * PERIOD  # steps before those that are counted: in the first ones a stack records what it replays
+WARM = 4 * PERIOD  # steps before those that are counted: in the first ones a stack records what it replays
+CAPTURED_WARM = 40  # rounds of a refresh and what follows: of each kind of step the first ones are compared
 TASKS = {"mnist1d": "fp32", "cifar_cnn": "tf32", "resnet18": "tf32", "transformer": "fp32"}
 STACKS = (4, 32)
 CURVED = ("sophia", "diag_hessian", "adahessian", "sadh", "ssdh", "ssvp")
@@ -34,7 +36,8 @@ NOT_COUNTED = {
 NOTES = """\
 A step on a GPU is as long as its kernels or as their launches, some 5 us each, whichever is longer: for small networks
 the launches. Plain is a step between refreshes, refresh one that estimates curvature; "x Adam" is the mean over
-{period} steps, one of them a refresh, over Adam's step. Waits are the times that a step (plain and refresh together)
+{period} steps, one of them a refresh, over Adam's step; captured is the same mean where steps are CUDA graphs
+(`train.capture`), where they can be. Waits are the times that a step (plain and refresh together)
 waited for the device. Memory is the highest over both, all that is on the device included. Optimizers are as shipped,
 but for an update_period of {period} and the estimator that is named; torch.optim's run their foreach kernels.
 Precision is fp32 on {fp32}, tf32 on {tf32}. Not counted:
@@ -51,6 +54,7 @@ class Row:
         arguments: in place of those of its YAML file.
         members: of a stack; 1 for a run alone.
         counted: plain, refresh, mean launches, waits, MB.
+        captured: mean launches where steps are CUDA graphs.
         failed: why there is nothing.
     """
 
@@ -58,6 +62,7 @@ class Row:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     members: int = 1
     counted: tuple[int, int, float, int, float] | None = None
+    captured: float = 0.0
     failed: str = ""
 
     @property
@@ -80,8 +85,9 @@ def rows() -> Iterator[Row]:
 def stack_rows(members: int) -> Iterator[Row]:
     yield Row("adam", members=members)
     for optimizer in ("sophia", "diag_hessian"):
-        for estimator in ("hutchinson", "gnb"):
+        for estimator in ("hutchinson", "gnb", "ggn_mc"):
             yield Row(optimizer, {"estimator": estimator, "update_period": PERIOD}, members)
+    yield Row("rmsprop", members=members)
 
 
 def shipped() -> list[str]:
@@ -97,30 +103,37 @@ def count(task: str, row: Row) -> None:
     gc.collect()
     torch.cuda.empty_cache()
     period = row.arguments.get("update_period", 1)
-    engine = Engine(precision=TASKS[task])
+    both = (Engine(precision=TASKS[task], capture=capture) for capture in ("off", "auto"))
     try:
-        steps = steps_of(task, row.optimizer, row.arguments, engine, members=row.members, warm=WARM // period)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what cannot be captured is seen in its count
+            steps, captured = (
+                steps_of(task, row.optimizer, row.arguments, engine, members=row.members, warm=rounds)
+                for engine, rounds in zip(both, (WARM // period, CAPTURED_WARM), strict=True)
+            )
     except (RuntimeError, ImportError, AssertionError) as error:
         row.failed = str(error).partition("\n")[0][:100]
         return
     waits = steps.refresh.synchronisations + steps.plain.synchronisations * (steps.plain is not steps.refresh)
+    row.captured = captured.mean_launches
     row.counted = steps.plain.launches, steps.refresh.launches, steps.mean_launches, waits, steps.peak_mb
 
 
 def table(counted: Sequence[Row]) -> list[str]:
     lines = [
-        "| optimizer | estimator | plain | refresh | mean | x Adam | waits | MB |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| optimizer | estimator | plain | refresh | mean | x Adam | captured | waits | MB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     assert counted[0].counted is not None, counted[0].failed
     adam = counted[0].counted[2]
     for row in counted:
         name = f"| {row.optimizer} | {row.estimator}"
         if row.counted is None:
-            lines.append(f"{name} | - | - | - | - | - | - |")
+            lines.append(f"{name} | - | - | - | - | - | - | - |")
             continue
         plain, refresh, mean, waits, memory = row.counted
-        lines.append(f"{name} | {plain} | {refresh} | {mean:.1f} | {mean / adam:.2f} | {waits} | {memory:.0f} |")
+        means = f"{mean:.1f} | {mean / adam:.2f} | {row.captured:.1f}"
+        lines.append(f"{name} | {plain} | {refresh} | {means} | {waits} | {memory:.0f} |")
     failed = [f"{row.optimizer}: {row.failed}." for row in counted if row.counted is None]
     return [*lines, *(["", *failed] if failed else [])]
 
