@@ -52,6 +52,7 @@ class Joined:
         self._as_one.grads = dict.fromkeys(map(id, self._params))
         self._closes = closes
         self._calls_at_once = False
+        self._has_own_zero_grad = has_own_zero_grad(members[0])
         self.optimizer = join(members, member_params, self._params)
 
     def step(self, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
@@ -61,7 +62,7 @@ class Joined:
             losses: (members,), for an optimizer that asks for its own.
             grads: the stack's; they may be changed.
         """
-        if has_own_zero_grad(self.optimizer):
+        if self._has_own_zero_grad:
             self.call(lambda optimizer: optimizer.zero_grad())
         for param, grad in zip(self._params, grads, strict=True):
             self._as_one.grads[id(param)] = None if grad is None else grad.contiguous().as_subclass(Stacked)
@@ -99,7 +100,10 @@ class Joined:
         with without_draws(stack[0].device):
             closures = [Closures(own) for own in params] if self._closes else []
             for row, (member, own) in enumerate(zip(members, params, strict=True)):
-                _give(member, own, [None if grad is None else grad[row].clone() for grad in doubles])
+                if self._has_own_zero_grad:
+                    member.zero_grad()
+                for param, grad in zip(own, doubles, strict=True):
+                    param.grad = None if grad is None else grad[row].clone()
                 member.step(*[each.make(losses[row], refuse) for each in closures[row : row + 1]])
         self._calls_at_once = one._calls_at_once = bool(closures) and all(each.calls_at_once for each in closures)
         if any(each.called and not each.calls_at_once for each in closures):
@@ -119,13 +123,6 @@ class Joined:
             members.append(member)
             params.append(own)
         return members, params
-
-
-def _give(member: Any, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
-    if has_own_zero_grad(member):
-        member.zero_grad()
-    for param, grad in zip(params, grads, strict=True):
-        param.grad = grad
 
 
 def refuse() -> Tensor:

@@ -49,7 +49,6 @@ class PerMemberOptimizer:
         scheduled: whether ``step`` will be given factors of the learning rate.
 
     Attributes:
-        costs: each member's so far, in gradients.
         apart: why the members do not step as one; empty where they do, or may.
         rounded: whether rounding errors decide what the optimizer does: members are as alone in distribution only.
     """
@@ -71,19 +70,26 @@ class PerMemberOptimizer:
         self.params = params
         self.member_params = member_params
         self.steps = 0
-        self.costs = [0.0] * len(self.members)
         self._key = key
         self.rounded = False
         self._twin = twin
         self._streams = MemberStreams(streams, params[0].device, key)
         self._bases = [[g["lr"] for g in member.param_groups] for member in members] if scheduled else []
-        closing = takes_closure(members[0]) and not isinstance(members[0], CurvatureOptimizer)
+        self._curved = isinstance(members[0], CurvatureOptimizer)
+        closing = takes_closure(members[0]) and not self._curved
         self._closures = [Closures(own) for own in member_params] if closing else []
-        curved = isinstance(members[0], CurvatureOptimizer)
-        self.apart = APART.get(key, "") or ("each estimates curvature for itself" if curved else "")
+        self._has_own_zero_grad = has_own_zero_grad(members[0])
+        self.apart = APART.get(key, "") or ("each estimates curvature for itself" if self._curved else "")
         self._joined: Joined | None = None
         self._recheck = False
         self._mode = ""
+
+    @property
+    def costs(self) -> list[float]:
+        """Each member's so far, in gradients: one a step, but where it estimates curvature."""
+        if self._curved:
+            return [member.grad_equivalents for member in self.members]
+        return [float(self.steps)] * len(self.members)
 
     @property
     def note(self) -> str:
@@ -102,12 +108,13 @@ class PerMemberOptimizer:
 
         Raises:
             OwnGradientsError: an optimizer wants gradients that are not those of the step.
+            OtherStreamsError: it draws random numbers that members would share.
             BeginAgainError: the members did not step as they should have.
-        RoundingDecidesError: how they step is decided by rounding errors.
+            RoundingDecidesError: how they step is decided by rounding errors.
         """
         self.switch("train")
         self._set_rates(lr_factors)
-        if isinstance(self.members[0], CurvatureOptimizer):
+        if self._curved:
             losses = self._step_curved(problem, max_grad_norm)
         else:
             losses, grads = plain_gradients(problem)
@@ -120,7 +127,6 @@ class PerMemberOptimizer:
                 self._step_each(losses, grads)
             else:
                 self._step_as_one(losses, grads)
-            self.costs = [cost + 1.0 for cost in self.costs]
             if self._twin is not None:
                 self.rounded = self._twin.compare([param.detach()[0] for param in self.params])
                 self._twin = self._twin if self._twin.steps < TWIN_STEPS and not self.rounded else None
@@ -152,14 +158,13 @@ class PerMemberOptimizer:
         """What ``load_state_dict`` needs in a stack of the same members."""
         return {
             "steps": self.steps,
-            "costs": list(self.costs),
             "members": [self.member_optimizer(row).state_dict() for row in range(len(self.members))],
             "streams": self._streams.states if self._streams.drawing else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self.steps, self.costs = state["steps"], list(state["costs"])
+        self.steps = state["steps"]
         self._streams.drawing = state["streams"] is not None
         self._streams.states = state["streams"] or self._streams.states
         self._twin = None
@@ -177,7 +182,6 @@ class PerMemberOptimizer:
             for param, stacked in zip(own, params, strict=True):
                 param.data = stacked.detach()[row]
         self.params = params
-        self.costs = [self.costs[row] for row in chosen]
         self._streams.states = [self._streams.states[row] for row in chosen]
         self._bases = [self._bases[row] for row in chosen] if self._bases else []
         self._closures = [self._closures[row] for row in chosen] if self._closures else []
@@ -200,9 +204,11 @@ class PerMemberOptimizer:
         rates = [[base * factor for base in bases] for bases, factor in zip(self._bases, of_each, strict=True)]
         if self._joined is not None:
             self._joined.set_rates(rates)
-        for member, own in zip(self.members, rates, strict=True):
-            for group, rate in zip(member.param_groups, own, strict=True):
-                group["lr"] = rate
+        else:
+            for member, own in zip(self.members, rates, strict=True):
+                _set_rates_of(member, own)
+        if self._twin is not None:
+            _set_rates_of(self._twin.optimizer, rates[0])
 
     def _step_as_one(self, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
         assert self._joined is not None
@@ -240,9 +246,6 @@ class PerMemberOptimizer:
 
     def _step_twin(self, twin: Twin, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
         """Before the first member's step, from the same state of its random stream."""
-        if self._bases:
-            for group, of_member in zip(twin.optimizer.param_groups, self.members[0].param_groups, strict=True):
-                group["lr"] = of_member["lr"]
         own = [None if grad is None else grad[0].contiguous() for grad in grads]
         self._streams.run(0, lambda: twin.step(own, losses[0]))
 
@@ -252,7 +255,7 @@ class PerMemberOptimizer:
 
         def step(row: int) -> None:
             member = self.members[row]
-            if has_own_zero_grad(member):
+            if self._has_own_zero_grad:
                 member.zero_grad()
             for param, grad in zip(self.member_params[row], given, strict=True):
                 param.grad = None if grad is None else grad[row]
@@ -287,7 +290,6 @@ class PerMemberOptimizer:
                 step_with(member, [None if grad is None else grad[row] for grad in grads])
 
         self._each(step)
-        self.costs = [member.grad_equivalents for member in self.members]
         return torch.stack([found[row] for row in rows])
 
     def _each(self, step: Callable[[int], None]) -> None:
@@ -308,6 +310,11 @@ class PerMemberOptimizer:
             if param.data_ptr() != stacked.data_ptr() + row * stacked.stride(0) * stacked.element_size():
                 stacked.detach()[row] = param.detach()
                 param.data = stacked.detach()[row]
+
+
+def _set_rates_of(optimizer: Any, rates: Sequence[float]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _why(error: Exception) -> str:
