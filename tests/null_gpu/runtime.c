@@ -1,7 +1,8 @@
 // The CUDA runtime of a GPU that computes nothing, to be preloaded (LD_PRELOAD): PyTorch's own host code for CUDA then
 // runs on a machine without a GPU. Kernels are counted by name, so are copies, synchronisations and allocations. A copy
-// to the host gives zeros, one of a single byte `null_fill`. A CUDA graph is captured as the number of its launches;
-// what a real capture refuses, it refuses. libraries.c is cuBLAS and cuDNN, driver.c the driver.
+// to the host gives zeros; one of fewer bytes than a float has, which are booleans, what `null_fill` says. A CUDA graph
+// is captured as the number of its launches; what a real capture refuses, it refuses. libraries.c is cuBLAS and cuDNN,
+// driver.c the driver.
 #define _GNU_SOURCE
 #include "null.h"
 #include <cuda_runtime_api.h>
@@ -38,27 +39,21 @@ static int slot(const void *f) {
     while (tab[h & (NH - 1)].f && tab[h & (NH - 1)].f != f) h++;
     return h & (NH - 1);
 }
-static void hit(const void *f) {
+// Whether a launch counts now; one that is captured counts when its graph is launched.
+static int hit(const void *f) {
     int s = slot(f);
     tab[s].f = f;
     if (capture) {
         captured++;
-        return;
+        return 0;
     }
     tab[s].c++;
     null_launches_++;
+    return 1;
 }
 void null_library_call(const char *n) {
-    int s = slot(n);
-    tab[s].f = n;
-    tab[s].n = n;
-    if (capture) {
-        captured++;
-        return;
-    }
-    tab[s].c++;
-    null_launches_++;
-    null_lib_++;
+    tab[slot(n)].n = n;
+    null_lib_ += hit(n);
 }
 E void null_reset(void) {
     for (int i = 0; i < NH; i++) tab[i].c = 0;
@@ -146,8 +141,7 @@ static void copy(void *d, const void *s, size_t n, enum cudaMemcpyKind k) {
     } else if (ss) {
         null_d2h_++;
         null_d2h_bytes_ += n;
-        memset(d, 0, n);
-        if (n == 1) *(char *)d = fill_one;
+        memset(d, n < sizeof(float) ? fill_one : 0, n);
     } else memcpy(d, s, n);
 }
 E cudaError_t cudaMemcpy(void *d, const void *s, size_t n, enum cudaMemcpyKind k) {
