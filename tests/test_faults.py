@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import commands
 from tests.support.commands import environment, finish
+from tests.support.faulty import BAD, write_faulty
 from tuner.store.run import Run
 
 pytestmark = pytest.mark.slow
@@ -21,25 +22,11 @@ pytestmark = pytest.mark.slow
 COMMON = ["--task", "mnist1d", "--out", ".", "--cohort", "1", "--seeds", "1"]
 SHORT = ["train.epochs=1", "train.evaluations=2", "retrain.epochs=1"]
 LIMIT_S = 4
-BAD = 0.5
-"""The learning rate that sets a fault off, the second of three."""
 
-FAULTY = f"""
+FAULTS = """
     import os, signal, time
 
     import torch
-
-
-    class Faulty(torch.optim.SGD):
-        def __init__(self, params, lr):
-            super().__init__(params, lr=min(lr, 0.01))
-            self.bad, self.steps = lr == {BAD}, 0
-
-        def step(self, closure=None):
-            self.steps += 1
-            if self.bad and self.steps == 30:
-                self.fault()
-            return super().step(closure)
 
 
     class Killed(Faulty):
@@ -87,13 +74,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int, str, str]:
     """A search of one optimizer per fault; the second of three trials has it."""
     folder = tmp_path_factory.mktemp("faulty")
-    (folder / "my_package.py").write_text(textwrap.dedent(FAULTY))
-    (folder / "mine" / "optimizers").mkdir(parents=True)
-    for name, cls in KINDS.items():
-        (folder / "mine" / "optimizers" / f"{name}.yaml").write_text(
-            f"class: my_package.{cls}\nspace: {{lr: {{low: 1e-4, high: 1.0, log: true}}}}\n"
-            f"defaults: [{{lr: 0.01}}, {{lr: {BAD}}}, {{lr: 0.001}}]\n"
-        )
+    write_faulty(folder, FAULTS, KINDS)
     settings = ["--set", *SHORT, f"faults.trial_limit_s={LIMIT_S}"]
     args = [*COMMON, "--name", "job", "--configs", "mine", "--optimizers", *KINDS, "--trials", "3", *settings]
     return (Run(folder / "job"), *finish(start(folder, "tuner.search", *args)))

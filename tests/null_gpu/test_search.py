@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests.support.commands import environment, finish, start
+from tests.support.faulty import BAD, write_faulty
 from tuner.store.run import Run
 
 pytestmark = pytest.mark.slow
 
-BAD = 0.5
-"""The learning rate that sets a fault off, the second of three."""
-FAULTY = f"""
+FAULTS = f"""
     import sys
 
     import torch
 
     from optimizers.first_order import FirstOrderOptimizer
     from tests.null_gpu.counting import poison
-
-
-    class Faulty(torch.optim.SGD):
-        def __init__(self, params, lr):
-            super().__init__(params, lr=min(lr, 0.01))
-            self.bad, self.steps = lr == {BAD}, 0
-
-        def step(self, closure=None):
-            self.steps += 1
-            if self.bad and self.steps == 30:
-                self.fault()
-            return super().step(closure)
 
 
     class Illegal(Faulty):
@@ -63,13 +49,7 @@ GPU = ("NULL_GPU", "LD_PRELOAD", "LD_LIBRARY_PATH", "TORCH_CUDNN_V8_API_DISABLED
 @pytest.mark.parametrize("cohort", ["1", "3"])
 def test_a_search_outlives_an_illegal_access_and_want_of_memory(tmp_path: Path, cohort: str) -> None:
     """40 GB are more than a quarter of the GPU, and less than all of it. A stack has the rates of all its members."""
-    (tmp_path / "faulty.py").write_text(textwrap.dedent(FAULTY))
-    (tmp_path / "mine" / "optimizers").mkdir(parents=True)
-    for name, cls in KINDS.items():
-        (tmp_path / "mine" / "optimizers" / f"{name}.yaml").write_text(
-            f"class: faulty.{cls}\nspace: {{lr: {{low: 1e-4, high: 1.0, log: true}}}}\n"
-            f"defaults: [{{lr: 0.01}}, {{lr: {BAD}}}, {{lr: 0.001}}]\n"
-        )
+    write_faulty(tmp_path, FAULTS, KINDS)
     flags = ["--configs", "mine", "--optimizers", *KINDS, "--gpus-per-trial", "0.25", "--cohort", cohort]
     asked = ["--task", "mnist1d", "--trials", "3", "--seeds", "1", "--out", ".", "--name", "job", *flags]
     settings = ["--set", "train.epochs=1", "train.evaluations=2", "retrain.epochs=1", "faults.checkpoint_s=0.001"]
