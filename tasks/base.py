@@ -139,6 +139,17 @@ class Task(ABC):
     def steps_per_epoch(self) -> int:
         return -(-len(self.splits["train"][0]) // self.batch_size)
 
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Numbers of the training rows, (rows,), in the order of the epoch's batches."""
+        rows = len(self.splits["train"][0])
+        return torch.randperm(rows, generator=epoch_generator(seed, epoch)).to(self.device)
+
+    @property
+    def batches_are_rows(self) -> bool:
+        """Whether batches are the training rows in the epoch's order, which a subclass may change."""
+        own = (getattr(getattr(self, name), "__func__", None) for name in ("batches", "prepare", "order"))
+        return tuple(own) == (Task.batches, Task.prepare, Task.order)
+
     def batches(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The epoch's batches: every training row once, in an order that depends on seed and epoch alone."""
         inputs, targets = self.splits["train"]
@@ -148,9 +159,9 @@ class Task(ABC):
             if inputs._version != version:
                 raise RuntimeError("the network changed its inputs in place, and they are the data itself")
             return
-        order = torch.randperm(len(inputs), generator=epoch_generator(seed, epoch)).to(self.device)
+        order = self.order(seed, epoch)
         if inputs.nbytes + targets.nbytes <= SMALL_BYTES:
-            inputs, targets = inputs[order], targets[order]
+            inputs, targets = inputs.index_select(0, order), targets.index_select(0, order)
             for some, of_these in zip(inputs.split(self.batch_size), targets.split(self.batch_size), strict=True):
                 yield self.prepare(some), of_these
             return

@@ -25,12 +25,13 @@ from tuner.training.averaging import Averages
 from tuner.training.captures import RECHECKED_EVALUATIONS, UNSETTLED_STACK
 from tuner.training.engine import Engine
 from tuner.training.isolation import ChangedProcessError, Unchanged
-from tuner.training.loop import Lockstep, Yielded, all_batches, copy_tensors, in_lockstep
+from tuner.training.loop import Lockstep, Yielded, copy_tensors, in_lockstep
 from tuner.training.records import NEVER, Analyze, Budget, Evaluation, Result, Saving, Snapshot
 from tuner.training.single import DEFAULTS, Hyperparameters, MakeOptimizer, Trainer
+from tuner.training.stack_batches import StackBatch, stack_batches
 from tuner.training.stack_optimizer import stack_optimizer
 from tuner.training.stacked_evaluation import diagnostics_of_rows, evaluate_rows, way_of
-from tuner.training.stacked_model import AtBatch, StackBatch, StackedModel
+from tuner.training.stacked_model import AtBatch, StackedModel
 from tuner.training.watched_code import Code
 from tuner.training.weights import weights_of
 
@@ -197,17 +198,7 @@ class Stack(Lockstep):
         return "; ".join(filter(None, [self.optimizer.note, evaluated]))
 
     def batches(self, epochs: int) -> Iterator[StackBatch]:
-        """Members of the same seed see the same rows."""
-        seeds = list(dict.fromkeys(self.seeds))
-        each = [all_batches(self.task, seed, epochs, self.steps) for seed in seeds]
-        if len(seeds) == 1:
-            yield from (StackBatch(tuple(batch), shared=True) for batch in each[0])
-            return
-        for drawn in zip(*map(_with_versions, each), strict=True):
-            if any(tensor._version != version for batch in drawn for tensor, version in batch):
-                raise ValueError("the task yields one tensor for the batches of several seeds")
-            batches = ([tensor for tensor, _ in drawn[seeds.index(self.seeds[member])]] for member in self.stacked)
-            yield StackBatch(tuple(map(torch.stack, zip(*batches, strict=True))), shared=False)
+        return stack_batches(self.task, lambda: [self.seeds[member] for member in self.stacked], epochs, self.steps)
 
     def step(self, batch: StackBatch) -> Tensor:
         with self._alone_after(OwnGradientsError, OtherStreamsError, RoundingDecidesError, ChangedProcessError):
@@ -333,11 +324,6 @@ class Stack(Lockstep):
 @cache
 def _functions(task: type[Task]) -> Code:
     return Code(task)
-
-
-def _with_versions(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, int]]]:
-    """With how often each tensor had been changed in place."""
-    return ([(tensor, tensor._version) for tensor in batch] for batch in batches)
 
 
 def release_memory(device: torch.device) -> None:

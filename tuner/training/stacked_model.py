@@ -23,17 +23,7 @@ from optimizers.stacking.replay import Traced, signature
 from tasks.base import Task
 from tuner.training.captures import captures_of
 from tuner.training.engine import Engine, Runner
-
-
-class StackBatch(NamedTuple):
-    """A batch for each member of a stack.
-
-    Attributes:
-        tensors: with the members as first dimension; or, if shared, those of one batch for all.
-    """
-
-    tensors: tuple[Tensor, ...]
-    shared: bool
+from tuner.training.stack_batches import StackBatch
 
 
 class StackedModel:
