@@ -51,13 +51,13 @@ class Places:
 
     def buffer(self, tensors: Sequence[Tensor]) -> Tensor:
         """A new one of these, (members, ...) each, with zeros between them."""
-        first = tensors[0]
-        parts: list[Tensor] = []
-        for tensor, gap in zip(tensors, self.gaps, strict=True):
-            parts.append(tensor.reshape(len(tensor), -1))
-            if gap:
-                parts.append(first.new_zeros(1, 1).expand(len(first), gap))
-        return torch.cat(parts, 1)
+        buffer = self.empty(tensors[0])
+        torch._foreach_copy_(self.views(buffer), list(tensors))
+        return buffer
+
+    def empty(self, like: Tensor) -> Tensor:
+        """A new one of zeros, of as many members and of that type."""
+        return like.new_zeros(len(like), self.width)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The tensors, (members, ...) each, that lie in a buffer."""

@@ -55,6 +55,8 @@ class StackedRule:
         self._buffer = buffer
         self._places = Places([param.shape[1:] for param in params])
         self._rules: dict[Layout, tuple[replay.Traced, list[tuple[str, ...]]]] = {}
+        self._elementwise: dict[tuple[bool, tuple[str, ...]], bool] = {}
+        self._given: dict[str, tuple[Tensor, list[Tensor]]] = {}
 
     @property
     def states(self) -> list[State]:
@@ -116,8 +118,14 @@ class StackedRule:
             params[0].copy_(next(new))
         else:
             torch._foreach_copy_(params, [next(new) for _ in params])
-        states = [{name: next(new) for name in of_state} for of_state in names]
+        states = [{name: self._own(next(new)) for name in of_state} for of_state in names]
         return states if self._captures is None else self._in_their_places(self._captures, which, given, states)
+
+    def _own(self, value: Tensor) -> Tensor:
+        """A state that is not what the next step's gradients or curvatures are brought to."""
+        storage = value.untyped_storage().data_ptr()
+        held = (buffer.untyped_storage().data_ptr() for buffer, _ in self._given.values())
+        return value.clone() if storage in held else value
 
     def _in_their_places(
         self, captures: Captures, which: tuple[int, ...], given: Sequence[Given], new: list[State]
@@ -160,26 +168,42 @@ class StackedRule:
         names = self._names()
         if self._buffer is None or len(curved) > 1 or names is None:
             return None
-        ranks = frozenset(param.dim() for param in self._data)
-        kind = (self._buffer.dtype, self._buffer.device, ranks, *curved, *names)
-        key = (self.rule, self.constants, *numbers, kind)
-        if not ELEMENTWISE.get(key, True) or not self._join_states(names):
+        kind = (True in curved, names)
+        if not self._elementwise.get(kind, True) or not self._join_states(names):
             return None
         assert self._whole is not None
-        given = [grad for grad in grads if grad is not None]
-        curvature = [c for c in curvatures if c is not None]
-        whole: Given = (
-            self._buffer,
-            self._places.buffer(given),
-            self._places.buffer(curvature) if curvature else None,
-            self._whole,
-        )
-        if key not in ELEMENTWISE:
-            each = zip(self._data, given, curvatures, self.states, strict=True)
-            ELEMENTWISE[key] = self._elementwise(whole, list(each), numbers)
-        return whole if ELEMENTWISE[key] else None
+        curvature = self._side_by_side("curvature", curvatures) if True in curved else None
+        whole: Given = (self._buffer, self._side_by_side("grad", grads), curvature, self._whole)
+        if kind not in self._elementwise:
+            each = list(zip(self._data, grads, curvatures, self.states, strict=True))
+            self._elementwise[kind] = self._is_elementwise(kind, whole, each, numbers)
+        if self._elementwise[kind]:
+            return whole
+        self._given.clear()
+        return None
 
-    def _elementwise(self, whole: Given, each: Sequence[Given], numbers: Mapping[str, Tensor]) -> bool:
+    def _side_by_side(self, name: str, tensors: Sequence[Tensor | None]) -> Tensor:
+        """All parameters' tensors of a step in the buffer that is theirs."""
+        given = [tensor for tensor in tensors if tensor is not None]
+        if name not in self._given:
+            buffer = self._places.empty(given[0])
+            self._given[name] = buffer, self._places.views(buffer)
+        buffer, places = self._given[name]
+        torch._foreach_copy_(places, given)
+        return buffer
+
+    def _is_elementwise(
+        self, kind: tuple[bool, tuple[str, ...]], whole: Given, each: Sequence[Any], numbers: Mapping[str, Tensor]
+    ) -> bool:
+        """As it was found out for this rule, here or in an earlier stack."""
+        ranks = frozenset(param.dim() for param in self._data)
+        of_buffer = (whole[0].dtype, whole[0].device, ranks)
+        key = (self.rule, self.constants, *numbers, of_buffer, kind)
+        if key not in ELEMENTWISE:
+            ELEMENTWISE[key] = self._does_the_same(whole, each, numbers)
+        return ELEMENTWISE[key]
+
+    def _does_the_same(self, whole: Given, each: Sequence[Given], numbers: Mapping[str, Tensor]) -> bool:
         """Whether the rule does the same elementwise operations to the whole as to each tensor."""
         done = []
         for param, grad, curvature, state in (whole, *(given for given in each if given[0][0].numel() > 1)):
@@ -210,7 +234,7 @@ class StackedRule:
         whole: State = {}
         for name in names:
             values = [state[name] for state in self._each]
-            if all(value.shape == param.shape for value, param in zip(values, self._data, strict=True)):
+            if all(_alike(value, param, values[0]) for value, param in zip(values, self._data, strict=True)):
                 whole[name] = self._places.buffer(values)
             elif all(value.dim() == 1 for value in values) and all(torch.equal(value, values[0]) for value in values):
                 whole[name] = values[0]
@@ -218,6 +242,10 @@ class StackedRule:
                 return False
         self._whole = whole
         return True
+
+
+def _alike(value: Tensor, param: Tensor, first: Tensor) -> bool:
+    return value.shape == param.shape and value.dtype == first.dtype
 
 
 def _kinds(state: State) -> list[tuple[Any, ...]]:

@@ -43,11 +43,17 @@ def by_size(param: Any, grad: Any, curvature: Any, state: Any, hp: Any) -> Any:
     return param - hp["lr"] * (grad * param.numel() ** -0.5), {}
 
 
+def keeps_the_gradient(param: Any, grad: Any, curvature: Any, state: Any, hp: Any) -> Any:
+    before = state["previous"] if state else grad
+    return param - hp["lr"] * (2 * grad - before), {"previous": grad}
+
+
 RULES: dict[str, tuple[Rule, dict[str, Any], bool]] = {
     "adam": (adam, ADAM, True),
     "sgd": (sgd, SGD, True),
     "nadamw": (NAdamW.update, ADAM | {"momentum_decay": 4e-3}, True),
     "sadh": (SADH.update, CLIPPED, True),
+    "keeps the gradient": (keeps_the_gradient, {}, True),
     "of matrices": (of_matrices, {}, False),
     "over the tensor": (over_the_tensor, {}, False),
     "across entries": (across_entries, {}, False),
