@@ -19,6 +19,9 @@ LADDER_FACTOR = 4
 MAX_TIME_SHARE = 0.9
 """A stack must take at most this share of the time of one run at a time."""
 
+AS_FAST = 1.2
+"""Sizes that take at most so many times the least are as fast, and the largest of them is taken."""
+
 MemberSeconds = Mapping[str, Mapping[int, float]]
 """Optimizer -> size of a stack -> seconds of a step over that size; size 1 is one run at a time."""
 
@@ -49,15 +52,19 @@ class CohortSizes:
 
     def startup(self, optimizer: str) -> int:
         """Trials that each study of the optimizer draws at random: as many as are asked before the first result."""
+        studies = studies_at_once(self.config)
         together = self.search[optimizer] * workers(self.config)
-        at_first = min(-(-together // studies_at_once(self.config)), max(1, self.config.search.trials // 3))
+        if self.config.resources.cohort == "auto":
+            together = min(together, max(self.search[optimizer], in_flight(self.config, studies)))
+        at_first = min(-(-together // studies), max(1, self.config.search.trials // 3))
         return max(STARTUP, at_first)
 
-    def to_ask(self, optimizer: str, asked: Sequence[int], *, alone: bool = False) -> int:
+    def to_ask(self, optimizer: str, asked: Sequence[int], running: int = 0, *, alone: bool = False) -> int:
         """How many trials to ask for next.
 
         Args:
             asked: of each of the optimizer's studies that have trials left, how many were asked for.
+            running: of these studies, how many of those have not ended.
             alone: whether only this optimizer has trials left; its last ones are then shared out among all workers.
         """
         size = self._of_studies(optimizer, len(asked))
@@ -67,6 +74,8 @@ class CohortSizes:
         startup = -(-at_random // workers(self.config))
         if startup > size:
             return self._size(optimizer, startup)  # none of them could learn from another
+        most = in_flight(self.config, len(asked))
+        size = min(size, most - running if running < most else max(1, most // workers(self.config)))
         remaining = sum(self.config.trials(optimizer) - n for n in asked)
         if alone and remaining <= size:
             return min(size, max(SMALLEST_STACK, -(-remaining // self.config.resources.settled.max_concurrent)))
@@ -100,7 +109,8 @@ class CohortSizes:
         if self.config.search.scheduler == "asha" or not measured:
             return 1
         fits = {size: seconds for size, seconds in measured.items() if size <= limit}
-        best = min(fits, key=lambda size: (fits[size], size), default=1)
+        fastest = min(fits.values(), default=math.inf)
+        best = max((size for size, seconds in fits.items() if seconds <= AS_FAST * fastest), default=1)
         return best if best > 1 and fits[best] <= MAX_TIME_SHARE * measured[1] else 1
 
 
@@ -120,11 +130,19 @@ def studies_at_once(config: Config) -> int:
     return max(later - here for here, later in pairwise([0, *config.looks]))
 
 
-def at_once(config: Config, studies: int) -> int:
-    """The largest sensible cohort of so many studies: all workers on them together hold a quarter of each's budget, or
-    all of it where nothing is learned from what has ended."""
+def in_flight(config: Config, studies: int) -> int:
+    """The most trials of so many studies of an optimizer that have not ended: a quarter of each's budget, or all of it
+    where nothing is learned from what has ended."""
     learning = config.search.sampler in LEARNING
-    return max(1, studies * (config.search.trials // (PENDING_DIVISOR if learning else 1)) // workers(config))
+    return max(1, studies * (config.search.trials // (PENDING_DIVISOR if learning else 1)))
+
+
+def at_once(config: Config, studies: int) -> int:
+    """The largest sensible cohort of so many studies: what may be in flight, shared out among all workers on them, of
+    whom the last may have less."""
+    most, of_them = in_flight(config, studies), workers(config)
+    larger = -(-most // of_them)
+    return larger if larger * (of_them - 1) < most else max(1, most // of_them)
 
 
 def to_measure(config: Config, seeds: int) -> list[int]:

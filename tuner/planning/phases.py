@@ -70,7 +70,8 @@ class Search:
             return []
         name = min(open_studies, key=self._under_way)
         studies = open_studies[name]
-        size = self.sizes.to_ask(name, [study.asked for study in studies], alone=len(open_studies) == 1)
+        asked, running = [study.asked for study in studies], sum(study.running for study in studies)
+        size = self.sizes.to_ask(name, asked, running, alone=len(open_studies) == 1)
         jobs: list[Job] = []
         while len(jobs) < size and any(study.asks for study in studies):
             asking = min((study for study in studies if study.asks), key=lambda study: (study.running, study.asked))

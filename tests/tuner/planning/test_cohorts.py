@@ -49,8 +49,8 @@ LADDER = {1: 1.0, 8: 0.3, 12: 0.25, 32: 0.1, 128: 0.05}
 
 @pytest.mark.parametrize(
     ("trials", "workers", "search"),
-    [(100, 1, 12), (100, 2, 12), (64, 2, 8), (63, 2, 1), (128, 1, 32), (127, 1, 12), (512, 4, 32), (10**4, 1, 128),
-     (1, 1, 1), (3, 64, 1)],
+    [(100, 1, 12), (100, 2, 12), (64, 2, 8), (60, 2, 8), (59, 2, 1), (128, 1, 32), (127, 1, 12), (512, 4, 32),
+     (10**4, 1, 128), (1, 1, 1), (3, 64, 1)],
 )  # fmt: skip
 def test_the_fastest_size_that_a_quarter_of_the_budget_allows_each_worker(
     trials: int, workers: int, search: int
@@ -77,8 +77,10 @@ def test_larger_is_not_always_faster() -> None:
     assert chosen(times, 19, trials=4 * 19, workers=1) == (8, 8)
 
 
-def test_of_equally_fast_sizes_the_smallest_disturbs_the_sampler_least() -> None:
-    assert chosen({1: 1.0, 8: 0.2, 32: 0.2}, 32, trials=10**4) == (8, 8)
+def test_of_equally_fast_sizes_the_largest_is_taken() -> None:
+    """Two timings of the same are never equal."""
+    assert chosen({1: 1.0, 8: 0.2, 32: 0.21}, 32, trials=10**4) == (32, 32)
+    assert chosen({1: 1.0, 8: 0.2, 32: 0.25}, 32, trials=10**4) == (8, 8)
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.89, 8), (0.9, 8), (0.91, 1), (1.5, 1)])
@@ -151,6 +153,30 @@ def test_after_the_start_the_size_is_the_same() -> None:
     assert asked_in_turn(CohortSizes(config(100, 1), {"adam": LADDER}, 1), 100) == [12] * 8 + [4]
 
 
+@pytest.mark.parametrize(
+    ("trials", "workers", "expected"),
+    [
+        (100, 2, [13, 12] * 4), (100, 3, [9, 9, 7] * 4), (20, 2, [3, 2] * 4), (20, 4, [1] * 20), (64, 2, [8] * 8),
+        (102, 2, [13, 12] * 4 + [2]),
+    ],
+)  # fmt: skip
+def test_workers_share_a_quarter_of_the_budget_to_the_last_trial(
+    trials: int, workers: int, expected: list[int]
+) -> None:
+    """Each takes the next cohort when its last has ended, in turns; the last of them has the odd rest."""
+    share = largest_share(trials, workers)
+    sizes = CohortSizes(config(trials, workers), {"adam": {1: 1.0, share: 0.2}}, 1)
+    taken: list[int] = []
+    under_way: list[int] = []
+    while sum(taken) < trials:
+        if len(under_way) == workers:
+            under_way.pop(0)
+        under_way.append(sizes.to_ask("adam", [sum(taken)], sum(under_way)))
+        taken.append(min(under_way[-1], trials - sum(taken)))
+        assert sum(under_way) <= trials // 4
+    assert taken == expected
+
+
 def test_a_size_that_was_asked_for_is_never_changed() -> None:
     sizes = CohortSizes(config(10, 4, cohort=3), {"adam": LADDER}, 1)
     assert [sizes.to_ask("adam", [asked], alone=alone) for asked in (0, 3, 9) for alone in (False, True)] == [3] * 6
@@ -160,6 +186,12 @@ def test_the_last_trials_are_shared_out_among_all_workers_but_not_into_crumbs() 
     sizes = CohortSizes(config(400, 2), {"adam": {1: 1.0, 8: 0.3, 50: 0.1}}, 1)
     assert asked_in_turn(sizes, 400) == [50] * 8
     assert asked_in_turn(sizes, 400, alone=True) == [50] * 7 + [25, 13, 8, 4]
+
+
+def largest_share(trials: int, workers: int) -> int:
+    """Of a quarter, so that something is left for the last worker."""
+    most = trials // 4
+    return max([n for n in range(1, most + 1) if n < most / workers + 1 and n * (workers - 1) < most] or [1])
 
 
 measured = st.dictionaries(st.integers(2, 300), st.floats(1e-6, 10.0), max_size=6)
@@ -180,17 +212,18 @@ def test_auto_never_takes_more_than_it_may(
     on_study = -(-workers // optimizers)
 
     assert sizes.search["adam"] in times and sizes.retrain["adam"] in times
-    for size, most in ((sizes.search["adam"], max(1, trials / 4 / on_study)), (sizes.retrain["adam"], seeds)):
+    share = largest_share(trials, on_study)
+    for size, most in ((sizes.search["adam"], share), (sizes.retrain["adam"], seeds)):
         assert size <= most
         assert size == 1 or times[size] <= 0.9 * alone
-        assert all(times[size] <= other or other > 0.9 * alone for s, other in times.items() if s <= most)
+        assert all(times[size] <= 1.2 * other or other > 0.75 * alone for s, other in times.items() if s <= most)
 
-    at_start = max(1, trials / 4 / on_study, -(-5 // on_study))
+    at_start = max(share, -(-5 // on_study))
     for last in (False, True):
         for number in {0, 1, 3, *range(0, trials, 1 + trials // 20), trials - 1}:
             size = sizes.to_ask("adam", [number], alone=last)
             assert 1 <= size <= at_start
-            assert size <= max(1, trials / 4 / on_study) or number + size <= sizes.startup("adam")
+            assert size <= share or number + size <= sizes.startup("adam")
     assert 5 <= sizes.startup("adam") <= max(5, trials / 3)
 
 
@@ -199,7 +232,7 @@ def test_auto_never_takes_more_than_it_may(
 def test_what_is_measured_is_what_may_be_taken(trials: int, workers: int, seeds: int) -> None:
     found = to_measure(config(trials, workers), seeds)
     assert found == sorted(set(found)) and all(size > 1 for size in found)
-    quarter = trials // 4 // workers
+    quarter = largest_share(trials, workers)
     start = quarter if quarter * workers >= 5 else -(-5 // workers)
     largest = max(quarter, start, seeds)
     assert max(found, default=1) == largest
@@ -210,8 +243,8 @@ def test_what_is_measured_is_what_may_be_taken(trials: int, workers: int, seeds:
 @pytest.mark.parametrize(
     ("asked", "seeds", "sizes"),
     [
-        ({"trials": 100, "workers": 2}, 10, [8, 10, 12]),
-        ({"trials": 100, "workers": 2}, 20, [8, 12, 20]),
+        ({"trials": 100, "workers": 2}, 10, [8, 10, 13]),
+        ({"trials": 100, "workers": 2}, 20, [8, 13, 20]),
         ({"trials": 1000, "workers": 1}, 10, [8, 10, 32, 128, 250]),
         ({"trials": 4, "workers": 8}, 1, []),
         ({"trials": 4, "workers": 2}, 1, [3]),  # of the five that start a study
