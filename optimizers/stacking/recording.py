@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from optimizers.stacking.short_rows import replayed
+
 Flat = Callable[..., Sequence[Tensor | None]]
 """Takes tensors, returns tensors (or ``None`` in place of some); what else it depends on must not change."""
 
@@ -101,7 +103,7 @@ class Recorder(TorchDispatchMode):
         names = self._target(output)
         if not constant:
             self._variable.update(names)
-        call = f"{self.constant(func)}({call})"
+        call = f"{self.constant(replayed(func, args))}({call})"
         values = results if constant else None
         self.lines.append(Line(call, names, sources, several, lasting, storages, values, same))
         return output

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import nn
 
 from tasks.base import Data
-from tasks.classification import Classification, macro_f1
+from tasks.classification import SHORT, Classification, macro_f1
 from tests.support.examples import examples
 
 labellings = st.integers(1, 6).flatmap(
@@ -90,6 +90,19 @@ def test_metrics_do_not_depend_on_the_rows_of_a_piece(lookup, rows, monkeypatch)
     monkeypatch.setattr(lookup, "evaluation_rows", rows)
     pieces = lookup.evaluate(lookup.build(0), "val")
     assert pieces == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, SHORT - 1, SHORT, 100])
+def test_an_evaluations_loss_is_that_of_training(lookup, classes):
+    generator = torch.Generator().manual_seed(0)
+    outputs = 20 * torch.randn(300, classes, generator=generator, dtype=torch.float64)
+    targets = torch.randint(classes, (300,), generator=generator)
+    targets[:5] = -100  # which cross-entropy leaves out
+    with torch.no_grad():
+        evaluated = lookup.criterion(outputs, targets)
+    expected = outputs.logsumexp(1)[5:] - outputs.gather(1, targets.clamp(min=0)[:, None])[5:, 0]
+    for loss in (evaluated, lookup.criterion(outputs, targets)):
+        torch.testing.assert_close(loss, expected.mean(), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])
