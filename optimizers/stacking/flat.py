@@ -51,9 +51,13 @@ class Places:
 
     def buffer(self, tensors: Sequence[Tensor]) -> Tensor:
         """A new one of these, (members, ...) each, with zeros between them."""
-        buffer = self.empty(tensors[0])
-        torch._foreach_copy_(self.views(buffer), list(tensors))
-        return buffer
+        first = tensors[0]
+        parts: list[Tensor] = []
+        for tensor, gap in zip(tensors, self.gaps, strict=True):
+            parts.append(tensor.reshape(len(tensor), -1))
+            if gap:
+                parts.append(first.new_zeros(1, 1).expand(len(first), gap))
+        return torch.cat(parts, 1)
 
     def empty(self, like: Tensor) -> Tensor:
         """A new one of zeros, of as many members and of that type."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from optimizers.stacking.short_rows import replayed
+from optimizers.stacking.written_over import in_place, written_over
 
 Flat = Callable[..., Sequence[Tensor | None]]
 """Takes tensors, returns tensors (or ``None`` in place of some); what else it depends on must not change."""
@@ -22,6 +23,7 @@ ATEN = torch.ops.aten
 SAME = {ATEN.alias.default, ATEN.detach.default}
 RESHAPES = {ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default}
 LITERALS = (bool, int, str, type(None))
+NOTHING: Mapping[int, int] = MappingProxyType({})
 NAME = re.compile(r"\b[xt]\d+\b")
 
 
@@ -36,6 +38,7 @@ class Line(NamedTuple):
         storages: numbers of those that it reads or makes.
         constants: its results, where they depend on no input.
         same: whether the result has the entries of the first source.
+        over: what is called to write the result over the first source; empty where nothing can be.
     """
 
     call: str
@@ -46,6 +49,7 @@ class Line(NamedTuple):
     storages: set[int]
     constants: list[Any] | None
     same: bool
+    over: str
 
 
 class Recorder(TorchDispatchMode):
@@ -71,7 +75,8 @@ class Recorder(TorchDispatchMode):
         self._count = 0
         for i, tensor in enumerate(inputs):
             self._names[tensor] = f"x{i}"
-        self.of_inputs = {self._storage(tensor) for tensor in inputs}
+        self.storage_of = {f"x{i}": self._storage(tensor) for i, tensor in enumerate(inputs)}
+        self.of_inputs = {*self.storage_of.values()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -103,9 +108,12 @@ class Recorder(TorchDispatchMode):
         names = self._target(output)
         if not constant:
             self._variable.update(names)
-        call = f"{self.constant(replayed(func, args))}({call})"
         values = results if constant else None
-        self.lines.append(Line(call, names, sources, several, lasting, storages, values, same))
+        self.storage_of |= {self._names[result]: int(self._storages[result]) for result in results}
+        inplace = None if lasting or constant else in_place(func, args, output)
+        over = "" if inplace is None else f"{self.constant(inplace)}({call})"
+        call = f"{self.constant(func)}({call})"
+        self.lines.append(Line(call, names, sources, several, lasting, storages, values, same, over))
         return output
 
     def text(self, value: Any) -> str:
@@ -158,21 +166,26 @@ class Program:
     Args:
         recorder: what was recorded of a function.
         outputs: what the function returned.
+        given: inputs that a replay may write over, with the output that replaces each; then that is the input itself.
 
     Attributes:
         replay: takes tensors like the inputs; returns what the outputs would be.
         text: its lines, with the operations' names.
     """
 
-    def __init__(self, recorder: Recorder, outputs: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self, recorder: Recorder, outputs: Sequence[Tensor | None], given: Mapping[int, int] = NOTHING
+    ) -> None:
         names = dict(recorder.constants)
         returned = ["None" if output is None else recorder.text(output) for output in outputs]
         names |= recorder.constants
         lines, renamed, constants = _simplified(recorder, returned)
         names |= constants
         returned = [renamed.get(name, name) for name in returned]
+        lines = _in_place(recorder, _needed(lines, returned), returned, constants, renamed, given)
         arguments = ", ".join(f"x{i}" for i in range(recorder.inputs))
-        body = [f"def replay({arguments}):", *_needed(lines, returned, constants), f"return [{', '.join(returned)}]"]
+        body = [f"def replay({arguments}):", *_written_out(lines, returned, constants)]
+        body.append(f"return [{', '.join(returned)}]")
         # What ``OpOverload.__call__`` calls: a frame of Python less, of some forty at each step.
         direct = {name: getattr(value, "_op", value) for name, value in names.items()}
         exec("\n    ".join(body), direct)
@@ -210,7 +223,7 @@ def _simplified(recorder: Recorder, returned: Sequence[str]) -> tuple[list[Line]
             continue
         if unchanged:
             done[call] = line.results
-        lines.append(line._replace(call=call, sources=sources))
+        lines.append(line._replace(call=call, sources=sources, over=_with_names(line.over, renamed)))
     return lines, renamed, constants
 
 
@@ -218,18 +231,51 @@ def _with_names(call: str, renamed: dict[str, str]) -> str:
     return NAME.sub(lambda found: renamed.get(found[0], found[0]), call)
 
 
-def _needed(lines: Sequence[Line], returned: Sequence[str], constants: dict[str, Tensor]) -> list[str]:
-    """The lines that count; each lets go of what no later one needs."""
+def _needed(lines: Sequence[Line], returned: Sequence[str]) -> list[Line]:
+    """The lines that count."""
     needed, kept = set(returned), []
     for line in reversed(lines):
-        if not line.lasting and not needed.intersection(line.results):
-            continue
+        if line.lasting or needed.intersection(line.results):
+            needed.update(line.sources)
+            kept.append(line)
+    return kept[::-1]
+
+
+def _in_place(
+    recorder: Recorder,
+    lines: Sequence[Line],
+    returned: Sequence[str],
+    constants: Mapping[str, Any],
+    renamed: Mapping[str, str],
+    given: Mapping[int, int],
+) -> list[Line]:
+    """The lines, each writing over its first source where nobody needs that any more."""
+    merged: dict[int, int] = {}
+
+    def storage(name: str) -> int:
+        number = recorder.storage_of.get(name, 0)
+        while number in merged:
+            number = merged[number]
+        return number
+
+    for name, other in renamed.items():  # a view of the one is a view of the other
+        if storage(name) != storage(other):
+            merged[storage(name)] = storage(other)
+    kept = {*map(storage, [*constants, *(f"x{i}" for i in range(recorder.inputs))]), *recorder.changed}
+    own = {f"x{i}": place for i, place in given.items() if recorder.storage_of[f"x{i}"] not in recorder.changed}
+    return written_over(lines, returned, storage, kept, own)
+
+
+def _written_out(lines: Sequence[Line], returned: Sequence[str], constants: Mapping[str, Any]) -> list[str]:
+    """Each line lets go of what no later one needs."""
+    needed, texts = set(returned), []
+    for line in reversed(lines):
         names = [name for name in dict.fromkeys([*line.sources, *line.results]) if NAME.fullmatch(name)]
         last = [name for name in names if name not in needed and name not in constants]
         needed.update(line.sources)
         target = f"{', '.join(line.results)}{',' * line.several} = " if line.results else ""
-        kept.append(target + line.call + (f"; {' = '.join(last)} = None" if last else ""))
-    return kept[::-1]
+        texts.append(target + line.call + (f"; {' = '.join(last)} = None" if last else ""))
+    return texts[::-1]
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:

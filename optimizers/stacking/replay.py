@@ -5,7 +5,7 @@ What ``vmap`` and autograd do at every call, a replay has behind it: of small te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optimizers.stacking.recording import Flat, Program, Recorder
+from optimizers.stacking.short_rows import ShortRows
 
 ROUNDING = 1e-5
 """Of a tensor's largest entry: what a replay may differ by."""
@@ -41,10 +42,18 @@ class Traced:
         function: to be called with inputs of one ``signature`` only.
         programs: what was recorded before of functions that should do the same, by key; a new recording is added.
         key: this function's.
+        given: said once it was recorded: inputs that replays may write over, with the output that replaces each.
     """
 
-    def __init__(self, function: Flat, programs: dict[Any, Program] | None = None, key: Any = None) -> None:
+    def __init__(
+        self,
+        function: Flat,
+        programs: dict[Any, Program] | None = None,
+        key: Any = None,
+        given: Callable[[], Mapping[int, int]] = dict,
+    ) -> None:
         self._function = function
+        self._given = given
         self._programs = {} if programs is None else programs
         self._key = key
         self._program = self._programs.get(key)
@@ -62,7 +71,7 @@ class Traced:
             return self.run(inputs)
         with Recorder(inputs) as recorder:
             outputs = self.run(inputs)
-        self._keep(Program(recorder, outputs))
+        self._keep(Program(recorder, outputs, self._given()))
         return outputs
 
     @property
@@ -85,7 +94,7 @@ class Traced:
 
     def run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """What the function itself returns."""
-        with torch.enable_grad():
+        with torch.enable_grad(), ShortRows():
             return self._function(*inputs)
 
     def _compared(self, program: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -99,7 +108,10 @@ class Traced:
         except Exception:
             replayed = []
         outputs = self.run(inputs)
-        if replayed and all_alike([*outputs, *inputs], [*replayed, *copies], largest(outputs)):
+        given = self._given()
+        left = [i for i in range(len(inputs)) if i not in given]
+        own = [*outputs, *(inputs[i] for i in left)]
+        if replayed and all_alike(own, [*replayed, *(copies[i] for i in left)], largest(outputs)):
             self._to_compare, self._replayed = False, True
             return outputs
         if self._replayed:

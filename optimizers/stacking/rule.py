@@ -81,7 +81,7 @@ def traced(
     """A rule over a stack of several tensors, and the names of each tensor's new state, known once it has been called.
 
     It takes for each tensor parameter, gradient, curvature where there is one, and state; then the numbers. It returns
-    the new parameters, then the new states.
+    the new parameters, then the new states. A replay may write them over the old ones.
     """
     names: list[tuple[str, ...]] = []
 
@@ -96,7 +96,18 @@ def traced(
         names[:] = [tuple(state) for _, state in applied]
         return [*(param for param, _ in applied), *(value for _, state in applied for value in state.values())]
 
-    return replay.Traced(torch.vmap(member), PROGRAMS, (rule, layout, numbers, constants, kinds)), names
+    def given() -> dict[int, int]:
+        """Places of parameters and states among the inputs, and of what replaces them among the outputs."""
+        old = [name for i, (_, curved, state) in enumerate(layout) for name in _named(i, ("", *state), curved)]
+        new = [(i, "") for i in range(len(layout))] + [(i, name) for i, state in enumerate(names) for name in state]
+        return {place: new.index(name) for place, name in enumerate(old) if name in new}
+
+    return replay.Traced(torch.vmap(member), PROGRAMS, (rule, layout, numbers, constants, kinds), given), names
+
+
+def _named(tensor: int, own: tuple[str, ...], curved: bool) -> list[tuple[int, str] | None]:
+    """A tensor's inputs by name: the parameter, with no name, and states; gradient and curvature are ``None``."""
+    return [(tensor, own[0]), None, *([None] if curved else []), *((tensor, name) for name in own[1:])]
 
 
 def merge(constants: Constants, numbers: Mapping[str, Tensor]) -> Hyperparameters:

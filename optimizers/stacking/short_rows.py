@@ -1,12 +1,13 @@
-"""Log-softmax over short rows, as a replay does it: PyTorch's kernel on a CPU goes through them entry by entry."""
+"""Log-softmax over short rows, as stacks do it: PyTorch's kernel on a CPU goes through them entry by entry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ATEN = torch.ops.aten
 SHORT = 32
@@ -18,12 +19,12 @@ FEWEST = 64
 def log_softmax(rows: Tensor, dim: int, half_to_float: bool) -> Tensor:
     """As ``aten::_log_softmax`` over the last dimension."""
     shifted = rows - rows.amax(-1, keepdim=True)
-    return shifted - shifted.exp().sum(-1, keepdim=True).log_()
+    return shifted - shifted.exp().sum(-1, keepdim=True).log()
 
 
 def log_softmax_backward(grad: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     """As ``aten::_log_softmax_backward_data`` over the last dimension."""
-    return grad - output.exp().mul_(grad.sum(-1, keepdim=True))
+    return grad - output.exp() * grad.sum(-1, keepdim=True)
 
 
 DONE_OTHERWISE: dict[Any, Callable[..., Tensor]] = {
@@ -32,13 +33,17 @@ DONE_OTHERWISE: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-def replayed(func: Any, args: Sequence[Any]) -> Any:
-    """What a replay calls in place of an operation with these arguments: mostly the operation itself."""
-    if func not in DONE_OTHERWISE:
-        return func
-    rows: Tensor = args[0]
-    dim, kind = args[-2:]
+class ShortRows(TorchDispatchMode):
+    """Within it log-softmax and its gradient are done otherwise where that is faster, below ``vmap`` and autograd."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        otherwise = DONE_OTHERWISE.get(func)
+        return (otherwise if otherwise and _is_faster(*args) else func)(*args, **(kwargs or {}))
+
+
+def _is_faster(rows: Tensor, *rest: Any) -> bool:
+    """Of either operation's arguments, whose last ones are the dimension and a type."""
+    dim, kind = rest[-2:]
     length = rows.shape[-1] if rows.ndim else 0
     plain = rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64) and kind in (False, rows.dtype)
-    short = dim in (-1, rows.ndim - 1) and 0 < length < SHORT and rows.numel() >= FEWEST * length
-    return DONE_OTHERWISE[func] if plain and short else func
+    return plain and dim in (-1, rows.ndim - 1) and 0 < length < SHORT and rows.numel() >= FEWEST * length

@@ -113,11 +113,11 @@ class StackedRule:
             self._run_captured(self._captures, layout, rule.settled, given, tensors)
             return [state for *_, state in given]
         new = iter(rule(*tensors))
-        params = [param for param, *_ in given]
-        if len(params) == 1:
-            params[0].copy_(next(new))
-        else:
-            torch._foreach_copy_(params, [next(new) for _ in params])
+        moved = [(param, value) for (param, *_), value in zip(given, new, strict=False) if value is not param]
+        if len(moved) == 1:
+            moved[0][0].copy_(moved[0][1])
+        elif moved:
+            torch._foreach_copy_(*map(list, zip(*moved, strict=True)))
         states = [{name: self._own(next(new)) for name in of_state} for of_state in names]
         return states if self._captures is None else self._in_their_places(self._captures, which, given, states)
 
@@ -185,6 +185,8 @@ class StackedRule:
     def _side_by_side(self, name: str, tensors: Sequence[Tensor | None]) -> Tensor:
         """All parameters' tensors of a step in the buffer that is theirs."""
         given = [tensor for tensor in tensors if tensor is not None]
+        if given[0].is_cuda:  # where copies to places with gaps are launched one by one
+            return self._places.buffer(given)
         if name not in self._given:
             buffer = self._places.empty(given[0])
             self._given[name] = buffer, self._places.views(buffer)
@@ -255,8 +257,8 @@ def _kinds(state: State) -> list[tuple[Any, ...]]:
 def _put(values: Sequence[Tensor | None], places: Sequence[Tensor]) -> None:
     """Bring values to places, of which some may be views of others' or of another's."""
     own = {place.untyped_storage().data_ptr() for place in places}
-    new = [value for value in values if value is not None]
-    if not new:  # a rule without state
+    moved = [(v, place) for v, place in zip(values, places, strict=True) if v is not None and v is not place]
+    if not moved:  # a rule without state, or one that wrote over the old
         return
-    apart = [value.clone() if value.untyped_storage().data_ptr() in own else value for value in new]
-    torch._foreach_copy_(list(places), apart)
+    apart = [value.clone() if value.untyped_storage().data_ptr() in own else value for value, _ in moved]
+    torch._foreach_copy_([place for _, place in moved], apart)

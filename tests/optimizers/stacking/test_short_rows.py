@@ -1,4 +1,4 @@
-"""A replay's log-softmax of short rows is PyTorch's, wherever PyTorch's own is not kept."""
+"""A stack's log-softmax of short rows is PyTorch's, and a replay has the very bits of what was recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimizers.stacking.recording import Program, Recorder
-from optimizers.stacking.short_rows import FEWEST, SHORT
+from optimizers.stacking.short_rows import FEWEST, SHORT, ShortRows
 
 INF = math.inf
 
@@ -22,10 +22,14 @@ def log_softmax_and_gradient(rows: Tensor, grad: Tensor) -> list[Tensor]:
 
 
 def replayed(rows: Tensor, grad: Tensor) -> tuple[list[Tensor], str]:
-    with Recorder([rows, grad]) as recorder:
+    with Recorder([rows, grad]) as recorder, ShortRows():
         outputs = log_softmax_and_gradient(rows, grad)
     program = Program(recorder, outputs)
-    return list(program.replay(rows, grad)), program.text  # type: ignore[arg-type]
+    found = list(program.replay(rows, grad))
+    for own, output in zip(found, outputs, strict=True):
+        assert own is not None
+        torch.testing.assert_close(own, output, rtol=0, atol=0, equal_nan=True)  # a resumed run has the same bits
+    return found, program.text  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("shape", [(FEWEST, 2), (4, FEWEST, SHORT - 1), (3, 2, FEWEST, 10)])
