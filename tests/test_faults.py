@@ -154,7 +154,20 @@ FULL_DISK = """
 
 def test_a_full_disk_then_a_locked_study(tmp_path: Path) -> None:
     (tmp_path / "full_disk.py").write_text(textwrap.dedent(FULL_DISK))
-    args = [*COMMON, "--name", "job", "--optimizers", "adam", "--trials", "30", "--set", *SHORT]
+    args = [
+        *COMMON,
+        "--name",
+        "job",
+        "--optimizers",
+        "adam",
+        "--trials",
+        "30",
+        "--studies",
+        "1",
+        "--no-report",
+        "--set",
+        *SHORT,
+    ]
     code, out, err = finish(start(tmp_path, "full_disk", *args, "-q"))
     run = Run(tmp_path / "job")
     assert (code, out) == (3, ""), err
