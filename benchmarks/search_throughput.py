@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import gpu_cohorts, many_trials, service_overhead, throughput_rows
+from benchmarks import gpu_cohorts, many_trials, one_optimizer, service_overhead, throughput_rows
 from benchmarks.bench_processes import Bench, BenchmarkError, Claim, say
 from benchmarks.peers import EVALUATIONS
 from tuner.machine.environment import describe
 from tuner.machine.resources import gpu_names, this_machine
 
-PARTS = ("rahimi_recht", "mnist1d", "networks", "long", "many")
+PARTS = ("rahimi_recht", "mnist1d", "one", "networks", "long", "many")
 Section = tuple[list[str], list[Claim]]
 
 SMALL = """\
@@ -37,6 +37,10 @@ following cohorts took per trial beside training. A trial's training is its shar
 The first trial of each search, the same everywhere, and that of the next learning rate were trained again by a plain
 loop and came to the same loss to within {loss:g}; all trials that did not diverge took as many steps and {evaluations}
 evaluations. A trial that diverges ends at once here; the plain scripts go on."""
+ONE = """\
+{studies} studies of {trials} trials of one optimizer in the default preset, {slots} slots; {fewer} a study one at
+a time, whose pace is that of twenty. Trials per minute count from the first trial's begin to the last trial's end, all
+that is beside training included; own_class is a class that only its user knows, of plain functions of PyTorch."""
 NETWORKS = """\
 The smoke preset's networks on embedded data, cut to a few seconds a trial; {trials} trials of each optimizer, all drawn
 at random, so that both ways train the same. On a CPU a stack of such networks saves nothing, and `auto` should find
@@ -64,6 +68,12 @@ Searches of {optimizers}; the small tasks in their default preset, the networks 
 def small(bench: Bench, task: str, args: argparse.Namespace) -> Section:
     rows = throughput_rows.small_tasks(bench, task, args.trials, args.plain_trials)
     return throughput_rows.table(rows), throughput_rows.small_claims(rows)
+
+
+def one(bench: Bench) -> Section:
+    lines, claims = one_optimizer.section(bench)
+    sizes = {"studies": one_optimizer.STUDIES, "trials": one_optimizer.TRIALS, "fewer": one_optimizer.FEWER}
+    return [ONE.format(slots=throughput_rows.SLOTS, **sizes), "", *lines], claims
 
 
 def networks(bench: Bench) -> Section:
@@ -104,6 +114,8 @@ def sections(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Call
     for task in ("rahimi_recht", "mnist1d"):
         if task in args.only:
             yield f"Trials per minute: {task}", partial(small, bench, task, args)
+    if "one" in args.only:
+        yield "Searches of one optimizer", lambda: one(bench)
     if "networks" in args.only:
         yield "Networks for which one at a time is best", lambda: networks(bench)
     if "long" in args.only:
