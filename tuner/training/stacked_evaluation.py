@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -74,16 +74,17 @@ def evaluate_rows(
         rows: which members.
     """
     way = way_of(model)
+    asked = Asked(model, params, model.buffers, rows, splits)
     known = all(split in way.largest for split in splits)
     if len(rows) > 1 and known and (at_once := way.at_once(splits, model.task.device)):
-        return _together(model, params, model.buffers, rows, splits, at_once)
+        return asked.together(at_once)
     trying = len(rows) > 1 and not known and not way.why_apart
     before = [buffer.clone() for buffer in model.buffers] if trying else []
     apart = []
     for row in rows:
         model.load(row, params)
         apart.append(evaluate(model.task, model.runner.evaluated, splits))
-    together = _tried(model, params, before, rows, splits, apart) if trying else None
+    together = _tried(replace(asked, buffers=before), apart) if trying else None
     return apart if together is None else together
 
 
@@ -99,75 +100,69 @@ def diagnostics_of_rows(
     return {row: {name: float(numbers[row, name]) for name in named} for row, named in said.items()}
 
 
-def _tried(
-    model: StackedModel,
-    params: Sequence[Tensor],
-    buffers: Sequence[Tensor],
-    rows: Sequence[int],
-    splits: tuple[str, ...],
-    expected: Sequence[Metrics],
-) -> list[Metrics] | None:
+@dataclass(frozen=True)
+class Asked:
+    """Some of a stack's members, and splits that they are evaluated on.
+
+    Attributes:
+        params, buffers: what is evaluated, (members, ...) each.
+        rows: which members.
+    """
+
+    model: StackedModel
+    params: Sequence[Tensor]
+    buffers: Sequence[Tensor]
+    rows: Sequence[int]
+    splits: tuple[str, ...]
+
+    def together(self, at_once: int) -> list[Metrics]:
+        """The metrics of members, so many evaluated at once, and all read once."""
+        columns = self.stacked(at_once)
+        numbers = torch.stack([column.double() for column in columns.values()], dim=1).tolist()
+        return [dict(zip(columns, row, strict=True)) for row in numbers]
+
+    def stacked(self, at_once: int) -> dict[str, Tensor]:
+        """Each metric of all members, (members,)."""
+        task, network = self.model.task, self.model.runner.evaluated
+        names = [name for name, _ in [*network.named_parameters(), *network.named_buffers()]]
+
+        def member(*tensors: Tensor) -> dict[str, Tensor]:
+            state = dict(zip(names, tensors, strict=True))
+            found = {split: task.score(Bound(network, dict(state)), split) for split in self.splits}
+            return {f"{split}_{name}": _scalar(value) for split in self.splits for name, value in found[split].items()}
+
+        with evaluating(network), _batchable():
+            return torch.vmap(member, chunk_size=at_once)(*_rows([*self.params, *self.buffers], self.rows))
+
+
+def _tried(asked: Asked, expected: Sequence[Metrics]) -> list[Metrics] | None:
     """The metrics of members that are evaluated at once; ``None`` where they are not, and why is then known.
 
     Args:
-        buffers: before ``expected`` was found.
+        asked: with the buffers as they were before ``expected`` was found.
     """
+    model, splits = asked.model, asked.splits
     way = way_of(model)
     if getattr(model.task.evaluate, "__func__", None) is not Task.evaluate:
         way.why_apart = "it has an `evaluate` of its own"
-    elif not all(map(_same, buffers, model.buffers)):
+    elif not all(map(_same, asked.buffers, model.buffers)):
         way.why_apart = "an evaluation changes a buffer of the network"
     if way.why_apart:
         return None
     try:
         for split in splits:
             with Largest() as seen:
-                _stacked(model, params, buffers, rows[:1], (split,), 1)
+                replace(asked, rows=asked.rows[:1], splits=(split,)).stacked(1)
             way.largest[split] = seen.bytes
         if not (at_once := way.at_once(splits, model.task.device)):
             return None
-        found = _together(model, params, buffers, rows, splits, at_once)
+        found = asked.together(at_once)
     except Exception as error:
         way.why_apart = fault(error)
         return None
     if not _alike(found, expected, _rounding(model)):
         way.why_apart = "the metrics of all members at once are others"
     return None if way.why_apart else found
-
-
-def _together(
-    model: StackedModel,
-    params: Sequence[Tensor],
-    buffers: Sequence[Tensor],
-    rows: Sequence[int],
-    splits: tuple[str, ...],
-    at_once: int,
-) -> list[Metrics]:
-    """The metrics of members, so many evaluated at once, and all read once."""
-    columns = _stacked(model, params, buffers, rows, splits, at_once)
-    numbers = torch.stack([column.double() for column in columns.values()], dim=1).tolist()
-    return [dict(zip(columns, row, strict=True)) for row in numbers]
-
-
-def _stacked(
-    model: StackedModel,
-    params: Sequence[Tensor],
-    buffers: Sequence[Tensor],
-    rows: Sequence[int],
-    splits: tuple[str, ...],
-    at_once: int,
-) -> dict[str, Tensor]:
-    """Each metric of all members, (members,)."""
-    task, network = model.task, model.runner.evaluated
-    names = [name for name, _ in [*network.named_parameters(), *network.named_buffers()]]
-
-    def member(*tensors: Tensor) -> dict[str, Tensor]:
-        state = dict(zip(names, tensors, strict=True))
-        found = {split: task.score(Bound(network, dict(state)), split) for split in splits}
-        return {f"{split}_{name}": _scalar(value) for split in splits for name, value in found[split].items()}
-
-    with evaluating(network), _batchable():
-        return torch.vmap(member, chunk_size=at_once)(*_rows([*params, *buffers], rows))
 
 
 def _scalar(value: Any) -> Any:

@@ -108,8 +108,8 @@ def test_members_of_a_task_that_adds_its_metrics_up_itself(tmp_path: Path, calls
 
 def test_in_pieces_of_members_too(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    stacked = stacked_evaluation._stacked
-    monkeypatch.setattr(stacked_evaluation, "_stacked", lambda *of: (sizes.append(of[-1]), stacked(*of))[1])
+    stacked = stacked_evaluation.Asked.stacked
+    monkeypatch.setattr(stacked_evaluation.Asked, "stacked", lambda *of: (sizes.append(of[-1]), stacked(*of))[1])
     monkeypatch.setattr(stacked_evaluation, "WORTH", 2)
     monkeypatch.setattr(stacked_evaluation, "AT_ONCE_BYTES", 2 * LARGEST["train"])
     assert_at_once_as_one_by_one(stack_of(Counting(), members=5), calls)
