@@ -12,10 +12,11 @@ from optimizers import apply
 from optimizers.apply import Hyperparameters, Member, State
 from optimizers.arithmetic import check
 from optimizers.base import CurvatureOptimizer
+from optimizers.parts import OfParts
 from optimizers.rules.one_minus_betas import find_base
 
 
-class HessianLRAdaptation(torch.optim.Optimizer):
+class HessianLRAdaptation(OfParts):
     r"""Divides each gradient by the root mean square of its changes, then lets a base optimizer take the step.
 
     From the second step on, with the gradients :math:`g_t` of consecutive steps:
@@ -89,6 +90,9 @@ class HessianLRAdaptation(torch.optim.Optimizer):
             for param, grad in zip(params, grads, strict=True):
                 param.grad = grad
         return loss
+
+    def parts_of_step(self) -> list[torch.optim.Optimizer]:
+        return [self.base_optimizer]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add it to the base optimizer, whose groups these are."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from optimizers import apply
+from optimizers.parts import OfParts
 
 
-class MuonWithAdamW(torch.optim.Optimizer):
+class MuonWithAdamW(OfParts):
     r"""``torch.optim.Muon`` for two-dimensional parameters, ``torch.optim.AdamW`` for all others.
 
     ``torch.optim.Muon`` refuses what is not a matrix. Its steps are scaled to AdamW's root mean square
@@ -56,6 +57,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+    def parts_of_step(self) -> list[torch.optim.Optimizer]:
+        return self.parts
 
     def state_dict(self) -> dict[str, Any]:
         """Those of the two."""
