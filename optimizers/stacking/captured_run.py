@@ -1,4 +1,4 @@
-"""A single run's gradients and refreshes are captured; the rule steps as ever."""
+"""A single run's gradients, refreshes and rule are captured."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from optimizers.base import CurvatureOptimizer
 from optimizers.curvature.estimators import Exact, Hutchinson
 from optimizers.curvature.gauss_newton import GGNMC, GNB, GGNExact
 from optimizers.stacking.capture import Captures, Held
+from optimizers.stacking.captured_rule import CapturedRule
 from optimizers.stacking.given_step import step_with
 from optimizers.stacking.joined import has_own_zero_grad
 from optimizers.stacking.replay import signature
@@ -31,12 +32,13 @@ class CapturedRun:
         model: the network, whose parameters and buffers stay where they are.
         loss: of it.
         optimizer: of its parameters.
+        scheduled: whether learning rates change.
 
     Attributes:
         captures: its graphs.
     """
 
-    def __init__(self, captures: Captures, model: nn.Module, loss: Loss, optimizer: Any) -> None:
+    def __init__(self, captures: Captures, model: nn.Module, loss: Loss, optimizer: Any, *, scheduled: bool) -> None:
         self.captures = captures
         self._model = model
         self._loss = loss
@@ -52,6 +54,7 @@ class CapturedRun:
             self._refresh = f"the refresh by {type(estimator).__name__}"
             if estimator.differentiates and type(estimator) not in OF_TENSORS:
                 captures.give_up(self._refresh, "it may need more than the batch and the weights")
+        self._rule = CapturedRule(captures, optimizer, scheduled=scheduled)
 
     def gradient(self, batch: Sequence[Tensor]) -> Tensor:
         """Set the gradients, where there were none; the loss, detached."""
@@ -60,6 +63,16 @@ class CapturedRun:
             param.grad = grad
         assert loss is not None
         return loss
+
+    @property
+    def allows_rule(self) -> bool:
+        """Whether ``step`` may come of a graph."""
+        return self.captures.allows(self._step) and self._rule.allowed
+
+    def step(self) -> None:
+        """A step of an optimizer without curvature, by the parameters' gradients."""
+        grads = [param.grad for param in self._rule.params]
+        self._rule.apply(grads, [None] * len(grads))
 
     @property
     def allows_gradient(self) -> bool:
@@ -76,7 +89,7 @@ class CapturedRun:
         differentiated = refresh and optimizer.estimator.differentiates
         # The first step is the optimizer's own: PyTorch's schedules look for it.
         if not optimizer._steps or not self._allows(self._refresh if differentiated else GRADIENT):
-            return optimizer.step(lambda: self._loss(batch, optimizer.refreshing), max_grad_norm=max_grad_norm)
+            return self._step_as_it_is(batch, max_grad_norm)
         curvatures: Sequence[Tensor | None] = [None] * len(params)
         cost = 0.0
         if differentiated:
@@ -88,8 +101,21 @@ class CapturedRun:
             loss, *grads = self.captures.call(GRADIENT, signature(batch), self._gradient, batch, self._held())
             if refresh:
                 curvatures = optimizer._estimate(loss, None, None, params, grads, grads)
-        step_with(optimizer, grads, curvatures, cost, max_grad_norm)
+        step_with(optimizer, grads, curvatures, cost, max_grad_norm, self._rule.apply)
         assert loss is not None
+        return loss
+
+    def _step_as_it_is(self, batch: Sequence[Tensor], max_grad_norm: float | None) -> Tensor:
+        """But for the rule."""
+        optimizer = self._optimizer
+
+        def closure() -> tuple[Tensor, Any]:
+            return self._loss(batch, optimizer.refreshing)
+
+        if not optimizer._steps or not self.allows_rule:
+            return optimizer.step(closure, max_grad_norm=max_grad_norm)
+        loss, applied, curvatures = optimizer.differentiate(closure, max_grad_norm=max_grad_norm)
+        self._rule.apply(applied, curvatures)
         return loss
 
     def _obstacle(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ def step_with(
     curvatures: Sequence[Tensor | None] | None = None,
     cost: float = 0.0,
     max_grad_norm: float | None = None,
+    apply: Callable[[Sequence[Tensor | None], Sequence[Tensor | None]], object] | None = None,
 ) -> None:
     """What ``optimizer.step`` does once it has, for each parameter, gradients and curvatures.
 
@@ -25,6 +26,7 @@ def step_with(
         curvatures: at a refresh.
         cost: of those, in gradients.
         max_grad_norm: as in ``step``.
+        apply: what applies the optimizer's rule; by default it does so itself.
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
     applied = clip_to_norm(list(grads), max_grad_norm)
@@ -32,6 +34,6 @@ def step_with(
         param.grad = grad
     if optimizer.estimator.previous_gradients:
         optimizer._previous |= {i: grad.clone() for i, grad in enumerate(grads) if grad is not None}
-    optimizer._apply(applied, curvatures or [None] * len(params))
+    (apply or optimizer._apply)(applied, curvatures or [None] * len(params))
     optimizer._steps += 1
     optimizer.grad_equivalents += 1.0 + cost

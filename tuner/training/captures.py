@@ -14,9 +14,10 @@ WHY_NOT: WeakKeyDictionary[Task, dict[str, str]] = WeakKeyDictionary()
 RECHECKED_EVALUATIONS = {1, 2, 5, 10, 20, 50, 100}
 """Evaluations after which replays are compared with what they stand for: a loss may come to depend on the epoch."""
 
-UNSETTLED_RUN = WARM + COMPARED + 1
-UNSETTLED_STACK = UNSETTLED_RUN + 5
-"""Steps of a kind before those that are replayed and not compared: a stack's are recorded first."""
+UNSETTLED_RUN = WARM + COMPARED + 3
+UNSETTLED_STACK = UNSETTLED_RUN + 3
+"""Steps of a kind before those that are replayed and not compared: a stack's are recorded first, and an optimizer has
+all its states after two or three."""
 
 
 def captures_of(task: Task, engine: Engine) -> Captures | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from optimizers import CurvatureOptimizer
 from optimizers.closures import Closures, takes_closure
 from optimizers.stacking.captured_run import CapturedRun
+from optimizers.stacking.step_of_tensors import loading
 from tasks.base import Batch, Task
 from tuner.training.averaging import Averages
 from tuner.training.captures import RECHECKED_EVALUATIONS, UNSETTLED_RUN, captures_of
@@ -98,7 +99,9 @@ class Trainer(Lockstep):
         self._mode = ""
         captures = captures_of(task, engine)
         model = self.runner.exact
-        self._captured = None if captures is None else CapturedRun(captures, model, self._loss, self.optimizer)
+        self._captured = None
+        if captures is not None:
+            self._captured = CapturedRun(captures, model, self._loss, self.optimizer, scheduled=engine.scheduled)
         self.unsettled = 1 if captures is None else UNSETTLED_RUN
         self._evaluations = 0
 
@@ -121,7 +124,8 @@ class Trainer(Lockstep):
         if self._captured is not None:
             self._captured.captures.clear()
         copy_tensors(state["model"], [*model.parameters(), *model.buffers()])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with loading(self.optimizer):
+            self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self._averages is not None:
@@ -153,6 +157,9 @@ class Trainer(Lockstep):
     def _closure_step(self, batch: Batch) -> Tensor:
         """Of an optimizer that may read the loss, or take several gradients in a step, as LBFGS and SAM do."""
         loss = self._gradient(batch)
+        if self._captured is not None and self._captured.allows_rule:  # of which it needs none
+            self._captured.step()
+            return loss
         self.optimizer.step(self._closures.make(loss, lambda: self._gradient(batch)))
         return loss
 
