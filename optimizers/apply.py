@@ -79,7 +79,10 @@ def _as_list(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Appl
     curvature = None if curvatures[0] is None else TensorList(curvatures, places)
     state = {name: _together([s[name] for s in states], places) for name in states[0]}
     new, new_state = rule(TensorList(params, places), TensorList(grads, places), curvature, state, hp)
-    columns = [value if isinstance(value, TensorList) else [value] * len(members) for value in new_state.values()]
+    columns = [
+        value.side_by_side() if isinstance(value, TensorList) else [value] * len(members)
+        for value in new_state.values()
+    ]
     return [(param, dict(zip(new_state, row, strict=True))) for param, *row in zip(new, *columns, strict=True)]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from optimizers.apply import Hyperparameters
+from optimizers.tensor_list import TensorList
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
@@ -37,6 +38,21 @@ def unbias(beta: float | Tensor, step: Tensor) -> Tensor:
     """``1 - beta^step``, to full precision also where it is small."""
     log = beta.log() if isinstance(beta, Tensor) else math.log(beta) if beta > 0 else -math.inf
     return functional.elu(step * log, -1.0)  # below 0 that is -expm1, in one kernel
+
+
+def unbiases(betas: tuple[float | Tensor, float | Tensor], step: Tensor) -> tuple[Tensor, Tensor]:
+    """``unbias`` of both, in three kernels."""
+    if not isinstance(step, Tensor) or any(isinstance(beta, Tensor) for beta in betas):
+        return unbias(betas[0], step), unbias(betas[1], step)
+    back = -step
+    rates = [-math.log(beta) if beta > 0 else math.inf for beta in betas]
+    first, second = (torch.ops.aten.elu.default(back, -1.0, 1.0, rate) for rate in rates)
+    return first, second
+
+
+def least(x: Tensor, at_most: float) -> Tensor:
+    """``x.amin()``, or a number where that is less."""
+    return x.least(at_most) if isinstance(x, TensorList) else x.amin().clamp(max=at_most)
 
 
 def decayed(param: Tensor, hp: Hyperparameters) -> Tensor:

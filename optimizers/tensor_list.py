@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+
+LARGEST_SEGMENT = 2**15
+"""Entries that one block of threads reduces about as fast as a kernel is launched."""
 
 
 class TensorList(Sequence[Tensor]):
@@ -76,6 +80,17 @@ class TensorList(Sequence[Tensor]):
         if not callable(method):
             return getattr(self.tensors[0], name)
         return partial(_apply_method, name, method, self)
+
+    def least(self, at_most: float) -> TensorList:
+        """``amin().clamp(max=at_most)`` of each tensor."""
+        if not self._any.is_cuda or not self._any.is_floating_point():
+            return self.amin().clamp(max=at_most)
+        found = least_of_each(self.flat, self.places.sizes, at_most)
+        return TensorList(list(found.unbind()), flat=found)
+
+    def side_by_side(self) -> list[Tensor]:
+        """The tensors as views of the flat one, if that is known."""
+        return self.tensors if self._flat is None else self.places.apart(self._flat)
 
     def __neg__(self) -> TensorList:
         return _apply("neg", torch.neg, (self,), {})
@@ -149,6 +164,23 @@ class Places:
         if end > storage.data_ptr() + storage.nbytes():
             return None
         return first.as_strided(((end - start) // width,), (1,), first.storage_offset())
+
+
+def least_of_each(flat: Tensor, sizes: Sequence[int], at_most: float) -> Tensor:
+    """The least entry of each tensor that lies in a flat one, or a number where that is less, in few kernels."""
+    for ends in _segments(tuple(sizes), LARGEST_SEGMENT, flat.device):
+        flat = torch.segment_reduce(flat, "min", offsets=ends, axis=0, unsafe=True, initial=at_most)
+    return flat
+
+
+@cache  # for good: a CUDA graph reads them where they are
+def _segments(sizes: tuple[int, ...], largest: int, device: torch.device) -> list[Tensor]:
+    """Where segments begin, and the last ends, whose reductions lead to a number of each tensor of these sizes: in two
+    steps where there are large ones."""
+    starts, parts = list(accumulate(sizes, initial=0)), [-(-size // largest) for size in sizes]
+    cut = [start + largest * i for start, n in zip(starts, parts, strict=False) for i in range(n)]
+    steps = [starts] if max(parts) == 1 else [[*cut, starts[-1]], list(accumulate(parts, initial=0))]
+    return [torch.tensor(step, device=device) for step in steps]
 
 
 def _order(tensor: Tensor) -> list[int]:

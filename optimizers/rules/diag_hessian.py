@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
-from optimizers.arithmetic import check, decayed, new_count, plus_product, plus_quotient, unbias, valid_betas
+from optimizers.arithmetic import check, decayed, least, new_count, plus_product, plus_quotient, unbiases, valid_betas
 from optimizers.base import CurvatureOptimizer
 
 
@@ -87,12 +87,13 @@ class DiagHessian(CurvatureOptimizer):
         # All over phi', which cancels in u: c = h + (s - 1) / d g^2.
         slope = square * diff ** (square - 1)
         c = torch.nan_to_num(plus_product(hessian, (square - 1) / diff, grad, grad), 0.0, 0.0, 0.0)
-        lowest = c.amin().clamp(max=0.0) - hp["damping"] / slope
+        lowest = least(c, 0.0) - hp["damping"] / slope
 
         momentum = plus_quotient(state["momentum"] * beta1, 1 - beta1, grad, c - lowest)
         curvature_sq = plus_product(state["curvature_sq"] * beta2, (1 - beta2) * slope**2, c, c)
-        root = (curvature_sq / unbias(beta2, step)).sqrt() + hp["eps"]
-        new_param = plus_quotient(decayed(param, hp), -hp["lr"], momentum / unbias(beta1, step), root)
+        unbias1, unbias2 = unbiases((beta1, beta2), step)
+        root = (curvature_sq / unbias2).sqrt() + hp["eps"]
+        new_param = plus_quotient(decayed(param, hp), -hp["lr"], momentum / unbias1, root)
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "curvature_sq": curvature_sq}
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from optimizers import tensor_list
 from optimizers.tensor_list import TensorList
 
 SHAPES = {"matrices": [(3, 4), (2, 5), (70,)], "with 0-dim": [(), (3,), (2, 1, 2)], "0-dim": [(), ()], "one": [(4,)]}
@@ -206,3 +207,24 @@ def test_a_name_that_tensors_do_not_have_is_an_attribute_error():
 def test_lists_of_unequal_length_are_refused():
     with pytest.raises((RuntimeError, ValueError, IndexError)):
         TensorList(draw([(2,), (3,)])) + TensorList(draw([(2,)]))
+
+
+@pytest.mark.parametrize("largest", [2, 5, 2**15])
+def test_the_least_entries_are_those_of_each_tensor_or_the_bound(monkeypatch, largest):
+    monkeypatch.setattr(tensor_list, "LARGEST_SEGMENT", largest)
+    tensors = [*draw([(3, 4), (7,), (), (1,), (40,)]), torch.full((6,), 3.0), torch.tensor([1.0, torch.nan, -1.0])]
+    expected = torch.stack([t.amin().clamp(max=0.5) for t in tensors])
+    places = tensor_list.Places(tensors)
+    found = tensor_list.least_of_each(places.together(tensors), places.sizes, 0.5)
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0)) and found[-1].isnan()
+    assert_same(TensorList(tensors[:-1]).least(0.5), list(expected[:-1]))
+
+
+def test_what_a_rule_returns_lies_side_by_side_if_it_was_once():
+    tensors = draw([(3, 4), (7,)])
+    given, flat = TensorList(tensors), TensorList(tensors)
+    assert all(ours is theirs for ours, theirs in zip(given.side_by_side(), tensors, strict=True))
+    whole = flat.flat
+    views = flat.side_by_side()
+    assert views[0].data_ptr() == whole.data_ptr() == TensorList(views).flat.data_ptr()
+    assert_same(TensorList(views), tensors)
