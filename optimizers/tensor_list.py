@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST_SEGMENT = 2**15
+LARGEST_SEGMENT = 2**16
 """Entries that one block of threads reduces about as fast as a kernel is launched."""
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.curvature.normalisation import closed_forms
+from optimizers.curvature.closed_forms import closed_forms
 from optimizers.curvature.probes import Streams
 
 HESSIAN_VECTOR_COST = 2.0

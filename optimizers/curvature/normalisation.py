@@ -1,6 +1,6 @@
 """BatchNorm's (in training mode) and LayerNorm's second derivatives are written out here.
 
-PyTorch's own double backward launches a hundred kernels a layer on a GPU, these about twenty. In both, n is the
+PyTorch's own double backward launches a hundred kernels a layer on a GPU, these up to twenty. In both, n is the
 normalised input, r the inverse of its standard deviation and <> the mean over what is normalised together: a channel,
 or a row. With the gradient g of the output, times the weight where that is LayerNorm's,
 
@@ -11,8 +11,8 @@ times the weight where that is BatchNorm's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,19 +22,6 @@ from torch.nn import functional as F  # noqa: N812
 Tensors = tuple[Tensor | None, ...]
 CUDNN = 1
 """PyTorch's number of this backend."""
-
-
-@contextmanager
-def closed_forms() -> Iterator[None]:
-    """While it is entered, normalisations of ``torch.nn`` have the second derivatives of this module."""
-    changed = [name for name, theirs in PYTORCHS.items() if getattr(F, name) is theirs]
-    for name in changed:
-        setattr(F, name, CLOSED[name])
-    try:
-        yield
-    finally:
-        for name in changed:
-            setattr(F, name, PYTORCHS[name])
 
 
 def _batch_norm(
@@ -104,59 +91,88 @@ class BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensors:
-        return (*BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.backend, ctx.eps), *[None] * 6)
+        return (*BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.backend, ctx.eps)[:3], *[None] * 6)
 
 
 class BatchNormBackward(torch.autograd.Function):
-    """The gradients of input, weight and bias."""
+    """The gradients of input, weight and bias; and that of the input for a weight of one, P(g)."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
         grad: Tensor, input: Tensor, weight: Tensor, mean: Tensor, r: Tensor, reserve: Tensor, backend: int, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _batch_norm_backward(grad, input, weight, mean, r, reserve, backend, eps)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        projected, sum_gn, sum_g = _projected(grad, input, mean, r, reserve, backend, eps)
+        return projected * weight.view(_channels(input)), sum_gn, sum_g, projected
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        *tensors, ctx.backend, ctx.eps = inputs
-        ctx.save_for_backward(*tensors, output[1], output[2])
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        _, *tensors, ctx.backend, ctx.eps = inputs
+        ctx.mark_non_differentiable(output[3])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, output[1], output[3])
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor, v_weight: Tensor, v_bias: Tensor) -> Tensors:
+    def backward(ctx: Any, v: Tensor | None, v_weight: Tensor | None, v_bias: Tensor | None, *_: None) -> Tensors:
         """Of the sum of the gradients times v, v_weight and v_bias: its derivatives by g, input and weight.
 
-        With k = weight r, the derivative by n is a = v_weight g - k (v <g n> + g <v n>), and that by the input
+        With k = weight r, P(g) = r (g - <g> - n <g n>), the derivative by n is a = v_weight g - k (v <g n> + g <v n>),
+        and that by the input
 
-            r (a - <a> - n <a n>) - k r (<v g> - <v> <g> - <v n> <g n>) n
+            P(a) - k <v P(g)> n
+
+        Raises:
+            RuntimeError: it is to be differentiated once more.
         """
-        grad, input, weight, mean, r, reserve, sum_gn, sum_g = ctx.saved_tensors
-        count = input.numel() // len(mean)
-        channels = (1, -1, *[1] * (input.ndim - 2))
-        known = mean, r, reserve, ctx.backend, ctx.eps
+        if torch.is_grad_enabled():
+            raise RuntimeError("BatchNorm's third derivatives are not written out")
+        input, weight, mean, r, reserve, sum_gn, of_g = ctx.saved_tensors
+        v = torch.zeros_like(input) if v is None else v
+        v_weight = torch.zeros_like(weight) if v_weight is None else v_weight
+        v_bias = torch.zeros_like(weight) if v_bias is None else v_bias
+        share = -len(mean) / input.numel()
+        channels = _channels(input)
         normal = (input - mean.view(channels)) * r.view(channels)
-        by_grad, sum_vn, sum_v = _batch_norm_backward(v, input, weight, *known)
-        by_grad = by_grad.addcmul(normal, v_weight.view(channels)) + v_bias.view(channels)
+        of_v, sum_vn, _ = _projected(v, input, mean, r, reserve, ctx.backend, ctx.eps)
+        by_grad = torch.addcmul(v_bias.view(channels), normal, v_weight.view(channels))
+        by_grad = by_grad.addcmul(of_v, weight.view(channels))
 
         k = weight * r
-        of_g = v_weight.addcmul(k, sum_vn, value=-1 / count).view(channels)
-        by_normal = (grad * of_g).addcmul(v, (k * sum_gn).view(channels), value=-1 / count)
-        shared = (v * grad).sum([0, *range(2, input.ndim)])
-        shared = shared.addcmul(sum_v, sum_g, value=-1 / count).addcmul(sum_vn, sum_gn, value=-1 / count)
-        by_weight = shared * r
-        by_input, *_ = _batch_norm_backward(by_normal, input, torch.ones_like(weight), *known)
-        by_input = by_input.addcmul(normal, (k * by_weight).view(channels), value=-1 / count)
+        by_weight = _products(v, of_g, mean.dtype)
+        by_input = of_g * v_weight.addcmul(k, sum_vn, value=share).view(channels)
+        by_input = by_input.addcmul(of_v, (k * sum_gn).view(channels), value=share)
+        by_input = by_input.addcmul(normal, (k * by_weight).view(channels), value=share)
         return by_grad, by_input, by_weight, None, None, None, None, None
 
 
-def _batch_norm_backward(
-    grad: Tensor, input: Tensor, weight: Tensor, mean: Tensor, r: Tensor, reserve: Tensor, backend: int, eps: float
+def _channels(input: Tensor) -> tuple[int, ...]:
+    """The shape of a number for each channel beside an input."""
+    return (1, -1, *[1] * (input.ndim - 2))
+
+
+def _projected(
+    grad: Tensor, input: Tensor, mean: Tensor, r: Tensor, reserve: Tensor, backend: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of input, weight and bias: the latter two are sum g n and sum g."""
+    """P(g), the gradient of the input for a weight of one; sum g n and sum g."""
+    ones = _filled(1.0, len(mean), mean.dtype, mean.device)
     if backend == CUDNN:
-        return torch.ops.aten.cudnn_batch_norm_backward(input, grad, weight, None, None, mean, r, eps, reserve)
-    return torch.ops.aten.native_batch_norm_backward(grad, input, weight, None, None, mean, r, True, eps, [True] * 3)
+        return torch.ops.aten.cudnn_batch_norm_backward(input, grad, ones, None, None, mean, r, eps, reserve)
+    return torch.ops.aten.native_batch_norm_backward(grad, input, ones, None, None, mean, r, True, eps, [True] * 3)
+
+
+def _products(one: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
+    """For each channel, the sum of the products of entries, which a weight's gradient is, in one kernel."""
+    mean, r = (_filled(value, one.shape[1], dtype, one.device) for value in (0.0, 1.0))
+    (_, found, _) = torch.ops.aten.native_batch_norm_backward(
+        one, other, r, None, None, mean, r, True, 0.0, [False, True, False]
+    )
+    return found
+
+
+@cache  # for good: a CUDA graph reads them where they are
+def _filled(value: float, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((count,), value, dtype=dtype, device=device)
 
 
 class LayerNorm(torch.autograd.Function):
@@ -191,32 +207,33 @@ class LayerNormBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*inputs, output[0])
 
     @staticmethod
     def backward(ctx: Any, v: Tensor, v_weight: Tensor, v_bias: Tensor) -> Tensors:
         """Of the sum of the gradients times v, v_weight and v_bias: its derivatives by g, input and weight.
 
-        With w = weight g and p = r (v - <v> - n <v n>), the derivative by n is a = v_weight g - r (v <w n> + w <v n>),
-        and that by the input r (a - <a> - n <a n>) - r <w p> n.
+        With w = weight g and P(w) = r (w - <w> - n <w n>), the derivative by n is
+        a = v_weight g - r (v <w n> + w <v n>), and that by the input P(a) - r <w P(v)> n.
         """
-        grad, input, weight, mean, r = ctx.saved_tensors
+        grad, input, weight, mean, r, of_w = ctx.saved_tensors
         shape = list(weight.shape)
         inner = list(range(-len(shape), 0))
         outer = list(range(input.ndim - len(shape)))
 
-        def projected(grad: Tensor) -> Tensor:
+        def projected(grad: Tensor, weight: Tensor | None = None) -> Tensor:
             (by_input, *_) = torch.ops.aten.native_layer_norm_backward(
-                grad, input, shape, mean, r, None, None, [True, False, False]
+                grad, input, shape, mean, r, weight, None, [True, False, False]
             )
             return by_input
 
         normal = (input - mean) * r
-        weighted = grad * weight
-        p = projected(v)
-        by_grad = torch.addcmul(v_bias, normal, v_weight).addcmul(p, weight)
-        by_weight = (grad * p).sum(outer) if outer else grad * p
-        by_normal = (grad * v_weight).addcmul(v, r * (weighted * normal).mean(inner, keepdim=True), value=-1)
-        by_normal = by_normal.addcmul(weighted, r * (v * normal).mean(inner, keepdim=True), value=-1)
-        by_input = projected(by_normal).addcmul(normal, r * (weighted * p).mean(inner, keepdim=True), value=-1)
+        w = grad * weight
+        of_v = projected(v)
+        by_grad = torch.addcmul(v_bias, normal, v_weight).addcmul(of_v, weight)
+        by_weight = (grad * of_v).sum(outer) if outer else grad * of_v
+        rest = of_v * (w * normal).mean(inner, keepdim=True)
+        rest = rest.addcmul(of_w, (v * normal).mean(inner, keepdim=True))
+        rest = rest.addcmul(normal, (w * of_v).mean(inner, keepdim=True))
+        by_input = projected(grad, v_weight).addcmul(rest, r, value=-1)
         return by_grad, by_input, by_weight, None, None

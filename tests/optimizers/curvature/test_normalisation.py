@@ -9,8 +9,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
+from optimizers.curvature.closed_forms import closed_forms
 from optimizers.curvature.interface import twice_differentiable
-from optimizers.curvature.normalisation import closed_forms
 
 LAYERS = {
     "batch norm of rows": (nn.BatchNorm1d(3), (5, 3)),
