@@ -6,7 +6,7 @@ Each takes the rule, its members and the hyperparameters, and returns the new pa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import lru_cache
 from types import FunctionType
 from typing import Any
@@ -34,6 +34,25 @@ def evaluate(closure: Callable[[], Tensor] | None) -> Tensor | None:
         return closure()
 
 
+def take(
+    run: Callable[[Rule, Sequence[Member], Hyperparameters], Applied],
+    rule: Rule,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    curvatures: Sequence[Tensor | None],
+    states: MutableMapping[Tensor, State],
+    hp: Hyperparameters,
+) -> None:
+    """One step: parameters with a gradient, and their states, become what the rule returns."""
+    given = zip(params, grads, curvatures, strict=True)
+    members = [(p, g, c, states[p]) for p, g, c in given if g is not None and p.numel()]
+    if not members:
+        return
+    used, applied = [param for param, *_ in members], run(rule, members, hp)
+    torch._foreach_copy_(used, [param for param, _ in applied])
+    states.update(zip(used, (state for _, state in applied), strict=True))
+
+
 def one_by_one(rule: Rule, members: Sequence[Member], hp: Hyperparameters) -> Applied:
     """A call per tensor."""
     return [rule(*member, hp) for member in members]
@@ -45,7 +64,9 @@ def as_lists(
     """A call per list of tensors that are alike, at least ``fewest`` and none with more than ``largest`` entries."""
     alike: dict[Any, list[int]] = {}
     for i, (param, _, curvature, state) in enumerate(members):
-        key = (param.dtype, param.device, curvature is None, tuple(state))
+        # The host knows a count on the CPU, if all have the same.
+        counts = tuple(id(v) for v in state.values() if v.ndim == 0) if param.is_cpu else ()
+        key = (param.dtype, param.device, curvature is None, tuple(state), counts)
         alone = param.numel() > largest or (param.ndim == 0 and param.dtype.itemsize < 4)  # a count would widen it
         alike.setdefault(i if alone else key, []).append(i)
     applied: dict[int, tuple[Tensor, State]] = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.nn import functional
 
 from optimizers.apply import Hyperparameters
@@ -34,25 +36,30 @@ def new_count(param: Tensor) -> Tensor:
     return torch.zeros((), dtype=torch.promote_types(param.dtype, torch.float32), device=param.device)
 
 
-def unbias(beta: float | Tensor, step: Tensor) -> Tensor:
-    """``1 - beta^step``, to full precision also where it is small."""
-    log = beta.log() if isinstance(beta, Tensor) else math.log(beta) if beta > 0 else -math.inf
-    return functional.elu(step * log, -1.0)  # below 0 that is -expm1, in one kernel
+def at_hand(count: Tensor) -> bool:
+    """Whether the host can read a count without waiting: it is on the CPU, and one run's rather than a stack's."""
+    return type(count) is Tensor and count.is_cpu and not is_batchedtensor(count)
 
 
-def unbiases(betas: tuple[float | Tensor, float | Tensor], step: Tensor) -> tuple[Tensor, Tensor]:
-    """``unbias`` of both, in three kernels."""
-    if not isinstance(step, Tensor) or any(isinstance(beta, Tensor) for beta in betas):
+def unbias(beta: float | Tensor, step: Tensor) -> float | Tensor:
+    """``1 - beta^step``, to full precision also where it is small; a number where the count is at hand."""
+    if isinstance(beta, Tensor):
+        return functional.elu(step * beta.log(), -1.0)  # below 0 that is -expm1, in one kernel
+    if beta == 0:
+        return 1.0
+    if at_hand(step):
+        return -math.expm1(step.item() * math.log(beta))
+    return functional.elu(step * math.log(beta), -1.0)
+
+
+def unbiases(betas: tuple[float | Tensor, float | Tensor], step: Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """``unbias`` of both, in three kernels where there are any."""
+    if not isinstance(step, Tensor) or at_hand(step) or any(isinstance(beta, Tensor) for beta in betas):
         return unbias(betas[0], step), unbias(betas[1], step)
     back = -step
     rates = [-math.log(beta) if beta > 0 else math.inf for beta in betas]
     first, second = (torch.ops.aten.elu.default(back, -1.0, 1.0, rate) for rate in rates)
     return first, second
-
-
-def least(x: Tensor, at_most: float) -> Tensor:
-    """``x.amin()``, or a number where that is less."""
-    return x.least(at_most) if isinstance(x, TensorList) else x.amin().clamp(max=at_most)
 
 
 def decayed(param: Tensor, hp: Hyperparameters) -> Tensor:
@@ -68,10 +75,24 @@ def average(old: Tensor, new: Tensor, beta: float | Tensor) -> Tensor:
     return old + (1 - beta) * (new - old) if isinstance(beta, Tensor) else old.lerp(new, 1 - beta)
 
 
+def least(x: Tensor, at_most: float, sizes: list[int] | None = None) -> Tensor:
+    """The least entry, or a number where that is less, 0-dim; where tensors of these sizes lie side by side, at each
+    entry that of its own tensor."""
+    if isinstance(x, TensorList):
+        return x.least(at_most)
+    found = x.amin() if sizes is None else torch.cat([part.amin().expand_as(part) for part in x.split(sizes)])
+    return found.clamp(max=at_most)
+
+
 def floor(eps: float | Tensor, like: Tensor) -> float | Tensor:
     """``eps``, but not so small that half precision takes it for zero."""
-    tiny = torch.finfo(like.dtype).tiny
+    tiny = _tiny(like.dtype)
     return eps.clamp(min=tiny) if isinstance(eps, Tensor) else max(eps, tiny)
+
+
+@cache
+def _tiny(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).tiny
 
 
 # One kernel where the scale is a number; PyTorch's own do not take a tensor there.
@@ -90,3 +111,10 @@ def plus_product(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tens
 def plus_quotient(a: Tensor, scale: float | Tensor, b: Tensor, c: Tensor) -> Tensor:
     """``a + scale b / c``"""
     return a + scale * b / c if isinstance(scale, Tensor) else a.addcdiv(b, c, value=scale)
+
+
+def plus_unbiased_quotient(a: Tensor, scale: float | Tensor, b: Tensor, bias: float | Tensor, c: Tensor) -> Tensor:
+    """``a + scale (b / bias) / c``"""
+    if isinstance(bias, Tensor):
+        return plus_quotient(a, scale, b / bias, c)
+    return plus_quotient(a, scale / bias, b, c)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,21 @@ def takes_closure(optimizer: torch.optim.Optimizer) -> bool:
         return "closure" in inspect.signature(optimizer.step).parameters
     except (TypeError, ValueError):  # of a callable that is not Python's
         return False
+
+
+def loss_and_outputs(returned: Any) -> tuple[Tensor, Any]:
+    """What a ``CurvatureOptimizer``'s closure returned; outputs may be ``None``.
+
+    Raises:
+        RuntimeError: there is no loss to differentiate.
+    """
+    loss, outputs = returned if isinstance(returned, tuple) else (returned, None)
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        raise RuntimeError(
+            "the closure must return the loss, a tensor with its graph (and must not call backward), "
+            f"but returned {'a tensor without one' if isinstance(loss, Tensor) else type(loss).__name__}"
+        )
+    return loss, outputs
 
 
 class Closures:

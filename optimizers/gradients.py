@@ -22,8 +22,10 @@ def copied(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Ten
 
 def clip_to_norm(grads: list[Tensor | None], max_norm: float | None) -> list[Tensor | None]:
     """The gradients, without their graphs, scaled down to a norm over all of them."""
+    if max_norm is None:
+        return [g if g is None or not g.requires_grad else g.detach() for g in grads]
     given = [g.detach() for g in grads if g is not None]
-    if max_norm is not None and given:
+    if given:
         norm = torch.nn.utils.get_total_norm(given)
         scale = (max_norm / (norm + CLIP_EPS)).clamp(max=1.0)
         if all(g.device == scale.device for g in given):

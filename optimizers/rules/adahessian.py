@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
-from optimizers.arithmetic import average, check, decayed, new_count, plus_product, plus_quotient, unbias, valid_betas
+from optimizers.arithmetic import (
+    average,
+    check,
+    decayed,
+    new_count,
+    plus_product,
+    plus_unbiased_quotient,
+    unbias,
+    valid_betas,
+)
 from optimizers.base import CurvatureOptimizer
+from optimizers.side_by_side import side_by_side
 
 
 class AdaHessian(CurvatureOptimizer):
@@ -61,6 +71,7 @@ class AdaHessian(CurvatureOptimizer):
         super().__init__(params, defaults, **options)
 
     @staticmethod
+    @side_by_side
     def update(
         param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
     ) -> tuple[Tensor, State]:
@@ -70,11 +81,11 @@ class AdaHessian(CurvatureOptimizer):
         if curvature is not None:
             state["refreshes"] = state["refreshes"] + 1
             state["hessian_sq"] = plus_product(state["hessian_sq"] * beta2, 1 - beta2, curvature, curvature)
-            state["root"] = state["hessian_sq"].sqrt() / unbias(beta2, state["refreshes"]).sqrt() + hp["eps"]
+            state["root"] = state["hessian_sq"].sqrt() / unbias(beta2, state["refreshes"]) ** 0.5 + hp["eps"]
         state["step"] = state["step"] + 1
         state["momentum"] = average(state["momentum"], grad, beta1)
-        momentum = state["momentum"] / unbias(beta1, state["step"])
-        return plus_quotient(decayed(param, hp), -hp["lr"], momentum, state["root"]), state
+        bias, momentum = unbias(beta1, state["step"]), state["momentum"]
+        return plus_unbiased_quotient(decayed(param, hp), -hp["lr"], momentum, bias, state["root"]), state
 
 
 def initial_state(param: Tensor) -> State:

@@ -9,8 +9,19 @@ import torch
 from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
-from optimizers.arithmetic import check, decayed, least, new_count, plus_product, plus_quotient, unbiases, valid_betas
+from optimizers.arithmetic import (
+    average,
+    check,
+    decayed,
+    least,
+    new_count,
+    plus_product,
+    plus_unbiased_quotient,
+    unbiases,
+    valid_betas,
+)
 from optimizers.base import CurvatureOptimizer
+from optimizers.side_by_side import side_by_side
 
 
 class DiagHessian(CurvatureOptimizer):
@@ -74,8 +85,14 @@ class DiagHessian(CurvatureOptimizer):
         super().__init__(params, defaults, **options)
 
     @staticmethod
+    @side_by_side
     def update(
-        param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
+        param: Tensor,
+        grad: Tensor,
+        curvature: Tensor | None,
+        state: State,
+        hp: Hyperparameters,
+        sizes: list[int] | None = None,
     ) -> tuple[Tensor, State]:
         """State: ``step`` (0-dim), ``hessian``, ``momentum``, ``curvature_sq`` (the parameter's shape)."""
         beta1, beta2 = hp["betas"]
@@ -87,13 +104,13 @@ class DiagHessian(CurvatureOptimizer):
         # All over phi', which cancels in u: c = h + (s - 1) / d g^2.
         slope = square * diff ** (square - 1)
         c = torch.nan_to_num(plus_product(hessian, (square - 1) / diff, grad, grad), 0.0, 0.0, 0.0)
-        lowest = least(c, 0.0) - hp["damping"] / slope
+        lowest = least(c, 0.0, sizes) - hp["damping"] / slope
 
-        momentum = plus_quotient(state["momentum"] * beta1, 1 - beta1, grad, c - lowest)
+        momentum = average(state["momentum"], grad / (c - lowest), beta1)
         curvature_sq = plus_product(state["curvature_sq"] * beta2, (1 - beta2) * slope**2, c, c)
         unbias1, unbias2 = unbiases((beta1, beta2), step)
         root = (curvature_sq / unbias2).sqrt() + hp["eps"]
-        new_param = plus_quotient(decayed(param, hp), -hp["lr"], momentum / unbias1, root)
+        new_param = plus_unbiased_quotient(decayed(param, hp), -hp["lr"], momentum, unbias1, root)
         return new_param, {"step": step, "hessian": hessian, "momentum": momentum, "curvature_sq": curvature_sq}
 
 

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from optimizers.apply import Hyperparameters, State
-from optimizers.arithmetic import average, check, decayed, new_count, plus_product, plus_quotient, unbias, valid_betas
+from optimizers.arithmetic import (
+    average,
+    check,
+    decayed,
+    new_count,
+    plus_product,
+    plus_unbiased_quotient,
+    unbias,
+    valid_betas,
+)
 from optimizers.first_order import FirstOrderOptimizer
 
 
@@ -66,8 +75,8 @@ class NAdamW(FirstOrderOptimizer):
         exp_avg = average(state["exp_avg"], grad, beta1)
         exp_avg_sq = plus_product(state["exp_avg_sq"] * beta2, 1 - beta2, grad, grad)
         root = (exp_avg_sq / unbias(beta2, step)).sqrt() + hp["eps"]
-        ahead = average(exp_avg, grad, beta1) / unbias(beta1, step)
-        return plus_quotient(decayed(param, hp), -hp["lr"], ahead, root), {
+        ahead, bias = average(exp_avg, grad, beta1), unbias(beta1, step)
+        return plus_unbiased_quotient(decayed(param, hp), -hp["lr"], ahead, bias, root), {
             "step": step, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq,
         }  # fmt: skip
 

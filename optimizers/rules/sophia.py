@@ -10,6 +10,7 @@ from torch import Tensor
 from optimizers.apply import Hyperparameters, State
 from optimizers.arithmetic import floor
 from optimizers.rules.clipped import ClippedOptimizer, clipped_step, curvature_average
+from optimizers.side_by_side import side_by_side
 
 GAUSSIAN = {"name": "hutchinson", "probe": "gaussian"}
 
@@ -42,6 +43,7 @@ class Sophia(ClippedOptimizer):
         return hessian.clamp(min=floor(hp["eps"], hessian))
 
     @staticmethod
+    @side_by_side
     def update(
         param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
     ) -> tuple[Tensor, State]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from optimizers.apply import Hyperparameters, State
 from optimizers.arithmetic import floor
 from optimizers.rules.clipped import ClippedOptimizer, clipped_step, curvature_average
+from optimizers.side_by_side import side_by_side
 
 
 class SSDH(ClippedOptimizer):
@@ -29,6 +30,7 @@ class SSDH(ClippedOptimizer):
         return hessian.sqrt() + floor(hp["eps"], hessian)
 
     @staticmethod
+    @side_by_side
     def update(
         param: Tensor, grad: Tensor, curvature: Tensor | None, state: State, hp: Hyperparameters
     ) -> tuple[Tensor, State]:
