@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from optimizers import apply
 from optimizers.apply import Hyperparameters, State
+from optimizers.closures import loss_and_outputs
 from optimizers.curvature.interface import Estimator, Refresh
 from optimizers.curvature.registry import find_estimator
 from optimizers.gradients import clip_to_norm, copied
+from optimizers.side_by_side import SideBySide
 
 Closure = Callable[[], "Tensor | tuple[Tensor, Any]"]
 
@@ -75,6 +77,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._generator: torch.Generator | None = None
         self._previous: dict[int, Tensor] = {}
         self._memory: dict[str, Any] = {}
+        self._beside: dict[int, SideBySide] = defaultdict(SideBySide)
         super().__init__(params, {**defaults, "maximize": maximize})
 
     @staticmethod
@@ -154,8 +157,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.refreshing = refresh and self.estimator.differentiates
         # Nothing may keep a reference to the graph beyond this function.
         loss, outputs, record = self._forward(closure, params, refresh)
-        with torch.enable_grad():
-            minimised = -loss if self._maximize else loss
+        minimised = torch.enable_grad()(torch.neg)(loss) if self._maximize else loss
         grads = self._gradients(minimised, params, refresh)
         applied = clip_to_norm(grads, max_grad_norm)
         if max_grad_norm is not None:
@@ -183,19 +185,16 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         return bool(self.param_groups[0]["maximize"])
 
     def _forward(self, closure: Closure, params: Sequence[Tensor], refresh: bool) -> tuple[Tensor, Any, Any]:
-        with torch.enable_grad(), self.estimator.watch(params) if refresh else nullcontext() as record:
-            returned = closure()
-        loss, outputs = returned if isinstance(returned, tuple) else (returned, None)
-        if not isinstance(loss, Tensor) or not loss.requires_grad:
-            raise RuntimeError(
-                "the closure must return the loss, a tensor with its graph (and must not call backward), "
-                f"but returned {'a tensor without one' if isinstance(loss, Tensor) else type(loss).__name__}"
-            )
-        return loss, outputs if refresh else None, record
+        with torch.enable_grad():
+            if not refresh:
+                return loss_and_outputs(closure())[0], None, None
+            with self.estimator.watch(params) as record:
+                returned = closure()
+        return *loss_and_outputs(returned), record
 
     def _gradients(self, minimised: Tensor, params: list[Tensor], refresh: bool) -> list[Tensor | None]:
         """The gradients of what is minimised, on a refresh with a graph if need be; sets ``p.grad``, without one."""
-        if any(param.is_complex() for param in params):
+        if any(map(torch.is_complex, params)):
             raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
         needed = [p for p in params if p.requires_grad]
         if not needed:
@@ -203,13 +202,12 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         for param in params:
             param.grad = None
         graph = refresh and self.estimator.double_backward
-        with torch.enable_grad():
-            if graph:
-                gradients = iter(torch.autograd.grad(minimised, needed, create_graph=True, allow_unused=True))
-                grads = [next(gradients) if p.requires_grad else None for p in params]
-            else:
-                minimised.backward(inputs=needed, retain_graph=refresh)
-                grads = [p.grad for p in params]
+        if graph:
+            gradients = iter(torch.autograd.grad(minimised, needed, create_graph=True, allow_unused=True))
+            grads = [next(gradients) if p.requires_grad else None for p in params]
+        else:
+            minimised.backward(inputs=needed, retain_graph=refresh)
+            grads = [p.grad for p in params]
         if any(grad is not None and grad.is_sparse for grad in grads):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         if graph or self._maximize:
@@ -284,16 +282,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         return tuple(param.shape)
 
     def _apply(self, grads: Sequence[Tensor | None], curvatures: Sequence[Tensor | None]) -> None:
-        seen = iter(zip(grads, curvatures, strict=True))
-        for group in self.param_groups:
-            given = [(p, *next(seen)) for p in group["params"]]
-            members = [(p, g, c, self.state[p]) for p, g, c in given if g is not None and p.numel()]
-            if not members:
-                continue
+        start, chosen = 0, self.foreach is not None or self.compile
+        for number, group in enumerate(self.param_groups):
+            params, stop = group["params"], start + len(group["params"])
+            given = params, list(grads[start:stop]), curvatures[start:stop], self.state
             hp = {name: value for name, value in group.items() if name != "params"}
-            params, applied = [param for param, *_ in members], self._run()(self.update, members, hp)
-            torch._foreach_copy_(params, [param for param, _ in applied])
-            self.state.update(zip(params, (state for _, state in applied), strict=True))
+            if chosen or not self._beside[number].step(self.update, *given, hp):
+                apply.take(self._run(), self.update, *given, hp)
+            start = stop
 
     def _run(self) -> Callable[..., apply.Applied]:
         if self.compile:
@@ -327,7 +323,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """What copying and pickling keep: ``torch.optim.Optimizer`` names its own attributes only."""
         public = "estimator update_period foreach compile grad_equivalents refreshing"
         names = f"{public} _steps _seed _generator _previous _memory".split()
-        return super().__getstate__() | {name: getattr(self, name) for name in names}
+        kept = {name: getattr(self, name) for name in names}
+        return super().__getstate__() | kept | {"_beside": defaultdict(SideBySide)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the next steps equal those of the original to the bit."""
@@ -343,7 +340,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         numbers = apply.numbers_of([state_dict["state"].get(i, {}) for i in indices], params)
         for param, own in zip(params, numbers, strict=True):
-            self.state[param].update(own)
+            copies = {name: value.clone() for name, value in self.state[param].items()}  # they change in place
+            self.state[param] = copies | own
         self._previous = {i: grad.to(params[i], copy=True) for i, grad in saved["previous"].items()}
         self._memory = deepcopy(saved["memory"])
         if saved["generator"] is not None:

@@ -34,13 +34,10 @@ class FirstOrderOptimizer(torch.optim.Optimizer):
         """
         loss = apply.evaluate(closure)
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None and p.numel()]
-            if any(p.grad.is_sparse or p.is_complex() for p in params):
+            params = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.is_sparse or p.is_complex() for p in params if p.numel()):
                 raise RuntimeError(f"{type(self).__name__} supports neither sparse nor complex gradients")
-            if not params:
-                continue
+            given = params, [p.grad for p in params], [None] * len(params), self.state
             hp: dict[str, Any] = {name: value for name, value in group.items() if name != "params"}
-            applied = apply.where_it_pays(self.update, [(p, p.grad, None, self.state[p]) for p in params], hp)
-            torch._foreach_copy_(params, [param for param, _ in applied])
-            self.state.update(zip(params, (state for _, state in applied), strict=True))
+            apply.take(apply.where_it_pays, self.update, *given, hp)
         return loss

@@ -123,7 +123,7 @@ def test_an_estimator_sees_the_whole_gradient_now_and_before(double_backward, ma
         ahead = applied if momentum is None else [0.9 * m + 0.1 * g for m, g in zip(momentum, applied, strict=True)]
         for found, m in zip(directions, ahead, strict=True):
             assert torch.equal(found, -0.2 * m.sign())
-        momentum = [optimizer.state[p]["momentum"] for p in params]
+        momentum = [optimizer.state[p]["momentum"].clone() for p in params]
 
 
 A = draw((12, 12), 7)
