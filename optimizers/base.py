@@ -139,7 +139,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._apply(applied, curvatures)
         return loss
 
-    @torch.no_grad()
     def differentiate(
         self,
         closure: Closure,
@@ -152,6 +151,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         Returns:
             The loss; and what the rule is to see, for each parameter: gradient and curvature, or ``None``.
         """
+        if torch.is_grad_enabled():  # not within a step, which should not pay for it twice
+            with torch.no_grad():
+                return self.differentiate(closure, curvature=curvature, max_grad_norm=max_grad_norm)
         params = [p for group in self.param_groups for p in group["params"]]
         refresh = curvature is None and self._refreshes(params)
         self.refreshing = refresh and self.estimator.differentiates
