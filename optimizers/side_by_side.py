@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from itertools import chain
 from operator import is_
 from typing import Any, TypeVar
 
@@ -69,7 +70,7 @@ class SideBySide:
 
     def _lie_here(self, params: list[Tensor], states: Mapping[Tensor, State]) -> bool:
         """Whether these are the parameters of the last step, and nobody has put other tensors into their states."""
-        parts = [part for param in params for part in states[param].values()]
+        parts = _parts(params, states)
         same = len(parts) == len(self._parts) and len(params) == len(self._params)
         return same and all(map(is_, parts, self._parts)) and all(map(is_, params, self._params))
 
@@ -100,7 +101,7 @@ class SideBySide:
             views = unflatten(value, params) if value.ndim else [value] * len(params)
             for param, view in zip(params, views, strict=True):
                 states[param][name] = view
-        self._parts = [part for param in params for part in states[param].values()]
+        self._parts = _parts(params, states)
 
     def _changes(self, new: State) -> tuple[list[Tensor], list[Tensor]]:
         """Which of the tensors that are kept change, and to what."""
@@ -110,3 +111,8 @@ class SideBySide:
         # What may be another of them, or a part of one, would have changed before its turn.
         values = [value.clone() if value._base is not None or id(value) in kept else value for value in values]
         return [self._flat[name] for name in changed], values
+
+
+def _parts(params: list[Tensor], states: Mapping[Tensor, State]) -> list[Tensor]:
+    """The tensors of all states; this is done at every step."""
+    return [*chain.from_iterable(map(dict.values, map(states.__getitem__, params)))]

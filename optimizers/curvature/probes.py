@@ -57,23 +57,28 @@ def rows_of_members(
     return torch.stack([draw(own, each) for each in generator.generators])[generator.stream_of].flatten(0, 1)
 
 
+def _apart(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The entries of a tensor, (entries,), in the shapes and dtypes of others."""
+    parts = torch._C._nn.unflatten_dense_tensors(flat, list(like))  # of those without entries it loses the shape
+    alike = (part.dtype is t.dtype and part.shape == t.shape for part, t in zip(parts, like, strict=True))
+    return [p if same else p.view(t.shape).to(t.dtype) for p, t, same in zip(parts, like, alike, strict=True)]
+
+
 def random_normals(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Normal numbers, of the shapes, dtypes and device of ``like``; drawn all at once."""
-    sizes = [tensor.numel() for tensor in like]
-    normals = torch.randn(sum(sizes), dtype=like[0].dtype, device=like[0].device, generator=generator).split(sizes)
-    return [n.view(t.shape).to(t.dtype) for n, t in zip(normals, like, strict=True)]
+    first, count = like[0], sum(tensor.numel() for tensor in like)
+    return _apart(torch.randn(count, dtype=first.dtype, device=first.device, generator=generator), like)
 
 
 def random_signs(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Entries -1 or 1 with equal probability, of the shapes, dtypes and device of ``like``; a random bit each."""
-    sizes = [tensor.numel() for tensor in like]
-    signs = _flat_signs(sum(sizes), like[0].dtype, generator).split(sizes)
-    return [s.view(t.shape).to(t.dtype) for s, t in zip(signs, like, strict=True)]
+    return _apart(_flat_signs(sum(tensor.numel() for tensor in like), like[0].dtype, generator), like)
 
 
 def _flat_signs(count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     if count <= FEW:  # the high end of randint is exclusive: (0, 2) draws 0 and 1
-        return torch.randint(0, 2, (count,), dtype=dtype, device=generator.device, generator=generator).mul_(2).sub_(1)
+        bits = torch.randint(0, 2, (count,), dtype=dtype, device=generator.device, generator=generator)
+        return torch.rsub(bits, -1, alpha=-2)  # in one kernel
     words = torch.empty(-(-count // 64), dtype=torch.int64, device=generator.device)
     words.random_(-(2**63), None, generator=generator)
     return _signs_of_bytes(dtype, words.device).index_select(0, words.view(torch.uint8).int()).flatten()[:count]
