@@ -333,7 +333,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if CURVATURE_KEY not in state_dict:
             raise ValueError(f"not the state_dict of a {type(self).__name__}: it has no {CURVATURE_KEY!r}")
         saved = state_dict[CURVATURE_KEY]
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != CURVATURE_KEY})
+        # A copy: states change in place. What lies side by side does so in it.
+        super().load_state_dict(deepcopy({k: v for k, v in state_dict.items() if k != CURVATURE_KEY}))
         self._steps = saved["steps"]
         self.grad_equivalents = saved["grad_equivalents"]
         self._seed = saved["seed"]
@@ -342,8 +343,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         numbers = apply.numbers_of([state_dict["state"].get(i, {}) for i in indices], params)
         for param, own in zip(params, numbers, strict=True):
-            copies = {name: value.clone() for name, value in self.state[param].items()}  # they change in place
-            self.state[param] = copies | own
+            self.state[param].update(own)
         self._previous = {i: grad.to(params[i], copy=True) for i, grad in saved["previous"].items()}
         self._memory = deepcopy(saved["memory"])
         if saved["generator"] is not None:
