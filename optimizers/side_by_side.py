@@ -13,10 +13,12 @@ from torch import Tensor
 from torch._C._nn import flatten_dense_tensors as flatten
 from torch._C._nn import unflatten_dense_tensors as unflatten
 
-from optimizers.apply import Hyperparameters, Rule, State
+from optimizers.apply import FEWEST, Hyperparameters, Rule, State
 
 ENTRIES = 2**18
 """More of them would leave the cache from one operation to the next."""
+MEAN = 2**12
+"""Entries of a tensor, of few tensors, up to which copying them costs less than calls for each."""
 
 AnyRule = TypeVar("AnyRule", bound=Callable[..., Any])
 
@@ -38,6 +40,7 @@ class SideBySide:
 
     def __init__(self) -> None:
         self._params: list[Tensor] = []
+        self._apart: list[Tensor] = []  # that are too large
         self._parts: list[Tensor] = []
         self._flat: State = {}
         self._sizes: list[int] = []
@@ -53,8 +56,10 @@ class SideBySide:
     ) -> bool:
         """A step of all parameters, in place; ``False``, and no step, where it cannot be one for all of them."""
         takes_sizes = getattr(rule, "takes_sizes", None)
+        if takes_sizes is None or _are_same(params, self._apart):
+            return False
         curved = [curvature for curvature in curvatures if curvature is not None]
-        if takes_sizes is None or {*map(type, grads)} != {Tensor} or (curved and len(curved) < len(params)):
+        if {*map(type, grads)} != {Tensor} or (curved and len(curved) < len(params)):
             return False
         if not self._lie_here(params, states) and not self._join(params, states):
             return False
@@ -70,16 +75,17 @@ class SideBySide:
 
     def _lie_here(self, params: list[Tensor], states: Mapping[Tensor, State]) -> bool:
         """Whether these are the parameters of the last step, and nobody has put other tensors into their states."""
-        parts = _parts(params, states)
-        same = len(parts) == len(self._parts) and len(params) == len(self._params)
-        return same and all(map(is_, parts, self._parts)) and all(map(is_, params, self._params))
+        return _are_same(params, self._params) and _are_same(_parts(params, states), self._parts)
 
     def _join(self, params: list[Tensor], states: Mapping[Tensor, State]) -> bool:
         """Bring the states together, if the tensors are alike, and small."""
         own = [states[param] for param in params]
         if len(params) < 2 or len({(p.dtype, p.device, *state) for p, state in zip(params, own, strict=True)}) > 1:
             return False
-        if not all(param.is_cpu and param.numel() for param in params) or sum(p.numel() for p in params) > ENTRIES:
+        sizes = [param.numel() for param in params]
+        most = ENTRIES if len(params) >= FEWEST else MEAN * len(params)
+        if not all(param.is_cpu for param in params) or not all(sizes) or sum(sizes) > most:
+            self._apart = [*params]
             return False
         flat: State = {}
         for name, first in own[0].items():
@@ -111,6 +117,10 @@ class SideBySide:
         # What may be another of them, or a part of one, would have changed before its turn.
         values = [value.clone() if value._base is not None or id(value) in kept else value for value in values]
         return [self._flat[name] for name in changed], values
+
+
+def _are_same(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    return len(tensors) == len(others) and all(map(is_, tensors, others))
 
 
 def _parts(params: list[Tensor], states: Mapping[Tensor, State]) -> list[Tensor]:
