@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from optimizers.stacking.line import Line
 from optimizers.stacking.written_over import in_place, written_over
 
 Flat = Callable[..., Sequence[Tensor | None]]
@@ -25,31 +26,6 @@ RESHAPES = {ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default}
 LITERALS = (bool, int, str, type(None))
 NOTHING: Mapping[int, int] = MappingProxyType({})
 NAME = re.compile(r"\b[xt]\d+\b")
-
-
-class Line(NamedTuple):
-    """One operation.
-
-    Attributes:
-        call: what is called with what.
-        results, sources: names of tensors.
-        several: whether it returns a sequence.
-        lasting: whether it has an effect beside its results.
-        storages: numbers of those that it reads or makes.
-        constants: its results, where they depend on no input.
-        same: whether the result has the entries of the first source.
-        over: what is called to write the result over the first source; empty where nothing can be.
-    """
-
-    call: str
-    results: list[str]
-    sources: list[str]
-    several: bool
-    lasting: bool
-    storages: set[int]
-    constants: list[Any] | None
-    same: bool
-    over: str
 
 
 class Recorder(TorchDispatchMode):

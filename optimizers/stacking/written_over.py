@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from optimizers.stacking.recording import Line
+from optimizers.stacking.line import Line
 
 Storage = Callable[[str], int]
 """The number of a named tensor's storage; names of views of one tensor have one."""
