@@ -191,7 +191,8 @@ def test_an_optimizer_without_groups_trains_also_among_others_of_its_kind() -> N
     make, hp, budget = made(WithoutGroups), {"lr": 0.1}, Budget(EPOCHS, evaluations=1)
     members = [stack.Member(hp, SEED)] * 2
     expected = trained(made(torch.optim.SGD), hp).metrics
-    assert [result.metrics for result in stack.train(Noting(), make, members, budget)] == [expected] * 2
+    for result in stack.train(Noting(), make, members, budget):  # which adds up in another order on some processors
+        assert result.metrics == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_schedule_wants_a_learning_rate_and_says_so_of_one_without_groups() -> None:
