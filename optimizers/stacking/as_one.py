@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from optimizers.stacking.direct import DIRECT, Stacked
+from optimizers.stacking.batching import batched, leaves, mapped
+from optimizers.stacking.direct import BY_MATRIX, DIRECT, Stacked, takes
 from optimizers.stacking.member_numbers import DisagreeError, MemberNumbers
 
 
@@ -48,8 +48,20 @@ ALIKE = frozenset({float, int, bool, type(None), torch.memory_format, torch.dtyp
 READS = frozenset({"item", "tolist", "__float__", "__int__", "__bool__", "__index__", "is_nonzero"})
 MOST_NUMBERS = 256
 """So many tensors of numbers are kept."""
-SILENT = torch._C.DisableTorchFunction
-"""Within it functions take stacked tensors for what they are."""
+WHOLE_FACTS: dict[str, Callable[[Tensor], Any]] = {
+    "shape": lambda tensor: tensor.shape[1:],
+    "dtype": lambda tensor: tensor.dtype,
+    "device": lambda tensor: tensor.device,
+    "is_sparse": lambda tensor: tensor.is_sparse,
+    "is_complex": lambda tensor: tensor.is_complex(),
+    "is_floating_point": lambda tensor: tensor.is_floating_point(),
+    "ndim": lambda tensor: tensor.dim() - 1,
+    "dim": lambda tensor: tensor.dim() - 1,
+    "size": lambda tensor: tensor.shape[1:],
+    "numel": lambda tensor: tensor.numel() // tensor.shape[0],
+    "__len__": lambda tensor: tensor.shape[1] if tensor.dim() > 1 else len(tensor[0]),
+}
+"""What a member's tensor is, of the stacked one."""
 
 
 class NotAsOneError(RuntimeError):
@@ -97,14 +109,20 @@ class AsOne(TorchFunctionMode):
             return self._of_a_row
         if name in READS:
             return self._read
-        if name in DIRECT:
+        if name in DIRECT or name in BY_MATRIX:
             return self._directly
         return self._batched
 
     def _directly(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """By a function that does it for stacked tensors, where there is one for these."""
-        with SILENT():
-            done = None if kwargs else DIRECT[func.__name__](*args)
+        name = func.__name__
+        if "out" in kwargs and kwargs["out"] is None:
+            kwargs = {key: x for key, x in kwargs.items() if key != "out"}
+        if name in BY_MATRIX:
+            if args and type(args[0]) is Stacked and args[0].dim() > 2 and _alike((*args[1:], *kwargs.values())):
+                return mapped(func(*args, **kwargs), lambda tensor: tensor.as_subclass(Stacked))
+        elif takes(name, len(args), tuple(kwargs)):
+            done = DIRECT[name](*args, **kwargs)
             if done is not None:
                 return done.as_subclass(Stacked)
         return self._batched(func, args, kwargs)
@@ -130,16 +148,17 @@ class AsOne(TorchFunctionMode):
 
     def _of_a_row(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Of the first member's: what all have alike."""
-        with SILENT():
-            return func(*(x.as_subclass(Tensor)[0] if isinstance(x, Stacked) else x for x in args), **kwargs)
+        name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
+        if name in WHOLE_FACTS and type(args[0]) is Stacked and (len(args) == 1 or func.__name__ == "__get__"):
+            return WHOLE_FACTS[name](args[0])
+        return func(*(x.as_subclass(Tensor)[0] if isinstance(x, Stacked) else x for x in args), **kwargs)
 
     def _read(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Values on the host: what all members have alike, or each its own number."""
         if not isinstance(args[0], Stacked):
             return func(*args, **kwargs)
-        with SILENT():
-            tensor = args[0].as_subclass(Tensor)
-            values = (tensor.view(-1) if tensor.numel() == self.members else tensor).tolist()
+        tensor = args[0].as_subclass(Tensor)
+        values = (tensor.view(-1) if tensor.numel() == self.members else tensor).tolist()
         if all(value == values[0] for value in values):
             return func(torch.tensor(values[0], dtype=args[0].dtype), *args[1:])
         if func.__name__ == "item":
@@ -147,10 +166,9 @@ class AsOne(TorchFunctionMode):
         raise DisagreeError("members' values differ where one is asked for")
 
     def _pointwise(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-        with SILENT():
-            if _of_one_rank(args, kwargs):  # most calls
-                result = func(*args, **kwargs)
-                return args[0] if _in_place(func.__name__) else result.as_subclass(Stacked)
+        if _of_one_rank(args, kwargs):  # most calls
+            result = func(*args, **kwargs)
+            return args[0] if _in_place(func.__name__) else result.as_subclass(Stacked)
         rank, like = _leading((*args, *kwargs.values()))
         name = func.__name__
         if like is None:
@@ -158,26 +176,25 @@ class AsOne(TorchFunctionMode):
         base, in_place = _base(name), _in_place(name)
         if in_place and not isinstance(args[0], Stacked):
             raise NotAsOneError("changes a tensor that all members have alike by members' own")
-        with SILENT():
-            given = [self._operand(x, rank, like) for x in args]
-            named = {key: self._operand(x, rank, like) for key, x in kwargs.items()}
-            scale = next((named.pop(key) for key in ("alpha", "value") if isinstance(named.get(key), Tensor)), None)
-            if scale is not None:
-                if base not in SCALED:
-                    raise NotAsOneError(f"{name} with a number for each member")
-                given[SCALED[base]] = given[SCALED[base]] * scale
-            if base in ("full_like", "fill") and isinstance(given[-1], Tensor):
-                whole = given[0] if in_place else torch.empty_like(given[0])
-                result = whole.copy_(given[-1].expand_as(whole))
-            else:
-                result = func(*given, **named)
-            if in_place:
-                return args[0]
-            if "out" in kwargs:
-                return kwargs["out"]
-            if like.dtype in (torch.float16, torch.bfloat16) and any(isinstance(x, MemberNumbers) for x in args):
-                result = result.to(like.dtype)  # the numbers were in single precision
-            return result.as_subclass(Stacked)
+        given = [self._operand(x, rank, like) for x in args]
+        named = {key: self._operand(x, rank, like) for key, x in kwargs.items()}
+        scale = next((named.pop(key) for key in ("alpha", "value") if isinstance(named.get(key), Tensor)), None)
+        if scale is not None:
+            if base not in SCALED:
+                raise NotAsOneError(f"{name} with a number for each member")
+            given[SCALED[base]] = given[SCALED[base]] * scale
+        if base in ("full_like", "fill") and isinstance(given[-1], Tensor):
+            whole = given[0] if in_place else torch.empty_like(given[0])
+            result = whole.copy_(given[-1].expand_as(whole))
+        else:
+            result = func(*given, **named)
+        if in_place:
+            return args[0]
+        if "out" in kwargs:
+            return kwargs["out"]
+        if like.dtype in (torch.float16, torch.bfloat16) and any(isinstance(x, MemberNumbers) for x in args):
+            result = result.to(like.dtype)  # the numbers were in single precision
+        return result.as_subclass(Stacked)
 
     def _operand(self, value: Any, rank: int, like: Tensor) -> Any:
         """With the members first, then as many dimensions as the largest operand has."""
@@ -221,65 +238,45 @@ class AsOne(TorchFunctionMode):
         """A new tensor, of which each member may change its own."""
         if in_place or not isinstance(result, Tensor) or isinstance(result, Stacked) or result.dim() == 0:
             return result
-        with SILENT():
-            return result.expand(self.members, *result.shape).clone().as_subclass(Stacked)
+        return result.expand(self.members, *result.shape).clone().as_subclass(Stacked)
 
     def _batched(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """By PyTorch's batching rules."""
         name = func.__name__
-        leaves, structure = tree_flatten((args, dict(kwargs)))
-        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Stacked | MemberNumbers)]
-        if not places:
-            return tree_map(lambda x: self._for_each(x, in_place=_in_place(name)), func(*args, **kwargs))
-        if any(isinstance(leaves[i], MemberNumbers) for i in places) and name in ("tensor", "as_tensor", "full"):
+        given = [*leaves((args, kwargs))]
+        own = [leaf for leaf in given if isinstance(leaf, Stacked | MemberNumbers)]
+        if not own:
+            return mapped(func(*args, **kwargs), lambda x: self._for_each(x, in_place=_in_place(name)))
+        if name in ("tensor", "as_tensor", "full") and any(isinstance(leaf, MemberNumbers) for leaf in own):
             return self._new(name, args, kwargs)
-        found: list[Any] = []
+        default = next((x.dtype for x in given if isinstance(x, Tensor) and x.is_floating_point()), torch.float32)
 
-        def of_member(*members: Tensor) -> list[Tensor]:
-            own = list(leaves)
-            for place, tensor in zip(places, members, strict=True):
-                own[place] = tensor
-            positional, named = tree_unflatten(own, structure)
-            results, shape = tree_flatten(func(*positional, **named))
-            tensors = [result for result in results if isinstance(result, Tensor)]
-            found[:] = results, shape
-            return tensors
+        def of_members(leaf: Any) -> Tensor | None:
+            if isinstance(leaf, MemberNumbers):
+                return torch.as_tensor(leaf.values, dtype=default)
+            return leaf if isinstance(leaf, Stacked) else None
 
-        with SILENT():
-            default = next((x.dtype for x in leaves if isinstance(x, Tensor) and x.is_floating_point()), torch.float32)
-            given = [
-                torch.as_tensor(leaf.values, dtype=default)
-                if isinstance(leaf, MemberNumbers)
-                else leaf.as_subclass(Tensor)
-                for leaf in (leaves[place] for place in places)
-            ]
-            tensors = iter(torch.vmap(of_member)(*given))
+        results = batched(func, args, kwargs, self.members, of_members, Stacked)
         if name == "__setitem__":
             return None
-        if _in_place(name):
-            return args[0]
-        results, shape = found
-        made = [next(tensors).as_subclass(Stacked) if isinstance(result, Tensor) else result for result in results]
-        return tree_unflatten(made, shape)
+        return args[0] if _in_place(name) else results
 
     def _new(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """A tensor of members' numbers."""
-        with SILENT():
-            dtype = kwargs.get("dtype") or torch.get_default_dtype()
-            shape = tuple(args[0]) if name == "full" else ()
-            number = args[1] if name == "full" else args[0]
-            if not isinstance(number, MemberNumbers):
-                raise NotAsOneError(f"{name} of several members' numbers")
-            values = torch.as_tensor(number.values, dtype=dtype, device=kwargs.get("device"))
-            return values.view(-1, *[1] * len(shape)).expand(self.members, *shape).clone().as_subclass(Stacked)
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        shape = tuple(args[0]) if name == "full" else ()
+        number = args[1] if name == "full" else args[0]
+        if not isinstance(number, MemberNumbers):
+            raise NotAsOneError(f"{name} of several members' numbers")
+        values = torch.as_tensor(number.values, dtype=dtype, device=kwargs.get("device"))
+        return values.view(-1, *[1] * len(shape)).expand(self.members, *shape).clone().as_subclass(Stacked)
 
     def _foreach(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """With lists as they are where all that is in them is members' own and of numbers alike; else one by one."""
         name = func.__name__.removeprefix("_foreach_")
         if _base(name) in POINTWISE and _lists_alike(args, kwargs):  # most calls
-            with SILENT():
-                results = func(*args, **kwargs)
-                return None if results is None or _in_place(name) else [x.as_subclass(Stacked) for x in results]
+            results = func(*args, **kwargs)
+            return None if results is None or _in_place(name) else [x.as_subclass(Stacked) for x in results]
         of_tensor = getattr(Tensor, name, None)
         if of_tensor is None:
             raise NotAsOneError(f"{func.__name__} of numbers that differ")
@@ -313,13 +310,16 @@ def _of_one_rank(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return rank > 0 and all(type(x) in ALIKE for x in kwargs.values())
 
 
+def _alike(values: Sequence[Any]) -> bool:
+    return all(type(x) in ALIKE or type(x) is str for x in values)
+
+
 def _leading(operands: Sequence[Any]) -> tuple[int, Tensor | None]:
     """The rank of a member's result, and the stacked operand whose type it has; none where none is stacked."""
     rank, like, best = 0, None, -1
     for x in operands:
         if isinstance(x, Stacked):
-            with SILENT():
-                own, floating = x.dim() - 1, x.is_floating_point()
+            own, floating = x.dim() - 1, x.is_floating_point()
             rank = max(rank, own)
             if own + 100 * floating > best:
                 best, like = own + 100 * floating, x
@@ -327,8 +327,7 @@ def _leading(operands: Sequence[Any]) -> tuple[int, Tensor | None]:
             rank = max(rank, x.dim())
     if like is None:
         return rank, None
-    with SILENT():
-        return rank, like.as_subclass(Tensor)
+    return rank, like.as_subclass(Tensor)
 
 
 def _lists_alike(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -337,8 +336,7 @@ def _lists_alike(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     numbers = [x for x in (*args, *kwargs.values()) if not (type(x) is list or type(x) is tuple)]
     if not all(type(x) in ALIKE for x in numbers) or not all(type(x) is Stacked for part in lists for x in part):
         return False
-    with SILENT():
-        return all(x.shape == first.shape for part in lists[1:] for x, first in zip(part, lists[0], strict=True))
+    return all(x.shape == first.shape for part in lists[1:] for x, first in zip(part, lists[0], strict=True))
 
 
 def _pick(value: Any, i: int) -> Any:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+BY_MATRIX = frozenset(
+    {"linalg_qr", "linalg_eigh", "linalg_eigvalsh", "linalg_cholesky", "linalg_inv", "linalg_svd", "linalg_svdvals"}
+)
+"""Functions that do the same to each matrix of a batch as to one."""
+
 
 class Stacked(Tensor):
-    """Tensors of all members, (members, ...), where an optimizer expects those of one."""
+    """Tensors of all members, (members, ...), where an optimizer expects those of one.
+
+    What is computed with them outside of ``AsOne`` gives plain tensors.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
 
 def _matrices(*tensors: Any) -> bool:
     return all(type(tensor) is Stacked and tensor.dim() == 3 for tensor in tensors)
+
+
+def _dim(a: Any, dim: Any) -> int | None:
+    """A dimension of a member's tensor as one of the stacked tensor."""
+    if type(a) is not Stacked or type(dim) is not int or not -a.dim() < dim < a.dim() - 1:
+        return None
+    return dim + 1 if dim >= 0 else dim
 
 
 def _matmul(a: Any, b: Any) -> Tensor | None:
@@ -37,25 +56,50 @@ def _permute(a: Any, *dims: Any) -> Tensor | None:
 def _tensordot(a: Any, b: Any, dims: Any = 2) -> Tensor | None:
     """Over one dimension of each."""
     pairs = isinstance(dims, list | tuple) and len(dims) == 2 and all(isinstance(of, list | tuple) for of in dims)
-    if not _matrices(a, b) or not pairs or [len(of) for of in dims] != [1, 1] or {*dims[0], *dims[1]} - {0, 1}:
+    if not pairs or not _matrices(a, b) or [len(of) for of in dims] != [1, 1] or {*dims[0], *dims[1]} - {0, 1}:
         return None
     left = a if dims[0][0] == 1 else a.transpose(1, 2)
     right = b if dims[1][0] == 0 else b.transpose(1, 2)
     return torch.bmm(left, right)
 
 
-def _norm(a: Any, *rest: Any) -> Tensor | None:
-    if type(a) is not Stacked or rest:
+def _norm(a: Any) -> Tensor | None:
+    return torch.linalg.vector_norm(a.reshape(len(a), -1), dim=1) if type(a) is Stacked else None
+
+
+def _sum(a: Any, dim: Any = None, keepdim: bool = False) -> Tensor | None:
+    return _reduced(torch.sum, a, dim, keepdim)
+
+
+def _mean(a: Any, dim: Any = None, keepdim: bool = False) -> Tensor | None:
+    return _reduced(torch.mean, a, dim, keepdim)
+
+
+def _reduced(function: Callable[..., Tensor], a: Any, dim: Any, keepdim: bool) -> Tensor | None:
+    if dim is None:
+        return function(a.reshape(len(a), -1), 1) if type(a) is Stacked and not keepdim else None
+    own = _dim(a, dim)
+    return None if own is None else function(a, own, keepdim)
+
+
+def _argsort(a: Any, dim: Any = -1, descending: bool = False) -> Tensor | None:
+    own = _dim(a, dim)
+    return None if own is None else torch.argsort(a, own, descending)
+
+
+def _index_select(a: Any, dim: Any, index: Any) -> Tensor | None:
+    own = _dim(a, dim)
+    if own is None or type(index) is not Stacked or index.dim() != 2:
         return None
-    return torch.linalg.vector_norm(a.reshape(len(a), -1), dim=1)
+    own %= a.dim()
+    places = index.view(len(a), *[-1 if i == own else 1 for i in range(1, a.dim())])
+    return torch.gather(a, own, places.expand(*a.shape[:own], -1, *a.shape[own + 1 :]))
 
 
-def _sum(a: Any, *rest: Any) -> Tensor | None:
-    return None if type(a) is not Stacked or rest else a.reshape(len(a), -1).sum(1)
-
-
-def _mean(a: Any, *rest: Any) -> Tensor | None:
-    return None if type(a) is not Stacked or rest else a.reshape(len(a), -1).mean(1)
+def _unsqueeze(a: Any, dim: Any) -> Tensor | None:
+    if type(a) is not Stacked or type(dim) is not int or not -a.dim() <= dim < a.dim():
+        return None
+    return a.unsqueeze(dim + 1 if dim >= 0 else dim)
 
 
 DIRECT: dict[str, Callable[..., Tensor | None]] = {
@@ -69,5 +113,18 @@ DIRECT: dict[str, Callable[..., Tensor | None]] = {
     "norm": _norm,
     "sum": _sum,
     "mean": _mean,
+    "argsort": _argsort,
+    "index_select": _index_select,
+    "unsqueeze": _unsqueeze,
 }
 """By their names; each gives ``None`` for arguments that are left to batching rules."""
+
+
+@cache
+def takes(name: str, count: int, named: tuple[str, ...]) -> bool:
+    """Whether the function of this name has so many parameters, and others of these names."""
+    try:
+        inspect.signature(DIRECT[name]).bind(*[None] * count, **dict.fromkeys(named))
+    except TypeError:
+        return False
+    return True

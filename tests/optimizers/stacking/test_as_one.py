@@ -62,6 +62,16 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Any], Any]] = {
     "tensordot": lambda x, y, v, n: (
         torch.tensordot(x, y, dims=([0], [0])) * torch.tensordot(x, y.T, [[1], [0]]).sum() * n
     ),
+    "tensordot with names": lambda x, y, v, n: torch.tensordot(a=x, b=y, dims=[[0], [0]]) * n,
+    "along dimensions": lambda x, y, v, n: (
+        x.sum(dim=0) * y.sum(-1, keepdim=True) + y.mean(1)[:, None] * x.unsqueeze(-1).sum(2) + v.unsqueeze(0) * n
+    ),
+    "in another order": lambda x, y, v, n: (
+        x.index_select(1, torch.argsort(v, descending=True)) * n + y.index_select(0, x[:, 0].argsort())
+    ),
+    "eigenvectors": lambda x, y, v, n: torch.linalg.eigh(x @ x.mT + n * torch.eye(4, dtype=x.dtype))[1].abs(),
+    "named results": lambda x, y, v, n: x.max(dim=1).values * n + torch.linalg.svd(y, full_matrices=False).S,
+    "a view of a shape": lambda x, y, v, n: torch.zeros(x.shape, dtype=x.dtype).view(x.shape).add_(x) * n,
     "tensordot of others": lambda x, y, v, n: torch.tensordot(x, y, dims=([1], [1])) + torch.tensordot(x, y, 2) * n,
     "powers": lambda x, y, v, n: x * (1 - n**3) + abs(-n) * y,
 }
