@@ -7,6 +7,7 @@ PyTorch that it calls is found here, and done once for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,14 +16,15 @@ from torch.overrides import TorchFunctionMode
 
 from optimizers.stacking.batching import batched, leaves, mapped
 from optimizers.stacking.direct import BY_MATRIX, DIRECT, Stacked, takes
+from optimizers.stacking.lists import ALIKE, added_at_once, lists_alike, with_columns
 from optimizers.stacking.member_numbers import DisagreeError, MemberNumbers
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-POINTWISE = _words(
+POINTWISE = words(
     "add sub subtract rsub mul multiply div divide true_divide neg negative abs absolute sqrt rsqrt square pow "
     "exp expm1 log log1p sign sgn clamp clamp_min clamp_max clip maximum minimum fmax fmin where lerp addcmul "
     "addcdiv reciprocal sigmoid tanh erf atan atan2 hypot copysign eq ne lt le gt ge greater less logical_and "
@@ -36,15 +38,13 @@ POINTWISE = _words(
 SCALED = {"add": 1, "sub": 1, "addcmul": 1, "addcdiv": 1}
 """What takes a number as ``alpha`` or ``value``, and which operand that number scales."""
 VIEWS = frozenset({"T", "mT", "H", "mH", "real", "imag"})
-ROW_FACTS = _words(
+ROW_FACTS = words(
     "__len__ size dim ndimension numel nelement stride is_contiguous element_size is_floating_point is_complex "
     "get_device result_type is_same_size type"
 )
 """Functions that ask for shapes and types alone."""
 OF_THE_PROCESS = ("_set_grad_enabled", "is_grad_enabled", "_record_function", "_is_compiling")
 """Functions whose names begin so have to do with no tensor."""
-ALIKE = frozenset({float, int, bool, type(None), torch.memory_format, torch.dtype, torch.device})
-"""Types of what is the same for all members."""
 READS = frozenset({"item", "tolist", "__float__", "__int__", "__bool__", "__index__", "is_nonzero"})
 MOST_NUMBERS = 256
 """So many tensors of numbers are kept."""
@@ -52,7 +52,6 @@ WHOLE_FACTS: dict[str, Callable[[Tensor], Any]] = {
     "shape": lambda tensor: tensor.shape[1:],
     "dtype": lambda tensor: tensor.dtype,
     "device": lambda tensor: tensor.device,
-    "is_sparse": lambda tensor: tensor.is_sparse,
     "is_complex": lambda tensor: tensor.is_complex(),
     "is_floating_point": lambda tensor: tensor.is_floating_point(),
     "ndim": lambda tensor: tensor.dim() - 1,
@@ -62,6 +61,9 @@ WHOLE_FACTS: dict[str, Callable[[Tensor], Any]] = {
     "__len__": lambda tensor: tensor.shape[1] if tensor.dim() > 1 else len(tensor[0]),
 }
 """What a member's tensor is, of the stacked one."""
+
+
+ADDED: dict[bool, Callable[..., Tensor]] = {False: torch.addcmul, True: Tensor.addcmul_}
 
 
 class NotAsOneError(RuntimeError):
@@ -76,15 +78,11 @@ class AsOne(TorchFunctionMode):
 
     Args:
         members: how many there are.
-
-    Attributes:
-        grads: of parameters, by their ``id``.
     """
 
     def __init__(self, members: int) -> None:
         super().__init__()
         self.members = members
-        self.grads: dict[int, Tensor | None] = {}
         self._numbers: dict[Any, Tensor] = {}
         self._ways: dict[Any, Callable[[Any, Any, Mapping[str, Any]], Any]] = {}
 
@@ -103,7 +101,7 @@ class AsOne(TorchFunctionMode):
             return self._attribute
         if name.startswith("_foreach_"):
             return self._foreach
-        if _base(name) in POINTWISE:
+        if base_name(name) in POINTWISE:
             return self._pointwise
         if name in ROW_FACTS:
             return self._of_a_row
@@ -131,15 +129,10 @@ class AsOne(TorchFunctionMode):
         name, tensor = func.__self__.__name__, args[0]
         if type(tensor) is not Stacked:
             return func(*args, **kwargs)
-        if name == "grad":
-            if func.__name__ == "__get__":
-                return self.grads.get(id(tensor))
-            self.grads[id(tensor)] = args[1]
-            return None
         if name == "data":
             return tensor if func.__name__ == "__get__" else tensor.copy_(args[1])
         if name in ("requires_grad", "is_leaf"):
-            return id(tensor) in self.grads
+            return tensor.trained
         if name == "grad_fn":
             return None
         if func.__name__ == "__set__":
@@ -173,7 +166,7 @@ class AsOne(TorchFunctionMode):
         name = func.__name__
         if like is None:
             return self._without_members(func, args, kwargs)
-        base, in_place = _base(name), _in_place(name)
+        base, in_place = base_name(name), _in_place(name)
         if in_place and not isinstance(args[0], Stacked):
             raise NotAsOneError("changes a tensor that all members have alike by members' own")
         given = [self._operand(x, rank, like) for x in args]
@@ -182,7 +175,11 @@ class AsOne(TorchFunctionMode):
         if scale is not None:
             if base not in SCALED:
                 raise NotAsOneError(f"{name} with a number for each member")
-            given[SCALED[base]] = given[SCALED[base]] * scale
+            if not named and added_at_once(base, given, scale):
+                func, given = ADDED[in_place], [*given, scale]
+                named = {"value": 1 - 2 * (base == "sub")}
+            else:
+                given[SCALED[base]] = given[SCALED[base]] * scale
         if base in ("full_like", "fill") and isinstance(given[-1], Tensor):
             whole = given[0] if in_place else torch.empty_like(given[0])
             result = whole.copy_(given[-1].expand_as(whole))
@@ -199,10 +196,7 @@ class AsOne(TorchFunctionMode):
     def _operand(self, value: Any, rank: int, like: Tensor) -> Any:
         """With the members first, then as many dimensions as the largest operand has."""
         if isinstance(value, MemberNumbers):
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            if not dtype.is_floating_point:
-                dtype = torch.get_default_dtype()
-            return self._tensor(value, dtype, like.device).view(-1, *[1] * rank)
+            return self.column(value, rank, like)
         if isinstance(value, Stacked):
             tensor = value.as_subclass(Tensor)
             own_rank = tensor.dim() - 1
@@ -215,17 +209,24 @@ class AsOne(TorchFunctionMode):
             raise NotAsOneError("a tensor of all members alike has more dimensions than members' own")
         return value
 
-    def _tensor(self, numbers: MemberNumbers, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Numbers on a device, (members,): the same as before, or sent there without waiting for it."""
-        key = numbers.values.tobytes(), dtype, device
+    def column(self, numbers: MemberNumbers, rank: int, like: Tensor) -> Tensor:
+        """Numbers for members' tensors of a rank: the same as before, or sent to the device without waiting for it."""
+        kind = rank, like.dtype, like.device
+        made = numbers.tensors.get(kind)
+        if made is not None:
+            return made
+        key = numbers.floats, kind
         if key not in self._numbers:
             if len(self._numbers) >= MOST_NUMBERS:
                 self._numbers.clear()
-            tensor = torch.as_tensor(numbers.values, dtype=dtype)
-            if device.type == "cuda":
-                tensor = tensor.pin_memory().to(device, non_blocking=True)
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+            tensor = torch.tensor(numbers.floats, dtype=dtype).view(-1, *[1] * rank)
+            if like.device.type == "cuda":
+                tensor = tensor.pin_memory().to(like.device, non_blocking=True)
             self._numbers[key] = tensor
-        return self._numbers[key]
+        made = numbers.tensors[kind] = self._numbers[key]
+        return made
 
     def _without_members(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Of numbers and of what all members have alike; what is new is for each member."""
@@ -272,15 +273,19 @@ class AsOne(TorchFunctionMode):
         return values.view(-1, *[1] * len(shape)).expand(self.members, *shape).clone().as_subclass(Stacked)
 
     def _foreach(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-        """With lists as they are where all that is in them is members' own and of numbers alike; else one by one."""
+        """With lists as they are where all that is in them is members' own; else one by one."""
         name = func.__name__.removeprefix("_foreach_")
-        if _base(name) in POINTWISE and _lists_alike(args, kwargs):  # most calls
-            results = func(*args, **kwargs)
-            return None if results is None or _in_place(name) else [x.as_subclass(Stacked) for x in results]
+        if base_name(name) in POINTWISE:
+            given: Any = (
+                (func, args, kwargs) if lists_alike(args, kwargs) else with_columns(func, args, kwargs, self.column)
+            )
+            if given is not None:
+                results = given[0](*given[1], **given[2])
+                return None if results is None or _in_place(name) else [x.as_subclass(Stacked) for x in results]
         of_tensor = getattr(Tensor, name, None)
         if of_tensor is None:
             raise NotAsOneError(f"{func.__name__} of numbers that differ")
-        if _base(name) in ("addcmul", "addcdiv") and len(args) == 4:
+        if base_name(name) in ("addcmul", "addcdiv") and len(args) == 4:
             args, kwargs = args[:3], {"value": args[3]}
         each = []
         for i in range(len(args[0])):
@@ -289,10 +294,13 @@ class AsOne(TorchFunctionMode):
         return None if _in_place(name) else each
 
 
-def _base(name: str) -> str:
+@cache
+def base_name(name: str) -> str:
+    """Without the underscore of a function in place."""
     return name[:-1] if _in_place(name) and not name.startswith("__") else name
 
 
+@cache
 def _in_place(name: str) -> bool:
     return name.startswith("__i") if name.startswith("__") else name.endswith("_")
 
@@ -328,15 +336,6 @@ def _leading(operands: Sequence[Any]) -> tuple[int, Tensor | None]:
     if like is None:
         return rank, None
     return rank, like.as_subclass(Tensor)
-
-
-def _lists_alike(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether all lists are of members' own tensors, of the same shapes in all lists, and all numbers are alike."""
-    lists = [x for x in args if type(x) is list or type(x) is tuple]
-    numbers = [x for x in (*args, *kwargs.values()) if not (type(x) is list or type(x) is tuple)]
-    if not all(type(x) in ALIKE for x in numbers) or not all(type(x) is Stacked for part in lists for x in part):
-        return False
-    return all(x.shape == first.shape for part in lists[1:] for x, first in zip(part, lists[0], strict=True))
 
 
 def _pick(value: Any, i: int) -> Any:

@@ -20,9 +20,25 @@ class Stacked(Tensor):
     """Tensors of all members, (members, ...), where an optimizer expects those of one.
 
     What is computed with them outside of ``AsOne`` gives plain tensors.
+
+    Attributes:
+        trained: whether it stands for a parameter that is trained.
+        own_grad: its gradient, (members, ...).
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl
+    is_sparse = False
+    trained = False
+    own_grad: Tensor | None = None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """Asked for so often that it is found without ``AsOne``."""
+        return self.own_grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        self.own_grad = value
 
 
 def _matrices(*tensors: Any) -> bool:

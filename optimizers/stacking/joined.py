@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from optimizers.closures import Closures
 from optimizers.stacking.as_one import AsOne
 from optimizers.stacking.direct import Stacked
+from optimizers.stacking.entries import EntriesAlone
+from optimizers.stacking.flat import Places
 from optimizers.stacking.joining import join, part
 from optimizers.stacking.member_numbers import MemberNumbers
 from optimizers.stacking.random_state import without_draws
+from optimizers.stacking.side_by_side import SideBySide
 
 ROUNDING = 1e-6
 """Of the largest change of a tensor: what two ways to compute a step in double precision may differ by."""
@@ -26,6 +29,10 @@ class OwnGradientsError(RuntimeError):
     """An optimizer asks for gradients at other weights than those of the step."""
 
 
+class NotSideBySideError(RuntimeError):
+    """An optimizer that was taken to treat each entry of all tensors alike does not."""
+
+
 class Joined:
     """An optimizer of all members' tensors and numbers.
 
@@ -34,6 +41,10 @@ class Joined:
         params: the stack's, (members, ...) each.
         member_params: each member's own.
         closes: whether ``step`` is given a closure.
+        buffer: in which the stack's lie, (members, width), where the tensors of a group may be taken for one.
+
+    Attributes:
+        side_by_side: the groups whose tensors are taken for one, if they are.
 
     Raises:
         NotAsOneError: the members differ in more than tensors and numbers.
@@ -46,13 +57,17 @@ class Joined:
         member_params: Sequence[Sequence[nn.Parameter]],
         *,
         closes: bool,
+        buffer: Tensor | None = None,
     ) -> None:
         self._params = [param.detach().as_subclass(Stacked) for param in params]
         self._as_one = AsOne(len(members))
-        self._as_one.grads = dict.fromkeys(map(id, self._params))
+        for param in self._params:
+            param.trained = True
         self._closes = closes
         self._calls_at_once = False
         self._has_own_zero_grad = has_own_zero_grad(members[0])
+        self._buffer = buffer
+        self.side_by_side: SideBySide | None = None
         self.optimizer = join(members, member_params, self._params)
 
     def step(self, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
@@ -64,15 +79,39 @@ class Joined:
         """
         if self._has_own_zero_grad:
             self.call(lambda optimizer: optimizer.zero_grad())
-        for param, grad in zip(self._params, grads, strict=True):
-            self._as_one.grads[id(param)] = None if grad is None else grad.contiguous().as_subclass(Stacked)
+        self._give(grads)
         closure = _once(losses) if self._calls_at_once else refuse
         self.call(lambda optimizer: optimizer.step(*([closure] if self._closes else [])))
 
+    def _give(self, grads: Sequence[Tensor | None]) -> None:
+        """Have these gradients in the parameters."""
+        if self.side_by_side is None:
+            for param, grad in zip(self._params, grads, strict=True):
+                param.grad = None if grad is None else grad.contiguous().as_subclass(Stacked)
+            return
+        for group in self.side_by_side.groups:
+            group.param.grad = None
+        for group, whole in zip(self.side_by_side.groups, self.side_by_side.grads(grads), strict=True):
+            group.param.grad = whole
+
+    def _lay_side_by_side(self, buffer: Tensor) -> None:
+        """Step from now on for the tensors of each group as for one."""
+        self.side_by_side = SideBySide(self.optimizer, self._params, buffer)
+        self._as_one = EntriesAlone(self._as_one.members)
+
     def call(self, method: Callable[[Any], object]) -> None:
-        """Have it done for all members."""
-        with torch.no_grad(), self._as_one:
-            method(self.optimizer)
+        """Have it done for all members.
+
+        Raises:
+            NotSideBySideError: it cannot be, of tensors side by side.
+        """
+        try:
+            with torch.no_grad(), self._as_one:
+                method(self.optimizer)
+        except Exception as error:
+            if self.side_by_side is None:
+                raise
+            raise NotSideBySideError(str(error)) from error
 
     def set_rates(self, rates: Sequence[Sequence[float]]) -> None:
         """Set the learning rates of each member's parameter groups."""
@@ -82,7 +121,11 @@ class Joined:
 
     def part(self, member: Any, row: int, params: Sequence[nn.Parameter]) -> None:
         """Make a member's own optimizer what this one is of it."""
-        part(self.optimizer, member, row, params, self._params)
+        part(self._apart(), member, row, params, self._params)
+
+    def _apart(self) -> Any:
+        """The optimizer with all its parameters."""
+        return self.optimizer if self.side_by_side is None else self.side_by_side.apart()
 
     def compare(self, losses: Tensor, grads: Sequence[Tensor | None]) -> str:
         """What is wrong with the step to come, beside each member's own; nothing is changed.
@@ -91,11 +134,13 @@ class Joined:
 
         Raises:
             OtherStreamsError, DrawsError: the optimizers draw random numbers.
+            NotSideBySideError: tensors were taken for one that are not.
         """
         members, params = self._doubles()
         stack = [torch.stack([p.detach() for p in together]) for together in zip(*params, strict=True)]
         before = [tensor.clone() for tensor in stack]
         one = Joined(members, stack, params, closes=self._closes)
+        beside = self._doubled_side_by_side(members, stack, params)
         doubles = [None if grad is None else grad.to(torch.float64, copy=True) for grad in grads]
         with without_draws(stack[0].device):
             closures = [Closures(own) for own in params] if self._closes else []
@@ -105,24 +150,63 @@ class Joined:
                 for param, grad in zip(own, doubles, strict=True):
                     param.grad = None if grad is None else grad[row].clone()
                 member.step(*[each.make(losses[row], refuse) for each in closures[row : row + 1]])
-        self._calls_at_once = one._calls_at_once = bool(closures) and all(each.calls_at_once for each in closures)
+        at_once = bool(closures) and all(each.calls_at_once for each in closures)
         if any(each.called and not each.calls_at_once for each in closures):
             return "it does not call its closure at once"
-        one.step(losses, doubles)
         each = [torch.stack([p.detach() for p in together]) for together in zip(*params, strict=True)]
-        alike = all(map(_came_to_the_same, stack, each, before))
-        return "" if alike else "what it does for all members in one differs from what it does for each"
+
+        def comes_to_the_same(joined: Joined) -> bool:
+            joined._calls_at_once = at_once
+            joined.step(losses, doubles)
+            return all(map(_came_to_the_same, [p.as_subclass(Tensor) for p in joined._params], each, before))
+
+        self._calls_at_once = at_once
+        self._settle(beside is not None and _succeeds(lambda: comes_to_the_same(beside)))
+        return (
+            "" if comes_to_the_same(one) else "what it does for all members in one differs from what it does for each"
+        )
 
     def _doubles(self) -> tuple[list[Any], list[list[nn.Parameter]]]:
         """Each member's optimizer and parameters as copies in double precision."""
-        members, params = [], []
+        members, params, apart = [], [], self._apart()
         for row in range(self._as_one.members):
             own = [nn.Parameter(p.as_subclass(Tensor)[row].to(torch.float64, copy=True)) for p in self._params]
             member = object.__new__(type(self.optimizer))
-            part(self.optimizer, member, row, own, self._params, double=True)
+            part(apart, member, row, own, self._params, double=True)
             members.append(member)
             params.append(own)
         return members, params
+
+    def _doubled_side_by_side(
+        self, members: Sequence[Any], stack: Sequence[Tensor], params: Sequence[Sequence[nn.Parameter]]
+    ) -> Joined | None:
+        """What steps for copies of the tensors side by side, if that can be."""
+        if self._buffer is None:
+            return None
+        places = Places([tensor.shape[1:] for tensor in stack])
+        buffer = places.buffer(stack)
+        joined = Joined(members, places.views(buffer), params, closes=self._closes)
+        return joined if _succeeds(lambda: joined._lay_side_by_side(buffer)) else None
+
+    def _settle(self, beside: bool) -> None:
+        """Step for tensors side by side from now on if that came to the same.
+
+        Raises:
+            NotSideBySideError: it does no more.
+        """
+        if self.side_by_side is not None and not beside:
+            raise NotSideBySideError("what it does for tensors side by side differs from what it does for each")
+        if self.side_by_side is None and beside and self._buffer is not None:
+            buffer = self._buffer
+            _succeeds(lambda: self._lay_side_by_side(buffer))
+
+
+def _succeeds(act: Callable[[], bool | None]) -> bool:
+    """Whether it can be done for tensors side by side, and does not return ``False``."""
+    try:
+        return act() is not False
+    except Exception:
+        return False
 
 
 def refuse() -> Tensor:

@@ -16,7 +16,7 @@ from optimizers.base import CurvatureOptimizer
 from optimizers.closures import Closures, takes_closure
 from optimizers.stacking.as_one import NotAsOneError
 from optimizers.stacking.given_step import step_with
-from optimizers.stacking.joined import Joined, has_own_zero_grad, refuse
+from optimizers.stacking.joined import Joined, NotSideBySideError, has_own_zero_grad, refuse
 from optimizers.stacking.member_numbers import DisagreeError
 from optimizers.stacking.problem import Problem, bounds_of, clipped, plain_gradients
 from optimizers.stacking.random_state import DrawsError, MemberStreams, OtherStreamsError, RandomState
@@ -30,6 +30,9 @@ APART: dict[Hashable, str] = {}
 """Why optimizers of a key do not step as one: for the next stacks."""
 COMPARED: set[tuple[Hashable, int]] = set()
 """Keys and steps at which the two came to the same before."""
+SIDE_BY_SIDE: dict[Hashable, int | None] = {}
+"""The step at which optimizers of a key were found to treat each entry of all tensors alike; ``None`` for those that
+later did not."""
 
 
 class BeginAgainError(RuntimeError):
@@ -47,6 +50,7 @@ class PerMemberOptimizer:
         key: of the optimizers' class and constants: what is remembered of them.
         twin: of the first member, where it is not known yet whether rounding errors decide what it does.
         scheduled: whether ``step`` will be given factors of the learning rate.
+        buffer: in which ``params`` lie, (members, width), if they do.
 
     Attributes:
         apart: why the members do not step as one; empty where they do, or may.
@@ -65,10 +69,12 @@ class PerMemberOptimizer:
         twin: Twin | None = None,
         *,
         scheduled: bool,
+        buffer: Tensor | None = None,
     ) -> None:
         self.members = list(members)
         self.params = params
         self.member_params = member_params
+        self._buffer = buffer
         self.steps = 0
         self._key = key
         self.rounded = False
@@ -181,7 +187,7 @@ class PerMemberOptimizer:
         for row, own in enumerate(self.member_params):
             for param, stacked in zip(own, params, strict=True):
                 param.data = stacked.detach()[row]
-        self.params = params
+        self.params, self._buffer = params, buffer
         self._streams.states = [self._streams.states[row] for row in chosen]
         self._bases = [self._bases[row] for row in chosen] if self._bases else []
         self._closures = [self._closures[row] for row in chosen] if self._closures else []
@@ -214,13 +220,17 @@ class PerMemberOptimizer:
         assert self._joined is not None
         try:
             self._joined.step(losses, grads)
+        except NotSideBySideError as error:
+            SIDE_BY_SIDE[self._key] = None
+            raise BeginAgainError(str(error)) from error
         except Exception as error:
             APART[self._key] = _why(error)
             raise BeginAgainError(APART[self._key]) from error
 
     def _to_compare(self) -> bool:
         unknown = self.steps in COMPARED_STEPS and (self._key, self.steps) not in COMPARED
-        return self.steps == 0 or self._recheck or unknown
+        to_lay = self.steps == SIDE_BY_SIDE.get(self._key) and not (self._joined and self._joined.side_by_side)
+        return self.steps == 0 or self._recheck or unknown or to_lay
 
     def _compare(self, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
         """The step to come as one, with each member's own."""
@@ -228,8 +238,13 @@ class PerMemberOptimizer:
             if self._joined is None:
                 self._joined = self._join()
             why = self._joined.compare(losses, grads)
+            if self._joined.side_by_side is not None:
+                SIDE_BY_SIDE.setdefault(self._key, self.steps)
         except OtherStreamsError:
             raise
+        except NotSideBySideError as error:
+            SIDE_BY_SIDE[self._key] = None
+            raise BeginAgainError(str(error)) from error
         except Exception as error:
             why = _why(error)
         if not why:
@@ -242,7 +257,8 @@ class PerMemberOptimizer:
             raise BeginAgainError(why)
 
     def _join(self) -> Joined:
-        return Joined(self.members, self.params, self.member_params, closes=bool(self._closures))
+        buffer = None if SIDE_BY_SIDE.get(self._key, 0) is None else self._buffer
+        return Joined(self.members, self.params, self.member_params, closes=bool(self._closures), buffer=buffer)
 
     def _step_twin(self, twin: Twin, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
         """Before the first member's step, from the same state of its random stream."""

@@ -66,7 +66,9 @@ def _of_each(
     torch.manual_seed(seeds[0])
     twin = None if key in twinned else _twin(make_optimizer, hps[0], params[0])
     twinned.add(key)
-    return PerMemberOptimizer(optimizers, model.params, params, streams, key, twin, scheduled=scheduled)
+    return PerMemberOptimizer(
+        optimizers, model.params, params, streams, key, twin, scheduled=scheduled, buffer=model.buffer
+    )
 
 
 def _twin(make_optimizer: MakeOptimizer, hp: Hyperparameters, params: Sequence[nn.Parameter]) -> Twin | None:

@@ -55,6 +55,10 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Any], Any]] = {
     "lists and numbers": lambda x, y, v, n: (torch._foreach_mul_([x, y], n), torch._foreach_div_([x, y], 2.0), x + y)[
         2
     ],
+    "lists scaled": lambda x, y, v, n: (torch._foreach_sub_([x, y], [y, x], alpha=n), x + y)[1],
+    "lists between": lambda x, y, v, n: torch._foreach_lerp([x, v], [y, v * 2], weight=n / 4)[0],
+    "lists with factors": lambda x, y, v, n: torch._foreach_addcmul([x, v], [y, v], [y, v], value=n)[0],
+    "lists added to": lambda x, y, v, n: (torch._foreach_add_([x, v], n), torch._foreach_sub([x], n)[0])[1],
     "lists of lists": lambda x, y, v, n: (torch._foreach_addcdiv_([x], [y], [y * y + 1], [n]), x)[1],
     "directly": lambda x, y, v, n: (
         (x.t() @ y).transpose(0, 1).permute(1, 0).sum() * x.mean() * torch.mm(x, y.T).norm() * x
@@ -97,9 +101,8 @@ def test_single_precision_stays_single_precision() -> None:
 
 def test_a_gradient_is_a_members_own() -> None:
     x, grad = matrix().as_subclass(Stacked), draw(MEMBERS, 4, 5, seed=1).as_subclass(Stacked)
-    as_one = AsOne(MEMBERS)
-    as_one.grads[id(x)] = grad
-    with as_one:
+    x.grad, x.trained = grad, True
+    with AsOne(MEMBERS):
         x.sub_(x.grad, alpha=1.0)
         x.grad = None
         assert x.grad is None

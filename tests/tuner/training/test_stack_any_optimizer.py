@@ -100,6 +100,24 @@ class Late(Mine):
             self.param_groups[0]["params"][0].data.mul_(0.5)
 
 
+class Clipping(Mine):
+    """Treats each entry alone until its thirtieth step, from which on it looks at norms of tensors."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step()
+        for param in self.param_groups[0]["params"] if self.param_groups[0]["count"] >= 30 else []:
+            param.data.div_(param.norm().clamp(min=1.0))
+
+
+class Normalising(Mine):
+    """Divides by the norm of each tensor."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step()
+        for param in self.param_groups[0]["params"]:
+            param.data.div_(param.norm())
+
+
 class Swapping(Mine):
     """Puts other tensors in the place of its parameters'."""
 
@@ -143,6 +161,8 @@ OTHERS: dict[str, Any] = {
     "Noisy": Noisy,
     "Deciding": Deciding,
     "Late": Late,
+    "Clipping": Clipping,
+    "Normalising": Normalising,
     "Remembering": Remembering,
 }
 
@@ -220,6 +240,35 @@ def test_a_mine_is_stepped_as_one() -> None:
         stacked.step(batch)
     assert not stacked.optimizer.apart  # type: ignore[union-attr]
     assert stacked.optimizer._joined is not None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("make", "beside"),
+    [
+        (made(Mine), True),
+        (made(Remembering), True),
+        (made(torch.optim.RMSprop), True),
+        (made(torch.optim.Adadelta), True),
+        (lambda params, hp: in_two_groups(params, **hp), False),
+        (made(torch.optim.NAdam), True),
+        (made(Normalising), False),
+    ],
+)
+def test_tensors_of_which_each_entry_is_treated_alone_are_one(make: Any, beside: bool) -> None:
+    stacked = stack.Stack(Small(), make, [Member({"lr": 0.01 * i}, i) for i in (1, 2)], CONSTANT, 5)
+    for batch, _ in zip(stacked.batches(5), range(13), strict=False):
+        stacked.step(batch)
+    joined = stacked.optimizer._joined  # type: ignore[union-attr]
+    assert joined is not None and (joined.side_by_side is not None) is beside
+
+
+def test_it_is_known_which_look_at_whole_tensors_later() -> None:
+    members = [Member({"lr": 0.02 * (1 + i)}, i) for i in range(3)]
+    runs = together(Small(), made(Clipping), members, HUNDRED_STEPS)
+    assert [result.cohort for result, _ in runs] == [3] * 3
+    (step,) = {step for key, step in per_member.SIDE_BY_SIDE.items() if key.optimizer is Clipping}  # type: ignore[attr-defined]
+    assert step is None
+    assert not [key for key in per_member.APART if key.optimizer is Clipping]  # type: ignore[attr-defined]
 
 
 def test_parameters_that_are_other_objects_afterwards_train_alone() -> None:
