@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from optimizers.stacking.batching import batched, leaves, mapped
+from optimizers.stacking.columns import ALIKE, lists_alike, with_column, with_columns
 from optimizers.stacking.direct import BY_MATRIX, DIRECT, Stacked, takes
-from optimizers.stacking.lists import ALIKE, added_at_once, lists_alike, with_columns
 from optimizers.stacking.member_numbers import DisagreeError, MemberNumbers
 
 
@@ -49,21 +49,15 @@ READS = frozenset({"item", "tolist", "__float__", "__int__", "__bool__", "__inde
 MOST_NUMBERS = 256
 """So many tensors of numbers are kept."""
 WHOLE_FACTS: dict[str, Callable[[Tensor], Any]] = {
-    "shape": lambda tensor: tensor.shape[1:],
-    "dtype": lambda tensor: tensor.dtype,
     "device": lambda tensor: tensor.device,
     "is_complex": lambda tensor: tensor.is_complex(),
     "is_floating_point": lambda tensor: tensor.is_floating_point(),
     "ndim": lambda tensor: tensor.dim() - 1,
     "dim": lambda tensor: tensor.dim() - 1,
-    "size": lambda tensor: tensor.shape[1:],
-    "numel": lambda tensor: tensor.numel() // tensor.shape[0],
-    "__len__": lambda tensor: tensor.shape[1] if tensor.dim() > 1 else len(tensor[0]),
+    "size": lambda tensor: tensor.size()[1:],
+    "numel": lambda tensor: tensor.numel() // tensor.size(0),
 }
 """What a member's tensor is, of the stacked one."""
-
-
-ADDED: dict[bool, Callable[..., Tensor]] = {False: torch.addcmul, True: Tensor.addcmul_}
 
 
 class NotAsOneError(RuntimeError):
@@ -79,6 +73,9 @@ class AsOne(TorchFunctionMode):
     Args:
         members: how many there are.
     """
+
+    kind: type[Stacked] = Stacked
+    """That new tensors are of."""
 
     def __init__(self, members: int) -> None:
         super().__init__()
@@ -117,17 +114,17 @@ class AsOne(TorchFunctionMode):
         if "out" in kwargs and kwargs["out"] is None:
             kwargs = {key: x for key, x in kwargs.items() if key != "out"}
         if name in BY_MATRIX:
-            if args and type(args[0]) is Stacked and args[0].dim() > 2 and _alike((*args[1:], *kwargs.values())):
-                return mapped(func(*args, **kwargs), lambda tensor: tensor.as_subclass(Stacked))
+            if args and isinstance(args[0], Stacked) and args[0].dim() > 2 and _alike((*args[1:], *kwargs.values())):
+                return mapped(func(*args, **kwargs), lambda tensor: tensor.as_subclass(self.kind))
         elif takes(name, len(args), tuple(kwargs)):
             done = DIRECT[name](*args, **kwargs)
             if done is not None:
-                return done.as_subclass(Stacked)
+                return done.as_subclass(self.kind)
         return self._batched(func, args, kwargs)
 
     def _attribute(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         name, tensor = func.__self__.__name__, args[0]
-        if type(tensor) is not Stacked:
+        if not isinstance(tensor, Stacked):
             return func(*args, **kwargs)
         if name == "data":
             return tensor if func.__name__ == "__get__" else tensor.copy_(args[1])
@@ -142,7 +139,7 @@ class AsOne(TorchFunctionMode):
     def _of_a_row(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Of the first member's: what all have alike."""
         name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
-        if name in WHOLE_FACTS and type(args[0]) is Stacked and (len(args) == 1 or func.__name__ == "__get__"):
+        if name in WHOLE_FACTS and isinstance(args[0], Stacked) and (len(args) == 1 or func.__name__ == "__get__"):
             return WHOLE_FACTS[name](args[0])
         return func(*(x.as_subclass(Tensor)[0] if isinstance(x, Stacked) else x for x in args), **kwargs)
 
@@ -161,7 +158,11 @@ class AsOne(TorchFunctionMode):
     def _pointwise(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         if _of_one_rank(args, kwargs):  # most calls
             result = func(*args, **kwargs)
-            return args[0] if _in_place(func.__name__) else result.as_subclass(Stacked)
+            return result if result is args[0] else result.as_subclass(self.kind)
+        quickly = with_column(func, args, kwargs, self.column)
+        if quickly is not None:
+            result = quickly[0](*quickly[1], **quickly[2])
+            return result if result is args[0] else result.as_subclass(self.kind)
         rank, like = _leading((*args, *kwargs.values()))
         name = func.__name__
         if like is None:
@@ -175,11 +176,7 @@ class AsOne(TorchFunctionMode):
         if scale is not None:
             if base not in SCALED:
                 raise NotAsOneError(f"{name} with a number for each member")
-            if not named and added_at_once(base, given, scale):
-                func, given = ADDED[in_place], [*given, scale]
-                named = {"value": 1 - 2 * (base == "sub")}
-            else:
-                given[SCALED[base]] = given[SCALED[base]] * scale
+            given[SCALED[base]] = given[SCALED[base]] * scale
         if base in ("full_like", "fill") and isinstance(given[-1], Tensor):
             whole = given[0] if in_place else torch.empty_like(given[0])
             result = whole.copy_(given[-1].expand_as(whole))
@@ -191,7 +188,7 @@ class AsOne(TorchFunctionMode):
             return kwargs["out"]
         if like.dtype in (torch.float16, torch.bfloat16) and any(isinstance(x, MemberNumbers) for x in args):
             result = result.to(like.dtype)  # the numbers were in single precision
-        return result.as_subclass(Stacked)
+        return result.as_subclass(self.kind)
 
     def _operand(self, value: Any, rank: int, like: Tensor) -> Any:
         """With the members first, then as many dimensions as the largest operand has."""
@@ -239,7 +236,7 @@ class AsOne(TorchFunctionMode):
         """A new tensor, of which each member may change its own."""
         if in_place or not isinstance(result, Tensor) or isinstance(result, Stacked) or result.dim() == 0:
             return result
-        return result.expand(self.members, *result.shape).clone().as_subclass(Stacked)
+        return result.expand(self.members, *result.shape).clone().as_subclass(self.kind)
 
     def _batched(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """By PyTorch's batching rules."""
@@ -257,7 +254,7 @@ class AsOne(TorchFunctionMode):
                 return torch.as_tensor(leaf.values, dtype=default)
             return leaf if isinstance(leaf, Stacked) else None
 
-        results = batched(func, args, kwargs, self.members, of_members, Stacked)
+        results = batched(func, args, kwargs, self.members, of_members, self.kind)
         if name == "__setitem__":
             return None
         return args[0] if _in_place(name) else results
@@ -270,7 +267,7 @@ class AsOne(TorchFunctionMode):
         if not isinstance(number, MemberNumbers):
             raise NotAsOneError(f"{name} of several members' numbers")
         values = torch.as_tensor(number.values, dtype=dtype, device=kwargs.get("device"))
-        return values.view(-1, *[1] * len(shape)).expand(self.members, *shape).clone().as_subclass(Stacked)
+        return values.view(-1, *[1] * len(shape)).expand(self.members, *shape).clone().as_subclass(self.kind)
 
     def _foreach(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """With lists as they are where all that is in them is members' own; else one by one."""
@@ -281,7 +278,7 @@ class AsOne(TorchFunctionMode):
             )
             if given is not None:
                 results = given[0](*given[1], **given[2])
-                return None if results is None or _in_place(name) else [x.as_subclass(Stacked) for x in results]
+                return None if results is None or _in_place(name) else [x.as_subclass(self.kind) for x in results]
         of_tensor = getattr(Tensor, name, None)
         if of_tensor is None:
             raise NotAsOneError(f"{func.__name__} of numbers that differ")
@@ -309,7 +306,7 @@ def _of_one_rank(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether all tensors are members' own and have as many dimensions, and all numbers are alike."""
     rank = 0
     for x in args:
-        if type(x) is Stacked:
+        if isinstance(x, Stacked):
             if rank and x.dim() != rank:
                 return False
             rank = x.dim()

@@ -16,10 +16,15 @@ BY_MATRIX = frozenset(
 """Functions that do the same to each matrix of a batch as to one."""
 
 
+SILENT = torch._C.DisableTorchFunction
+"""Within it functions take stacked tensors for what they are."""
+
+
 class Stacked(Tensor):
     """Tensors of all members, (members, ...), where an optimizer expects those of one.
 
-    What is computed with them outside of ``AsOne`` gives plain tensors.
+    What is computed with them outside of ``AsOne`` gives plain tensors. What is asked for most often is found without
+    it.
 
     Attributes:
         trained: whether it stands for a parameter that is trained.
@@ -28,12 +33,33 @@ class Stacked(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
     is_sparse = False
+    _shape: torch.Size | None = None
+    _dtype: torch.dtype | None = None
     trained = False
     own_grad: Tensor | None = None
 
     @property
+    def shape(self) -> Any:
+        """A member's; that of the stacked tensor is its ``size()``."""
+        if self._shape is None:
+            with SILENT():
+                self._shape = self.size()[1:]
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        if self._dtype is None:
+            with SILENT():
+                self._dtype = self.as_subclass(Tensor).dtype
+        return self._dtype
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d tensor")
+        return int(self.shape[0])
+
+    @property
     def grad(self) -> Tensor | None:
-        """Asked for so often that it is found without ``AsOne``."""
         return self.own_grad
 
     @grad.setter
@@ -42,12 +68,12 @@ class Stacked(Tensor):
 
 
 def _matrices(*tensors: Any) -> bool:
-    return all(type(tensor) is Stacked and tensor.dim() == 3 for tensor in tensors)
+    return all(isinstance(tensor, Stacked) and tensor.dim() == 3 for tensor in tensors)
 
 
 def _dim(a: Any, dim: Any) -> int | None:
     """A dimension of a member's tensor as one of the stacked tensor."""
-    if type(a) is not Stacked or type(dim) is not int or not -a.dim() < dim < a.dim() - 1:
+    if not isinstance(a, Stacked) or type(dim) is not int or not -a.dim() < dim < a.dim() - 1:
         return None
     return dim + 1 if dim >= 0 else dim
 
@@ -64,7 +90,7 @@ def _transpose(a: Any, *dims: Any) -> Tensor | None:
 
 def _permute(a: Any, *dims: Any) -> Tensor | None:
     order = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
-    if type(a) is not Stacked or any(dim < 0 for dim in order):
+    if not isinstance(a, Stacked) or any(dim < 0 for dim in order):
         return None
     return a.permute(0, *(dim + 1 for dim in order))
 
@@ -80,7 +106,7 @@ def _tensordot(a: Any, b: Any, dims: Any = 2) -> Tensor | None:
 
 
 def _norm(a: Any) -> Tensor | None:
-    return torch.linalg.vector_norm(a.reshape(len(a), -1), dim=1) if type(a) is Stacked else None
+    return torch.linalg.vector_norm(a.reshape(a.size(0), -1), dim=1) if isinstance(a, Stacked) else None
 
 
 def _sum(a: Any, dim: Any = None, keepdim: bool = False) -> Tensor | None:
@@ -93,7 +119,7 @@ def _mean(a: Any, dim: Any = None, keepdim: bool = False) -> Tensor | None:
 
 def _reduced(function: Callable[..., Tensor], a: Any, dim: Any, keepdim: bool) -> Tensor | None:
     if dim is None:
-        return function(a.reshape(len(a), -1), 1) if type(a) is Stacked and not keepdim else None
+        return function(a.reshape(a.size(0), -1), 1) if isinstance(a, Stacked) and not keepdim else None
     own = _dim(a, dim)
     return None if own is None else function(a, own, keepdim)
 
@@ -105,15 +131,15 @@ def _argsort(a: Any, dim: Any = -1, descending: bool = False) -> Tensor | None:
 
 def _index_select(a: Any, dim: Any, index: Any) -> Tensor | None:
     own = _dim(a, dim)
-    if own is None or type(index) is not Stacked or index.dim() != 2:
+    if own is None or not isinstance(index, Stacked) or index.dim() != 2:
         return None
     own %= a.dim()
-    places = index.view(len(a), *[-1 if i == own else 1 for i in range(1, a.dim())])
-    return torch.gather(a, own, places.expand(*a.shape[:own], -1, *a.shape[own + 1 :]))
+    places = index.view(a.size(0), *[-1 if i == own else 1 for i in range(1, a.dim())])
+    return torch.gather(a, own, places.expand(*a.size()[:own], -1, *a.size()[own + 1 :]))
 
 
 def _unsqueeze(a: Any, dim: Any) -> Tensor | None:
-    if type(a) is not Stacked or type(dim) is not int or not -a.dim() <= dim < a.dim():
+    if not isinstance(a, Stacked) or type(dim) is not int or not -a.dim() <= dim < a.dim():
         return None
     return a.unsqueeze(dim + 1 if dim >= 0 else dim)
 

@@ -12,7 +12,7 @@ from optimizers.stacking.direct import Stacked
 
 ALIKE_FACTS = words(
     "dtype device layout is_sparse is_cuda is_complex is_floating_point element_size grad data requires_grad is_leaf "
-    "grad_fn shape"
+    "grad_fn"
 )
 """What does not depend on how tensors are cut, as long as nobody looks into the shape."""
 NUMBERS = frozenset({"tensor", "as_tensor", "scalar_tensor"})
@@ -30,17 +30,28 @@ class Shape(tuple[int, ...]):
     __add__ = __mul__ = __rmul__ = __lt__ = __le__ = __gt__ = __ge__ = __repr__ = index = count = refuse
 
 
+class Entries(Stacked):
+    """Tensors side by side, (members, width)."""
+
+    @property
+    def shape(self) -> Any:
+        return Shape(super().shape)
+
+    def __len__(self) -> int:
+        raise NotAsOneError("it looks at shapes")
+
+
 class EntriesAlone(AsOne):
     """As ``AsOne``, for what treats each entry of members' tensors as every other.
 
     Anything else, which looks at shapes or reduces, is a ``NotAsOneError``.
     """
 
+    kind = Entries
+
     def _way(self, func: Any) -> Callable[[Any, Any, Mapping[str, Any]], Any]:
         name = func.__self__.__name__ if func.__name__ in ("__get__", "__set__") else func.__name__
         way = super()._way(func)
-        if name == "shape":
-            return lambda func, args, kwargs: Shape(way(func, args, kwargs))
         if name in MAKES:
             return lambda func, args, kwargs: way(func, _shaped(args), kwargs)
         pointwise = base_name(name.removeprefix("_foreach_")) in POINTWISE
@@ -49,7 +60,7 @@ class EntriesAlone(AsOne):
         return way
 
     def _read(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-        if type(args[0]) is Stacked and args[0].dim() > 1:
+        if isinstance(args[0], Stacked) and args[0].dim() > 1:
             raise NotAsOneError("it reads a tensor's entries")
         return super()._read(func, args, kwargs)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from inspect import unwrap
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optimizers.closures import Closures
 from optimizers.stacking.as_one import AsOne
@@ -23,6 +25,9 @@ ROUNDING = 1e-6
 """Of the largest change of a tensor: what two ways to compute a step in double precision may differ by."""
 WEIGHT_ROUNDING = 8
 """Roundings of the weights that they may differ by."""
+
+AROUND_STEP = torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
+OF_ALL_STEPS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
 
 class OwnGradientsError(RuntimeError):
@@ -81,7 +86,7 @@ class Joined:
             self.call(lambda optimizer: optimizer.zero_grad())
         self._give(grads)
         closure = _once(losses) if self._calls_at_once else refuse
-        self.call(lambda optimizer: optimizer.step(*([closure] if self._closes else [])))
+        self.call(lambda optimizer: step_of(optimizer)(*([closure] if self._closes else [])))
 
     def _give(self, grads: Sequence[Tensor | None]) -> None:
         """Have these gradients in the parameters."""
@@ -226,6 +231,18 @@ def _once(losses: Tensor) -> Callable[[], Tensor]:
         return loss
 
     return closure
+
+
+def step_of(optimizer: Any) -> Callable[..., object]:
+    """Its ``step``, without what PyTorch does around it for hooks and the profiler where there are no hooks."""
+    step: Callable[..., object] = optimizer.step
+    function: Any = getattr(step, "__func__", None)
+    if getattr(function, "__code__", None) is not AROUND_STEP:
+        return step
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    if any([*own, *OF_ALL_STEPS]):
+        return step
+    return MethodType(function.__wrapped__, optimizer)
 
 
 def has_own_zero_grad(optimizer: Any) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from optimizers.stacking.as_one import NotAsOneError
 from optimizers.stacking.direct import Stacked
+from optimizers.stacking.entries import Entries
 from optimizers.stacking.flat import Places
 from optimizers.stacking.joining import PLAIN
 from optimizers.stacking.member_numbers import MemberNumbers
@@ -31,7 +32,7 @@ class Group(NamedTuple):
         places: where they lie in it.
     """
 
-    param: Stacked
+    param: Entries
     params: list[Stacked]
     numbers: list[int]
     places: Places
@@ -71,14 +72,14 @@ class SideBySide:
             settings["params"] = [group.param]
         self._rooms = [_Room(group) for group in self.groups]
 
-    def grads(self, grads: Sequence[Tensor | None]) -> list[Stacked]:
+    def grads(self, grads: Sequence[Tensor | None]) -> list[Entries]:
         """The stack's gradients, as one for each group; those of the step before must not be held by the caller."""
         whole = []
         for group, room in zip(self.groups, self._rooms, strict=True):
             given = [grad for grad in (grads[number] for number in group.numbers) if grad is not None]
             if len(given) < len(group.numbers):
                 raise NotAsOneError("a parameter has no gradient")
-            whole.append(room.filled(given).as_subclass(Stacked))
+            whole.append(room.filled(given).as_subclass(Entries))
         return whole
 
     def apart(self) -> Any:
@@ -130,13 +131,13 @@ def _group(params: Sequence[Any], all_params: Sequence[Stacked], buffer: Tensor)
     numbers = [ids.index(id(param)) for param in params]
     if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise NotAsOneError("the parameters of a group do not lie side by side")
-    whole, places = (Places([param.shape[1:] for param in group]) for group in (all_params, params))
+    whole, places = (Places([param.size()[1:] for param in group]) for group in (all_params, params))
     start = sum(whole.sizes[: numbers[0]]) + sum(whole.gaps[: numbers[0]])
     part = buffer[:, start : start + places.width]
     lying = all(view.data_ptr() == p.data_ptr() for view, p in zip(places.views(part), params, strict=True))
     if not lying or any(param.dtype != buffer.dtype for param in params):
         raise NotAsOneError("the parameters do not lie in a buffer")
-    return Group(part.as_subclass(Stacked), list(params), numbers, places)
+    return Group(part.as_subclass(Entries), list(params), numbers, places)
 
 
 def _refuse_other_tensors(optimizer: Any) -> None:
@@ -182,12 +183,12 @@ def _merged(values: Sequence[Any], group: Group) -> Any:
     if any(type(value) is not type(first) for value in values):
         raise NotAsOneError("it keeps something else of other parameters")
     if isinstance(first, Tensor):
-        of_entries = all(v.shape == p.shape and v.dim() > 1 for v, p in zip(values, group.params, strict=True))
+        of_entries = all(v.size() == p.size() and v.dim() > 1 for v, p in zip(values, group.params, strict=True))
         if isinstance(first, Stacked) and of_entries and len({v.dtype for v in values}) == 1:
-            return group.places.buffer(values).as_subclass(Stacked)
+            return group.places.buffer([v.as_subclass(Tensor) for v in values]).as_subclass(Entries)
         numbers = first.dim() == isinstance(first, Stacked)
         if numbers and all(v.dtype == first.dtype and torch.equal(v, first) for v in values):
-            return first.clone().as_subclass(type(first))
+            return first.clone().as_subclass(Entries) if isinstance(first, Stacked) else first.clone()
     elif isinstance(first, dict | list | tuple) and not hasattr(first, "_fields"):
         if len({len(value) for value in values}) > 1:
             raise NotAsOneError("it keeps something else of other parameters")
@@ -207,10 +208,10 @@ def _of_one(value: Any, group: Group, i: int) -> Any:
     """What is kept of a parameter of a group, of what is kept of all."""
     if value is group.param:
         return group.params[i]
-    if isinstance(value, Stacked) and value.shape == group.param.shape:
+    if isinstance(value, Stacked) and value.size() == group.param.size():
         return group.places.views(value.as_subclass(Tensor))[i].as_subclass(Stacked)
     if isinstance(value, Tensor):
-        return value.detach().clone().as_subclass(type(value))
+        return value.detach().clone().as_subclass(Stacked if isinstance(value, Stacked) else Tensor)
     if isinstance(value, dict):
         return {key: _of_one(x, group, i) for key, x in value.items()}
     if isinstance(value, list | tuple):

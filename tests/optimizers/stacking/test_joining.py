@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from optimizers import adapt_learning_rate
 from optimizers.stacking.as_one import NotAsOneError
 from optimizers.stacking.direct import Stacked
+from optimizers.stacking.joined import step_of
 from optimizers.stacking.joining import join, part
 from optimizers.stacking.member_numbers import MemberNumbers
 
@@ -72,6 +75,35 @@ def test_a_part_is_what_the_member_was(make: Any) -> None:
         optimizers[row].step()
         for param, expected in zip(params_of, params[row], strict=True):
             assert torch.equal(param, expected)
+
+
+class Counting(torch.optim.SGD):
+    """Counts steps around those of SGD, in a way that looks like PyTorch's own."""
+
+    counted = 0
+
+    @functools.wraps(torch.optim.SGD.step)
+    def step(self, *args: Any) -> Any:
+        self.counted += 1
+        return super().step(*args)
+
+
+def test_what_is_around_a_step_is_left_out_only_if_it_does_nothing() -> None:
+    param = nn.Parameter(torch.ones(2))
+    param.grad = torch.ones(2)
+    plain, counting = torch.optim.SGD([param], 0.25), Counting([param], 0.25)
+    assert step_of(plain) != plain.step
+    step_of(plain)()
+    step_of(counting)()
+    assert param.tolist() == [0.5, 0.5]
+    assert counting.counted == 1
+    said = []
+    plain.register_step_post_hook(lambda *_: said.append("after"))
+    step_of(plain)()
+    assert said == ["after"]
+    with register_optimizer_step_pre_hook(lambda *_: said.append("before")):  # type: ignore[arg-type, return-value]
+        step_of(counting)()
+    assert said.count("before") >= 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from optimizers.stacking.as_one import NotAsOneError
 from optimizers.stacking.direct import Stacked
-from optimizers.stacking.entries import EntriesAlone
+from optimizers.stacking.entries import Entries, EntriesAlone
 from optimizers.stacking.flat import Places
 from optimizers.stacking.joining import join, part
 from optimizers.stacking.member_numbers import MemberNumbers
@@ -142,13 +142,13 @@ def test_groups_that_do_not_lie_side_by_side_stay_apart() -> None:
     ],
 )
 def test_what_is_not_of_each_entry_alone_is_an_error(act: Any) -> None:
-    x = torch.ones(MEMBERS, 4).as_subclass(Stacked)
+    x = torch.ones(MEMBERS, 4).as_subclass(Entries)
     with EntriesAlone(MEMBERS), pytest.raises(NotAsOneError):
         act(x)
 
 
 def test_tensors_of_the_same_shape_can_be_made() -> None:
-    x = torch.ones(MEMBERS, 4).as_subclass(Stacked)
+    x = torch.ones(MEMBERS, 4).as_subclass(Entries)
     with EntriesAlone(MEMBERS):
         made = [torch.zeros(x.shape), x.new_ones(x.shape), torch.full(x.shape, 2.0, dtype=x.dtype)]
         results = [x + other for other in made]

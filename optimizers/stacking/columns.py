@@ -1,4 +1,4 @@
-"""PyTorch's functions of lists take a number for each member where it can be a tensor for each tensor of a list."""
+"""Calls with a number that members differ in become calls with a tensor, or one for each of a list of tensors."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def lists_alike(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 def _own_alike(args: Sequence[Any]) -> bool:
     """Whether all lists are of members' own tensors, of the same shapes in all lists."""
     lists = [x for x in args if type(x) is list or type(x) is tuple]
-    if not lists or not all(type(x) is Stacked for part in lists for x in part):
+    if not lists or not all(isinstance(x, Stacked) for part in lists for x in part):
         return False
-    return all(x.shape == first.shape for part in lists[1:] for x, first in zip(part, lists[0], strict=True))
+    return all(x.size() == first.size() for part in lists[1:] for x, first in zip(part, lists[0], strict=True))
 
 
 def with_columns(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], column: Column) -> Call | None:
@@ -63,7 +63,29 @@ def with_columns(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], colu
     return None
 
 
-def added_at_once(base: str, operands: Sequence[Any], scale: Tensor) -> bool:
-    """Whether a sum of two operands, one scaled by members' numbers, is one of ``addcmul``."""
-    tensors = len(operands) == 2 and all(isinstance(x, Tensor) for x in operands)
-    return base in ("add", "sub") and tensors and all(x.dtype == scale.dtype for x in operands)
+def with_column(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], column: Column) -> Call | None:
+    """A call of a pointwise function of members' tensors of one rank and type, with numbers that differ, as one with
+    tensors; ``None`` where it is another.
+    """
+    like = None
+    for x in args:
+        if isinstance(x, Stacked):
+            if like is None:
+                like, rank, dtype = x, x.dim(), x.dtype
+            elif x.dim() != rank or x.dtype != dtype:
+                return None
+        elif type(x) is not MemberNumbers and type(x) not in ALIKE:
+            return None
+    if like is None or dtype not in FULL_PRECISION:
+        return None
+    name = func.__name__
+    if kwargs:
+        base = name.removesuffix("_")
+        own = isinstance(args[-1], Stacked) and len(args) == 2 and len(kwargs) == 1
+        if not own or base not in ("add", "sub") or type(kwargs.get("alpha")) is not MemberNumbers:
+            return None
+        added = Tensor.addcmul if name == base else Tensor.addcmul_
+        return added, [*args, column(kwargs["alpha"], rank - 1, like)], {"value": 1 - 2 * (base == "sub")}
+    if name.startswith(("full", "fill")):
+        return None
+    return func, [column(x, rank - 1, like) if type(x) is MemberNumbers else x for x in args], {}
