@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -162,7 +163,7 @@ class AsOne(TorchFunctionMode):
         quickly = with_column(func, args, kwargs, self.column)
         if quickly is not None:
             result = quickly[0](*quickly[1], **quickly[2])
-            return result if result is args[0] else result.as_subclass(self.kind)
+            return args[0] if _in_place(func.__name__) or result is args[0] else result.as_subclass(self.kind)
         rank, like = _leading((*args, *kwargs.values()))
         name = func.__name__
         if like is None:
@@ -218,7 +219,8 @@ class AsOne(TorchFunctionMode):
                 self._numbers.clear()
             dtype = torch.promote_types(like.dtype, torch.float32)
             dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
-            tensor = torch.tensor(numbers.floats, dtype=dtype).view(-1, *[1] * rank)
+            column = np.array(numbers.floats).reshape(-1, *[1] * rank)  # a third of the time of torch.tensor
+            tensor = torch.from_numpy(column).to(dtype)
             if like.device.type == "cuda":
                 tensor = tensor.pin_memory().to(like.device, non_blocking=True)
             self._numbers[key] = tensor

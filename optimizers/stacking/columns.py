@@ -64,28 +64,34 @@ def with_columns(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], colu
 
 
 def with_column(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], column: Column) -> Call | None:
-    """A call of a pointwise function of members' tensors of one rank and type, with numbers that differ, as one with
-    tensors; ``None`` where it is another.
+    """A call of a pointwise function of members' tensors of one type, with numbers that differ, as one with tensors;
+    ``None`` where it is another.
     """
-    like = None
+    largest, rank = None, 0
     for x in args:
         if isinstance(x, Stacked):
-            if like is None:
-                like, rank, dtype = x, x.dim(), x.dtype
-            elif x.dim() != rank or x.dtype != dtype:
+            if largest is not None and x.dtype != largest.dtype:
                 return None
+            if x.dim() > rank:
+                largest, rank = x, x.dim()
         elif type(x) is not MemberNumbers and type(x) not in ALIKE:
             return None
-    if like is None or dtype not in FULL_PRECISION:
-        return None
     name = func.__name__
-    if kwargs:
-        base = name.removesuffix("_")
-        own = isinstance(args[-1], Stacked) and len(args) == 2 and len(kwargs) == 1
-        if not own or base not in ("add", "sub") or type(kwargs.get("alpha")) is not MemberNumbers:
-            return None
-        added = Tensor.addcmul if name == base else Tensor.addcmul_
-        return added, [*args, column(kwargs["alpha"], rank - 1, like)], {"value": 1 - 2 * (base == "sub")}
-    if name.startswith(("full", "fill")):
+    base = name.removesuffix("_")
+    if largest is None or largest.dtype not in FULL_PRECISION or base in ("full_like", "fill"):
         return None
-    return func, [column(x, rank - 1, like) if type(x) is MemberNumbers else x for x in args], {}
+    like = largest
+
+    def operand(x: Any) -> Any:
+        if isinstance(x, Stacked):
+            return x if x.dim() == rank else x.view(x.size(0), *[1] * (rank - x.dim()), *x.size()[1:])
+        return column(x, rank - 1, like) if type(x) is MemberNumbers else x
+
+    operands = [*map(operand, args)]
+    if not kwargs:
+        return func, operands, {}
+    alone = len(kwargs) == 1 and len(args) == 2 and isinstance(args[1], Stacked) and isinstance(args[0], Stacked)
+    if not alone or base not in ("add", "sub") or type(kwargs.get("alpha")) is not MemberNumbers:
+        return None
+    added = Tensor.addcmul if name == base else Tensor.addcmul_
+    return added, [*operands, operand(kwargs["alpha"])], {"value": 1 - 2 * (base == "sub")}

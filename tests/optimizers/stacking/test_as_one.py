@@ -36,6 +36,8 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Any], Any]] = {
     "where": lambda x, y, v, n: torch.where(x > 0, x * n, y),
     "a vector over the rows": lambda x, y, v, n: x * v + v,
     "a column": lambda x, y, v, n: x / (y.square().sum(1, keepdim=True) + n),
+    "sums of other ranks": lambda x, y, v, n: x.add_(v, alpha=n).sub_(v.sum(), alpha=-n) + torch.add(v, y, alpha=n),
+    "filled": lambda x, y, v, n: x.fill_(n).add_(y.fill_(v.sum())).mul_(v.norm()),
     "a scalar of its own": lambda x, y, v, n: x * y.norm() / n,
     "clamp": lambda x, y, v, n: x.clamp(min=-n / 4, max=n / 4) + torch.clamp(x, max=0.1),
     "new tensors": lambda x, y, v, n: torch.zeros(4, 5, dtype=x.dtype).add_(x) + torch.eye(4, 5, dtype=x.dtype),
