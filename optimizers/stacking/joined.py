@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optimizers.closures import Closures
-from optimizers.stacking.as_one import AsOne
+from optimizers.stacking.as_one import AsOne, NotAsOneError
 from optimizers.stacking.direct import Stacked
 from optimizers.stacking.entries import EntriesAlone
 from optimizers.stacking.flat import Places
@@ -125,12 +125,21 @@ class Joined:
             group["lr"] = of_members[0] if alike else MemberNumbers(of_members)
 
     def part(self, member: Any, row: int, params: Sequence[nn.Parameter]) -> None:
-        """Make a member's own optimizer what this one is of it."""
+        """Make a member's own optimizer what this one is of it.
+
+        Raises:
+            NotSideBySideError: what it is of each tensor is not known.
+        """
         part(self._apart(), member, row, params, self._params)
 
     def _apart(self) -> Any:
         """The optimizer with all its parameters."""
-        return self.optimizer if self.side_by_side is None else self.side_by_side.apart()
+        if self.side_by_side is None:
+            return self.optimizer
+        try:
+            return self.side_by_side.apart()
+        except NotAsOneError as error:
+            raise NotSideBySideError(str(error)) from error
 
     def compare(self, losses: Tensor, grads: Sequence[Tensor | None]) -> str:
         """What is wrong with the step to come, beside each member's own; nothing is changed.

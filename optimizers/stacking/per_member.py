@@ -6,7 +6,8 @@ done for all members in one (``joined``), it is: that is tried beside the member
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -145,7 +146,8 @@ class PerMemberOptimizer:
             return
         self._mode = mode
         if self._joined is not None:
-            self._joined.call(lambda optimizer: getattr(optimizer, mode)())
+            with self._beginning_again():
+                self._joined.call(lambda optimizer: getattr(optimizer, mode)())
             return
         for member in self.members:
             getattr(member, mode)()
@@ -157,7 +159,8 @@ class PerMemberOptimizer:
     def member_optimizer(self, row: int) -> Any:
         """A member's own optimizer, with the state that it has by now."""
         if self._joined is not None:
-            self._joined.part(self.members[row], row, self.member_params[row])
+            with self._beginning_again():
+                self._joined.part(self.members[row], row, self.member_params[row])
         return self.members[row]
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,13 +222,22 @@ class PerMemberOptimizer:
     def _step_as_one(self, losses: Tensor, grads: Sequence[Tensor | None]) -> None:
         assert self._joined is not None
         try:
-            self._joined.step(losses, grads)
-        except NotSideBySideError as error:
-            SIDE_BY_SIDE[self._key] = None
-            raise BeginAgainError(str(error)) from error
+            with self._beginning_again():
+                self._joined.step(losses, grads)
+        except BeginAgainError:
+            raise
         except Exception as error:
             APART[self._key] = _why(error)
             raise BeginAgainError(APART[self._key]) from error
+
+    @contextmanager
+    def _beginning_again(self) -> Iterator[None]:
+        """Know from now on that tensors side by side are not to be taken for one, should that be found out."""
+        try:
+            yield
+        except NotSideBySideError as error:
+            SIDE_BY_SIDE[self._key] = None
+            raise BeginAgainError(str(error)) from error
 
     def _to_compare(self) -> bool:
         unknown = self.steps in COMPARED_STEPS and (self._key, self.steps) not in COMPARED
@@ -237,14 +249,12 @@ class PerMemberOptimizer:
         try:
             if self._joined is None:
                 self._joined = self._join()
-            why = self._joined.compare(losses, grads)
+            with self._beginning_again():
+                why = self._joined.compare(losses, grads)
             if self._joined.side_by_side is not None:
                 SIDE_BY_SIDE.setdefault(self._key, self.steps)
-        except OtherStreamsError:
+        except (OtherStreamsError, BeginAgainError):
             raise
-        except NotSideBySideError as error:
-            SIDE_BY_SIDE[self._key] = None
-            raise BeginAgainError(str(error)) from error
         except Exception as error:
             why = _why(error)
         if not why:

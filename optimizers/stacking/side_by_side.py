@@ -83,7 +83,16 @@ class SideBySide:
         return whole
 
     def apart(self) -> Any:
-        """The optimizer as it would be with all its parameters; it shares its tensors' memory with the changed one."""
+        """The optimizer as it would be with all its parameters; it shares its tensors' memory with the changed one.
+
+        Raises:
+            NotAsOneError: since it was changed it has put tensors somewhere else than into its parameters' state, or in
+                a way that is not understood.
+        """
+        _refuse_other_tensors(self._optimizer)
+        known = {id(group.param) for group in self.groups}
+        if any(id(key) not in known for key in vars(self._optimizer)["state"]):
+            raise NotAsOneError("it keeps something that is not of a parameter")
         apart = object.__new__(type(self._optimizer))
         own = vars(apart)
         own.update(vars(self._optimizer))
@@ -199,7 +208,7 @@ def _merged(values: Sequence[Any], group: Group) -> Any:
     elif isinstance(first, MemberNumbers):
         if all(value.values.tolist() == first.values.tolist() for value in values):
             return first
-    elif isinstance(first, float | PLAIN) and all(value == first for value in values):
+    elif isinstance(first, (float, *PLAIN)) and all(value == first for value in values):
         return first
     raise NotAsOneError("it keeps something else of other parameters")
 
@@ -212,8 +221,10 @@ def _of_one(value: Any, group: Group, i: int) -> Any:
         return group.places.views(value.as_subclass(Tensor))[i].as_subclass(Stacked)
     if isinstance(value, Tensor):
         return value.detach().clone().as_subclass(Stacked if isinstance(value, Stacked) else Tensor)
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {key: _of_one(x, group, i) for key, x in value.items()}
-    if isinstance(value, list | tuple):
+    if type(value) is list or type(value) is tuple:
         return type(value)([_of_one(x, group, i) for x in value])
-    return value
+    if isinstance(value, (float, *PLAIN)):
+        return value
+    raise NotAsOneError(f"it keeps a {type(value).__name__} of its parameters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from typing import Any
 
 import pytest
@@ -55,7 +56,20 @@ def two_groups(params: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     return torch.optim.RMSprop([{"params": params[:2]}, {"params": params[2:], "lr": lr / 2}], lr)
 
 
-@pytest.mark.parametrize("make", [torch.optim.RMSprop, torch.optim.Adagrad, two_groups])
+class Counting(torch.optim.RMSprop):
+    """Keeps numbers and containers of tensors, too."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step()
+        for param in (param for group in self.param_groups for param in group["params"]):
+            kept = self.state[param].setdefault("kept", {"count": 0, "last": [None], "rate": 0.5})
+            kept["count"] += 1
+            kept["last"] = [param.grad * kept["count"]]
+            param.sub_(kept["last"][0], alpha=kept["rate"])
+
+
+@pytest.mark.parametrize("make", [torch.optim.RMSprop, torch.optim.Adagrad, two_groups, Counting])
 def test_a_step_for_tensors_side_by_side_is_each_tensors_own(make: Any) -> None:
     case = Case(make)
     beside = SideBySide(case.joined, case.params, case.buffer)
@@ -153,3 +167,21 @@ def test_tensors_of_the_same_shape_can_be_made() -> None:
         made = [torch.zeros(x.shape), x.new_ones(x.shape), torch.full(x.shape, 2.0, dtype=x.dtype)]
         results = [x + other for other in made]
     assert [result.as_subclass(Tensor).unique().tolist() for result in results] == [[1.0], [2.0], [3.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda optimizer, param: vars(optimizer).update(kept=[param]), "beside its state"),
+        (lambda optimizer, param: optimizer.state.update(kept=1), "not of a parameter"),
+        (lambda optimizer, param: optimizer.state[param].update(kept=deque([param])), "deque"),
+        (lambda optimizer, param: optimizer.state[param].update(kept=OrderedDict(a=param)), "OrderedDict"),
+    ],
+)
+def test_what_was_put_somewhere_else_later_cannot_be_taken_apart(change: Any, message: str) -> None:
+    case = Case(torch.optim.RMSprop)
+    beside = SideBySide(case.joined, case.params, case.buffer)
+    assert beside.apart() is not None
+    change(case.joined, beside.groups[0].param)
+    with pytest.raises(NotAsOneError, match=message):
+        beside.apart()

@@ -109,6 +109,32 @@ class Clipping(Mine):
             param.data.div_(param.norm().clamp(min=1.0))
 
 
+class Evaluating(Mine):
+    """Looks at norms of tensors where it is told of an evaluation."""
+
+    def eval(self) -> None:
+        self.kept = [param.detach().clone() for param in self.param_groups[0]["params"]]
+        for param in self.param_groups[0]["params"]:
+            param.data.div_(param.norm() + 1.0)
+
+    def train(self) -> None:
+        for param, kept in zip(self.param_groups[0]["params"], getattr(self, "kept", []), strict=False):
+            param.data.copy_(kept)
+
+
+class Keeping(Mine):
+    """From its thirtieth step on it has the last updates in an attribute, and takes each of them again."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        params = self.param_groups[0]["params"]
+        before = [param.detach().clone() for param in params]
+        super().step()
+        for param, update in zip(params, getattr(self, "updates", []), strict=False):
+            param.data.add_(update, alpha=0.1)
+        if self.param_groups[0]["count"] >= 30:
+            self.updates = [param.detach() - old for param, old in zip(params, before, strict=True)]
+
+
 class Normalising(Mine):
     """Divides by the norm of each tensor."""
 
@@ -163,6 +189,8 @@ OTHERS: dict[str, Any] = {
     "Late": Late,
     "Clipping": Clipping,
     "Normalising": Normalising,
+    "Evaluating": Evaluating,
+    "Keeping": Keeping,
     "Remembering": Remembering,
 }
 
@@ -262,13 +290,14 @@ def test_tensors_of_which_each_entry_is_treated_alone_are_one(make: Any, beside:
     assert joined is not None and (joined.side_by_side is not None) is beside
 
 
-def test_it_is_known_which_look_at_whole_tensors_later() -> None:
+@pytest.mark.parametrize("cls", [Clipping, Evaluating, Keeping])
+def test_it_is_known_which_look_at_whole_tensors_later(cls: Any) -> None:
     members = [Member({"lr": 0.02 * (1 + i)}, i) for i in range(3)]
-    runs = together(Small(), made(Clipping), members, HUNDRED_STEPS)
+    runs = together(Small(), made(cls), members, HUNDRED_STEPS)
     assert [result.cohort for result, _ in runs] == [3] * 3
-    (step,) = {step for key, step in per_member.SIDE_BY_SIDE.items() if key.optimizer is Clipping}  # type: ignore[attr-defined]
+    (step,) = {step for key, step in per_member.SIDE_BY_SIDE.items() if key.optimizer is cls}  # type: ignore[attr-defined]
     assert step is None
-    assert not [key for key in per_member.APART if key.optimizer is Clipping]  # type: ignore[attr-defined]
+    assert not [key for key in per_member.APART if key.optimizer is cls]  # type: ignore[attr-defined]
 
 
 def test_parameters_that_are_other_objects_afterwards_train_alone() -> None:
