@@ -37,10 +37,11 @@ NOTES = """\
 A step on a GPU is as long as its kernels or as their launches, some 5 us each, whichever is longer: for small networks
 the launches. Plain is a step between refreshes, refresh one that estimates curvature; "x Adam" is the mean over
 {period} steps, one of them a refresh, over Adam's step; captured is the same mean where steps are CUDA graphs
-(`train.capture`), where they can be. Waits are the times that a step (plain and refresh together)
-waited for the device. Memory is the highest over both, all that is on the device included. Optimizers are as shipped,
-but for an update_period of {period} and the estimator that is named; torch.optim's run their foreach kernels.
-Precision is fp32 on {fp32}, tf32 on {tf32}. Not counted:
+(`train.capture`), where they can be, of which each is one launch. Waits are the times that a step (plain and refresh
+together) waited for the device. Memory is the highest over both, all that is on the device included. Optimizers are as
+shipped, but for an update_period of {period} and the estimator that is named; torch.optim's run their foreach kernels,
+and in a graph the fused ones of those that have some. Precision is fp32 on {fp32}, tf32 on {tf32}.
+Not counted:
 
 {left_out}
 """

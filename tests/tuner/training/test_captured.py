@@ -83,7 +83,7 @@ def why_not(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_comes_to_the_same_bits(case: str, engine: str, why_not: dict[str, str]) -> None:
+def test_a_run_comes_to_the_same(case: str, engine: str, why_not: dict[str, str]) -> None:
     cls, hp, fixed = CASES[case]
     task, make, member = Small(normalised), of(cls, **fixed), Member(hp, 3)
     off = ENGINES[engine].model_copy(update={"capture": "off"})
@@ -91,7 +91,9 @@ def test_a_run_comes_to_the_same_bits(case: str, engine: str, why_not: dict[str,
     assert StandIn.made
     assert not why_not
     assert sum(graph.replays for graph in StandIn.made) > COMPARED * len(StandIn.made)
-    (assert_equal if cls in FUSED else assert_same_bits)(captured, alone(task, make, member, BUDGET, off))
+    # PyTorch's fused kernels, and a learning rate that is a tensor, round in another way.
+    check = assert_equal if cls in FUSED or ENGINES[engine].scheduled else assert_same_bits
+    check(captured, alone(task, make, member, BUDGET, off))
 
 
 def stack_of(case: str, **more: Any) -> tuple[Any, list[Member]]:
