@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import roofline
 from tests.null_gpu.build import UnavailableError, environment
 
 PERIOD = 10
@@ -140,17 +141,22 @@ def table(counted: Sequence[Row]) -> list[str]:
 
 
 def sections(tasks: Sequence[str]) -> Iterator[str]:
+    means: dict[tuple[str, str, str], tuple[float, float]] = {}
     for task in tasks:
         counted = list(rows())
         for row in counted:
             count(task, row)
             print(f"{task} {row.optimizer} {row.estimator}: {row.counted or row.failed}", file=sys.stderr, flush=True)
         yield "\n".join(["", f"## {task}", "", *table(counted)])
+        for row in filter(lambda row: row.counted, counted):
+            means[task, row.optimizer, row.estimator] = row.counted[2], row.captured
     for members in STACKS if "mnist1d" in tasks else ():
         counted = list(stack_rows(members))
         for row in counted:
             count("mnist1d", row)
         yield "\n".join(["", f"## mnist1d, a stack of {members}", "", *table(counted)])
+    if {whole.task for whole in roofline.WHOLES} <= {*tasks}:
+        yield "\n".join(["", *roofline.section(means, TASKS)])
 
 
 def heading() -> list[str]:
