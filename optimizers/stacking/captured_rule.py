@@ -16,7 +16,7 @@ from optimizers.base import CurvatureOptimizer
 from optimizers.stacking.capture import WARM, Captures
 from optimizers.stacking.cuda_graph import Held
 from optimizers.stacking.replay import ChangedError
-from optimizers.stacking.step_of_tensors import count_on_device, obstacle, stepping
+from optimizers.stacking.step_of_tensors import count_on_device, in_place, obstacle, stepping
 from optimizers.tensor_list import Places
 
 Tensors = Sequence[Tensor | None]
@@ -29,11 +29,16 @@ MOST_SETTLED = 8
 
 
 class Entry(NamedTuple):
-    """A tensor of a parameter's state."""
+    """A tensor of a parameter's state.
+
+    Attributes:
+        stays: whether the optimizer leaves it where it is.
+    """
 
     state: State
     name: str
     tensor: Tensor
+    stays: bool
 
 
 class CapturedRule:
@@ -98,7 +103,7 @@ class CapturedRule:
         given = (*grads, *curvatures)
         key = repr((self._constants(), [tensor is None for tensor in given]))
 
-        def in_place(*inputs: Tensor) -> list[Tensor | None]:
+        def step(*inputs: Tensor) -> list[Tensor | None]:
             rest = iter(inputs)
             every = [None if tensor is None else next(rest) for tensor in given]
             with torch.no_grad(), self._rates_as_tensors():
@@ -114,7 +119,7 @@ class CapturedRule:
         if not inputs:
             self._step(grads, curvatures)
             return
-        self._captures.call(self._name, key, in_place, inputs, Held([*places, *self._rates], places))
+        self._captures.call(self._name, key, step, inputs, Held([*places, *self._rates], places))
 
     def _constants(self) -> list[list[tuple[str, Any]]]:
         """What a graph has of hyperparameters."""
@@ -156,10 +161,14 @@ class CapturedRule:
     def _find(self) -> tuple[list[Owned], list[Entry]]:
         """What the optimizers have now."""
         own = [(each, p, each.state[p]) for each in self._optimizers for p in self.params if p in each.state]
-        return own, [Entry(state, name, value) for *_, state in own for name, value in state.items()]
+        entries = [
+            Entry(state, name, tensor, in_place(each)) for each, _, state in own for name, tensor in state.items()
+        ]
+        return own, entries
 
     def _settle(self) -> None:
-        """Give the states places of their own, in which those of a name lie side by side, as lists of them are read."""
+        """Give the states that have none places of their own, in which those of a name lie side by side, as lists of
+        them are read."""
         own, entries = self._find()
         self._kinds = _kinds(own, entries)
         device, self._settled = self.params[0].device, self._settled + 1
@@ -172,7 +181,7 @@ class CapturedRule:
         alike: dict[Any, dict[int, Tensor]] = {}
         seen: set[int] = set()
         for entry in entries:
-            if id(entry.tensor) not in seen:
+            if not entry.stays and id(entry.tensor) not in seen:
                 seen.add(id(entry.tensor))
                 alike.setdefault((entry.name, entry.tensor.dtype), {})[id(entry.tensor)] = entry.tensor
         places: dict[int, Tensor] = {}
@@ -180,7 +189,7 @@ class CapturedRule:
             side_by_side = Places(list(tensors.values()))
             whole = side_by_side.together(list(tensors.values())).detach().clone()
             places.update(zip(tensors, side_by_side.apart(whole), strict=True))
-        self._entries = [entry._replace(tensor=places[id(entry.tensor)]) for entry in entries]
+        self._entries = [entry._replace(tensor=places.get(id(entry.tensor), entry.tensor)) for entry in entries]
         self._own = own
         self._bring_back()
 
@@ -228,6 +237,6 @@ def _kinds(own: Sequence[Owned], entries: Sequence[Entry]) -> Any:
     first: dict[int, int] = {}
     kinds = [
         (name, getattr(tensor, "shape", None), getattr(tensor, "dtype", None), first.setdefault(id(tensor), i))
-        for i, (_, name, tensor) in enumerate(entries)
+        for i, (_, name, tensor, _) in enumerate(entries)
     ]
     return [(id(each), id(param), len(state)) for each, param, state in own], kinds

@@ -36,9 +36,14 @@ def stepping(optimizer: Any) -> list[torch.optim.Optimizer]:
     elif isinstance(optimizer, FirstOrderOptimizer):
         found = [optimizer] if first_order_rule(optimizer) is not None else []
     else:
-        found = [optimizer] if type(optimizer) in (*FUSED, *CAPTURABLE, *AS_IT_IS) else []
+        found = [optimizer] if in_place(optimizer) else []
     hooked = any(each._optimizer_step_pre_hooks or each._optimizer_step_post_hooks for each in found)
     return [] if hooked else found
+
+
+def in_place(optimizer: Any) -> bool:
+    """Whether it is one of PyTorch's, which change their states where they are."""
+    return type(optimizer) in (*FUSED, *CAPTURABLE, *AS_IT_IS)
 
 
 def obstacle(optimizers: Sequence[torch.optim.Optimizer], scheduled: bool) -> str:
