@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+DEVICES = frozenset({"cuda"})
+"""Where launches are what counts; on a CPU a function of Python costs more than it saves."""
 Given = Sequence[Tensor | None]
 
 
@@ -56,6 +58,7 @@ def _plain(*tensors: Tensor | None) -> bool:
     first = given[0]
     mapped = torch._C._functorch.maybe_current_level() is not None
     usual = all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == first.dtype for t in given)
+    usual = usual and first.device.type in DEVICES
     return usual and not mapped and first.is_floating_point() and not torch.is_autocast_enabled(first.device.type)
 
 
@@ -145,9 +148,8 @@ class Rectifier(torch.autograd.Function):
         if inplace:
             ctx.mark_dirty(input)
         ctx.slope = slope
-        ctx.save_for_backward(
-            input if slope and not inplace else output
-        )  # as PyTorch: the rest may be changed in place
+        # As PyTorch: the other may be changed in place.
+        ctx.save_for_backward(input if slope and not inplace else output)
         return output
 
     @staticmethod

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from optimizers.curvature import piecewise
 from optimizers.curvature.closed_forms import closed_forms
 from optimizers.curvature.piecewise import Convolution, Rectifier
 
@@ -33,6 +34,11 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     ),
     "leaking the other way": (nn.Sequential(nn.Linear(4, 5), nn.LeakyReLU(-0.2), nn.Linear(5, 2)), (3, 4)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _on_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(piecewise, "DEVICES", {"cpu"})
 
 
 def derivatives(layer: nn.Module, inputs: Tensor, *, closed: bool, frozen: int | None = None) -> list[Tensor]:
