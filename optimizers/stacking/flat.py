@@ -51,17 +51,20 @@ class Places:
 
     def buffer(self, tensors: Sequence[Tensor]) -> Tensor:
         """A new one of these, (members, ...) each, with zeros between them."""
-        first = tensors[0]
+        return torch.cat(self.parts(tensors, tensors[0].new_zeros(1, 1)), 1)
+
+    def parts(self, tensors: Sequence[Tensor], zero: Tensor) -> list[Tensor]:
+        """What lies in a buffer, (members, ...) each, one beside the other.
+
+        Args:
+            zero: (1, 1)
+        """
         parts: list[Tensor] = []
         for tensor, gap in zip(tensors, self.gaps, strict=True):
             parts.append(tensor.reshape(len(tensor), -1))
             if gap:
-                parts.append(first.new_zeros(1, 1).expand(len(first), gap))
-        return torch.cat(parts, 1)
-
-    def empty(self, like: Tensor) -> Tensor:
-        """A new one of zeros, of as many members and of that type."""
-        return like.new_zeros(len(like), self.width)
+                parts.append(zero.expand(len(tensor), gap))
+        return parts
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The tensors, (members, ...) each, that lie in a buffer."""

@@ -57,6 +57,7 @@ class StackedRule:
         self._rules: dict[Layout, tuple[replay.Traced, list[tuple[str, ...]]]] = {}
         self._elementwise: dict[tuple[bool, tuple[str, ...]], bool] = {}
         self._given: dict[str, tuple[Tensor, list[Tensor]]] = {}
+        self._zero = self._data[0].new_zeros(1, 1)
 
     @property
     def states(self) -> list[State]:
@@ -144,7 +145,8 @@ class StackedRule:
     ) -> None:
         """Set parameters and states, where they are, by a CUDA graph once there is one."""
         places = [place for param, *_, state in given for place in (param, *state.values())]
-        kept = set(map(id, places))
+        used = [*places, *(buffer for buffer, _ in self._given.values())]
+        kept = set(map(id, used))
         moving = [i for i, tensor in enumerate(tensors) if id(tensor) not in kept]
 
         def in_place(*inputs: Tensor) -> list[Tensor | None]:
@@ -158,7 +160,7 @@ class StackedRule:
                 _put([value for param, state in zip(params, states, strict=True) for value in (param, *state)], places)
             return []
 
-        captures.call(CAPTURED, layout, in_place, [tensors[i] for i in moving], Held(places, places))
+        captures.call(CAPTURED, layout, in_place, [tensors[i] for i in moving], Held(used, places))
 
     def _as_whole(
         self, grads: Sequence[Tensor | None], curvatures: Sequence[Tensor | None], numbers: Mapping[str, Tensor]
@@ -185,13 +187,14 @@ class StackedRule:
     def _side_by_side(self, name: str, tensors: Sequence[Tensor | None]) -> Tensor:
         """All parameters' tensors of a step in the buffer that is theirs."""
         given = [tensor for tensor in tensors if tensor is not None]
-        if given[0].is_cuda:  # where copies to places with gaps are launched one by one
-            return self._places.buffer(given)
         if name not in self._given:
-            buffer = self._places.empty(given[0])
+            buffer = given[0].new_zeros(len(given[0]), self._places.width)
             self._given[name] = buffer, self._places.views(buffer)
         buffer, places = self._given[name]
-        torch._foreach_copy_(places, given)
+        if buffer.is_cuda:  # where copies to places with gaps are launched one by one
+            torch.cat(self._places.parts(given, self._zero), 1, out=buffer)
+        else:
+            torch._foreach_copy_(places, given)
         return buffer
 
     def _is_elementwise(
