@@ -16,7 +16,8 @@ class Line(NamedTuple):
         storages: numbers of those that it reads or makes.
         constants: its results, where they depend on no input.
         same: whether the result has the entries of the first source.
-        over: what is called to write the result over the first source; empty where nothing can be.
+        over: what is called to write the result over a source; empty where it cannot be.
+        under: that source.
     """
 
     call: str
@@ -28,3 +29,4 @@ class Line(NamedTuple):
     constants: list[Any] | None
     same: bool
     over: str
+    under: str

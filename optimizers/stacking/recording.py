@@ -86,10 +86,14 @@ class Recorder(TorchDispatchMode):
             self._variable.update(names)
         values = results if constant else None
         self.storage_of |= {self._names[result]: int(self._storages[result]) for result in results}
-        inplace = None if lasting or constant else in_place(func, args, output)
-        over = "" if inplace is None else f"{self.constant(inplace)}({call})"
+        inplace, place = (None, 0) if lasting or constant else in_place(func, args, output)
+        over = under = ""
+        if inplace is not None and not (place and kwargs):  # of a multiple of the second the first is no multiple
+            turned = [args[place], *args[:place], *args[place + 1 :]]
+            words = [*map(self.text, turned), *(f"{name}={self.text(value)}" for name, value in kwargs.items())]
+            over, under = f"{self.constant(inplace)}({', '.join(words)})", self.text(args[place])
         call = f"{self.constant(func)}({call})"
-        self.lines.append(Line(call, names, sources, several, lasting, storages, values, same, over))
+        self.lines.append(Line(call, names, sources, several, lasting, storages, values, same, over, under))
         return output
 
     def text(self, value: Any) -> str:
@@ -199,7 +203,8 @@ def _simplified(recorder: Recorder, returned: Sequence[str]) -> tuple[list[Line]
             continue
         if unchanged:
             done[call] = line.results
-        lines.append(line._replace(call=call, sources=sources, over=_with_names(line.over, renamed)))
+        over, under = (_with_names(text, renamed) for text in (line.over, line.under))
+        lines.append(line._replace(call=call, sources=sources, over=over, under=under))
     return lines, renamed, constants
 
 

@@ -140,6 +140,8 @@ def all_alike(ones: Results, others: Results, scale: float, noise: Results | Non
 def _alike(scale: float, a: Tensor | None, b: Tensor | None, noise: Tensor | None) -> bool:
     if a is None or b is None or not a.is_floating_point():
         return a is b if a is None or b is None else torch.equal(a, b)
+    if torch.equal(a, b):  # as it mostly is, to the bit
+        return True
     if not torch.equal(a.isnan(), b.isnan()):
         return False
     a, b = a.detach().nan_to_num(), b.detach().nan_to_num()

@@ -10,19 +10,22 @@ from torch import Tensor
 
 from optimizers.stacking.line import Line
 
+COMMUTE = {torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor}
+"""Of two tensors, which may be given the other way round."""
+
 Storage = Callable[[str], int]
 """The number of a named tensor's storage; names of views of one tensor have one."""
 
 
-def in_place(func: Any, args: Sequence[Any], output: Any) -> Any:
-    """The operation that writes its result over its first argument; ``None`` where there is none or it cannot."""
-    if torch.Tag.pointwise not in func.tags or func._schema.is_mutable or not args or not isinstance(args[0], Tensor):
-        return None
-    first = args[0]
-    if not isinstance(output, Tensor) or 0 in first.stride() or _kind(first) != _kind(output):
-        return None
+def in_place(func: Any, args: Sequence[Any], output: Any) -> tuple[Any, int]:
+    """The operation that writes its result over one of its arguments, and which; ``None`` where there is none."""
+    if torch.Tag.pointwise not in func.tags or func._schema.is_mutable or not isinstance(output, Tensor):
+        return None, 0
     packet = getattr(torch.ops.aten, f"{func.overloadpacket.__name__}_", None)
-    return getattr(packet, func._overloadname, None)
+    for i in range(min(len(args), 1 + (func in COMMUTE))):
+        if isinstance(args[i], Tensor) and 0 not in args[i].stride() and _kind(args[i]) == _kind(output):
+            return getattr(packet, func._overloadname, None), i
+    return None, 0
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:
@@ -64,9 +67,10 @@ def _tried(
     found: list[Line] = []
     memory: dict[str, str] = {}
     for i, line in enumerate(lines):
-        first, *others = line.sources or [""]
+        first, others = line.under, [name for name in line.sources if name != line.under]
         own = first in given or (first.startswith("t") and storage(first) not in kept)
-        if line.over and own and last[storage(first)] == i and storage(first) not in map(storage, others):
+        alone = line.sources.count(first) == 1 and storage(first) not in map(storage, others)
+        if line.over and own and alone and last[storage(first)] == i:
             line = line._replace(call=line.over)
             memory |= {name: memory.get(first, first) for name in line.results if first in {*given, *memory}}
         found.append(line)
