@@ -77,8 +77,9 @@ class CohortSizes:
         most = in_flight(self.config, len(asked))
         size = min(size, most - running if running < most else max(1, most // workers(self.config)))
         remaining = sum(self.config.trials(optimizer) - n for n in asked)
-        if alone and remaining <= size:
-            return min(size, max(SMALLEST_STACK, -(-remaining // self.config.resources.settled.max_concurrent)))
+        all_workers = self.config.resources.settled.max_concurrent
+        if alone and remaining <= size * all_workers:
+            return min(size, max(SMALLEST_STACK, -(-remaining // all_workers)))
         return size
 
     def sentences(self) -> list[str]:
