@@ -79,19 +79,14 @@ class StackedOptimizer:
 
     @property
     def update_period(self) -> int:
-        """Steps from one refresh to the next, at which steps are alike."""
+        """See ``OfMembers``."""
         return self._curved.update_period if self._curved else 1
 
     @torch.no_grad()
     def step(
         self, problem: Problem, lr_factors: Sequence[float] = (1.0,), max_grad_norm: float | Tensor | None = None
     ) -> Tensor:
-        """One step of every member; the losses before it, (members,), detached.
-
-        Args:
-            lr_factors: of all members, or of each.
-            max_grad_norm: of all members, or of each, (members,), infinite for none.
-        """
+        """See ``OfMembers``."""
         optimizer = self._curved
         self._now = self._numbers
         if "lr" in self._numbers and (len(lr_factors) > 1 or lr_factors[0] != 1.0):
@@ -117,7 +112,7 @@ class StackedOptimizer:
         return losses
 
     def member_optimizer(self, row: int) -> torch.optim.Optimizer:
-        """A member's own optimizer, with the state that it would have by now."""
+        """See ``OfMembers``."""
         member = self.members[row]
         params = [param for group in member.param_groups for param in group["params"]]
         for param, state in zip(params, self._rule.states, strict=True):
@@ -127,7 +122,7 @@ class StackedOptimizer:
 
     @property
     def costs(self) -> list[float]:
-        """Each member's so far, in gradients."""
+        """See ``OfMembers``."""
         return [self.grad_equivalents] * len(self.members)
 
     note = ""
@@ -141,7 +136,7 @@ class StackedOptimizer:
         self._rule.recheck_next_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` needs in a stack of the same members; the tensors are the stack's own."""
+        """See ``OfMembers``; the tensors are the stack's own."""
         generators = self._streams.generators if self._streams else []
         curved = [member for member in self.members if isinstance(member, CurvatureOptimizer)]
         return {
@@ -157,7 +152,7 @@ class StackedOptimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """See ``OfMembers``."""
         device = self.params[0].device
         self.steps, self.grad_equivalents = state["steps"], state["grad_equivalents"]
         states = [{name: value.to(device) for name, value in saved.items()} for saved in state["states"]]
@@ -172,7 +167,7 @@ class StackedOptimizer:
             member.load_state_dict(member.state_dict() | {CURVATURE_KEY: saved})
 
     def keep(self, rows: Tensor, params: list[Tensor], buffer: Tensor | None = None) -> None:
-        """Go on with some of the members, whose stacked parameters these are, and lie in this buffer."""
+        """See ``OfMembers``."""
         self.params = params
         states = [{name: value[rows] for name, value in state.items()} for state in self._rule.states]
         self._rule.take(params, buffer)

@@ -100,18 +100,14 @@ class PerMemberOptimizer:
 
     @property
     def note(self) -> str:
-        """What is to be known of how the members step, if anything."""
+        """See ``OfMembers``."""
         return "rounding errors decide its steps: in a stack runs are those alone in distribution only" * self.rounded
 
     @torch.no_grad()
     def step(
         self, problem: Problem, lr_factors: Sequence[float] = (1.0,), max_grad_norm: float | Tensor | None = None
     ) -> Tensor:
-        """One step of every member; the losses before it, (members,), detached.
-
-        Args:
-            lr_factors: of all members, or of each.
-            max_grad_norm: of all members, or of each, (members,), infinite for none.
+        """See ``OfMembers``.
 
         Raises:
             OwnGradientsError: an optimizer wants gradients that are not those of the step.
@@ -141,7 +137,7 @@ class PerMemberOptimizer:
         return losses
 
     def switch(self, mode: str) -> None:
-        """Tell optimizers that keep the weights to evaluate apart from those to train: "train" or "eval"."""
+        """See ``OfMembers``."""
         if mode == self._mode or not (self._mode or callable(getattr(self.members[0], mode, None))):
             return
         self._mode = mode
@@ -157,14 +153,14 @@ class PerMemberOptimizer:
         self._recheck = True
 
     def member_optimizer(self, row: int) -> Any:
-        """A member's own optimizer, with the state that it has by now."""
+        """See ``OfMembers``."""
         if self._joined is not None:
             with self._beginning_again():
                 self._joined.part(self.members[row], row, self.member_params[row])
         return self.members[row]
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` needs in a stack of the same members."""
+        """See ``OfMembers``."""
         return {
             "steps": self.steps,
             "members": [self.member_optimizer(row).state_dict() for row in range(len(self.members))],
@@ -172,7 +168,7 @@ class PerMemberOptimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """See ``OfMembers``."""
         self.steps = state["steps"]
         self._streams.drawing = state["streams"] is not None
         self._streams.states = state["streams"] or self._streams.states

@@ -11,6 +11,7 @@ from torch import nn
 
 from optimizers import CurvatureOptimizer
 from optimizers.stacking.keys import EachKey
+from optimizers.stacking.of_members import OfMembers
 from optimizers.stacking.optimizer import StackedOptimizer
 from optimizers.stacking.per_member import PerMemberOptimizer
 from optimizers.stacking.random_state import random_state
@@ -31,7 +32,7 @@ def stack_optimizer(
     key: Hashable,
     *,
     scheduled: bool,
-) -> StackedOptimizer | PerMemberOptimizer:
+) -> OfMembers:
     """The optimizer of the members of a model.
 
     Args:

@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from optimizers import CurvatureOptimizer
-from optimizers.stacking.optimizer import StackedOptimizer
-from optimizers.stacking.per_member import PerMemberOptimizer
+from optimizers.stacking.of_members import OfMembers
 from tasks.base import Task, evaluating, read
 from tuner.text import fault
 from tuner.training.metrics import evaluate
@@ -88,9 +87,7 @@ def evaluate_rows(
     return apart if together is None else together
 
 
-def diagnostics_of_rows(
-    optimizer: StackedOptimizer | PerMemberOptimizer, rows: Sequence[int]
-) -> dict[int, dict[str, float]]:
+def diagnostics_of_rows(optimizer: OfMembers, rows: Sequence[int]) -> dict[int, dict[str, float]]:
     """What the optimizers of some of a stack's members say of themselves, if they do; read at once."""
     said = {}
     for row in rows:
