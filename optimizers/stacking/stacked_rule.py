@@ -171,7 +171,8 @@ class StackedRule:
         if self._buffer is None or len(curved) > 1 or names is None:
             return None
         kind = (True in curved, names)
-        if not self._elementwise.get(kind, True) or not self._join_states(names):
+        # One that reduces at some steps is of each tensor at all: states that came together later would not stay.
+        if False in self._elementwise.values() or not self._join_states(names):
             return None
         assert self._whole is not None
         curvature = self._side_by_side("curvature", curvatures) if True in curved else None

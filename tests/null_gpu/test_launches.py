@@ -8,7 +8,7 @@ import pytest
 
 from tests.null_gpu.counting import counting
 from tests.null_gpu.runs import EPOCHS, Steps, run_of, steps_of
-from tuner.training.captures import UNSETTLED_RUN
+from tuner.training.captures import UNSETTLED_RUN, UNSETTLED_STACK
 from tuner.training.engine import Engine
 
 PERIOD = 10
@@ -73,6 +73,15 @@ def test_captured_steps_with_curvature_launch_no_more_than_those_of_adam(task: s
         assert mean <= CAPTURED * adam.launches, (optimizer, estimator)
     adapted = steps_of(task, "hessian_lr_adaptation", engine=engine, warm=UNSETTLED_RUN).plain
     assert adapted.launches <= CAPTURED * adam.launches
+
+
+@pytest.mark.parametrize(("optimizer", "most"), [("adam", 9), ("diag_hessian", 7)])
+def test_a_captured_stack_launches_at_most_half_as_much_again_as_a_captured_run(optimizer: str, most: float) -> None:
+    """One whose rule is elementwise, and one whose is not: six launches are a run's."""
+    arguments = {} if optimizer == "adam" else {"estimator": "hutchinson", "update_period": PERIOD}
+    engine = Engine(precision="fp32")
+    steps = steps_of("mnist1d", optimizer, arguments, engine, members=32, warm=UNSETTLED_STACK)
+    assert steps.mean_launches <= most
 
 
 @pytest.mark.parametrize("estimator", STACKED)
