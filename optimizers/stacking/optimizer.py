@@ -189,7 +189,7 @@ class StackedOptimizer:
         estimator = optimizer.estimator
         if type(estimator) is Hutchinson and self._used:
             losses, grads, estimates = self._replayed(estimator, problem)
-            applied = clipped(grads, max_grad_norm)
+            applied = clipped([None if g is None else g.detach() for g in grads], max_grad_norm)
         else:
             if (differentiated := self._differentiate(estimator, problem)) is None:
                 return None
