@@ -153,7 +153,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """
         if torch.is_grad_enabled():  # not within a step, which should not pay for it twice
             with torch.no_grad():
-                return self.differentiate(closure, curvature=curvature, max_grad_norm=max_grad_norm)
+                return CurvatureOptimizer.differentiate(self, closure, curvature=curvature, max_grad_norm=max_grad_norm)
         params = [p for group in self.param_groups for p in group["params"]]
         refresh = curvature is None and self._refreshes(params)
         self.refreshing = refresh and self.estimator.differentiates

@@ -44,6 +44,7 @@ class SideBySide:
         self._parts: list[Tensor] = []
         self._flat: State = {}
         self._sizes: list[int] = []
+        self._shapes: list[torch.Size] = []
 
     def step(
         self,
@@ -75,7 +76,8 @@ class SideBySide:
 
     def _lie_here(self, params: list[Tensor], states: Mapping[Tensor, State]) -> bool:
         """Whether these are the parameters of the last step, and nobody has put other tensors into their states."""
-        return _are_same(params, self._params) and _are_same(_parts(params, states), self._parts)
+        same = _are_same(params, self._params) and [param.shape for param in params] == self._shapes
+        return same and _are_same(_parts(params, states), self._parts)
 
     def _join(self, params: list[Tensor], states: Mapping[Tensor, State]) -> bool:
         """Bring the states together, if the tensors are alike, and small."""
@@ -102,6 +104,7 @@ class SideBySide:
     def _settle(self, flat: State, params: list[Tensor], states: Mapping[Tensor, State]) -> None:
         """Keep a copy of these; the parameters' own states become views of it."""
         self._params, self._sizes = [*params], [param.numel() for param in params]
+        self._shapes = [param.shape for param in params]
         self._flat = {name: value.clone() for name, value in flat.items()}
         for name, value in self._flat.items():
             views = unflatten(value, params) if value.ndim else [value] * len(params)

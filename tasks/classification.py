@@ -28,6 +28,7 @@ class Classification(Task):
 
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         short = outputs.ndim == 2 and outputs.shape[1] < SHORT and outputs.dtype in (torch.float32, torch.float64)
+        short = short and not targets.is_floating_point()
         if torch.is_grad_enabled() or not short or outputs.device.type != "cpu":
             return nn.functional.cross_entropy(outputs, targets)
         # An evaluation has many rows, and PyTorch's log-softmax on a CPU goes through short ones entry by entry.

@@ -58,6 +58,7 @@ class StackedRule:
         self._elementwise: dict[tuple[bool, tuple[str, ...]], bool] = {}
         self._given: dict[str, tuple[Tensor, list[Tensor]]] = {}
         self._zero = self._data[0].new_zeros(1, 1)
+        self._of_params = {param.untyped_storage().data_ptr() for param in self._data if param.numel()}
 
     @property
     def states(self) -> list[State]:
@@ -114,19 +115,20 @@ class StackedRule:
             self._run_captured(self._captures, layout, rule.settled, given, tensors)
             return [state for *_, state in given]
         new = iter(rule(*tensors))
-        moved = [(param, value) for (param, *_), value in zip(given, new, strict=False) if value is not param]
+        params = [next(new) for _ in given]
+        states = [{name: self._own(next(new)) for name in of_state} for of_state in names]
+        moved = [(param, value) for (param, *_), value in zip(given, params, strict=True) if value is not param]
         if len(moved) == 1:
             moved[0][0].copy_(moved[0][1])
         elif moved:
             torch._foreach_copy_(*map(list, zip(*moved, strict=True)))
-        states = [{name: self._own(next(new)) for name in of_state} for of_state in names]
         return states if self._captures is None else self._in_their_places(self._captures, which, given, states)
 
     def _own(self, value: Tensor) -> Tensor:
-        """A state that is not what the next step's gradients or curvatures are brought to."""
+        """A state that is not where parameters are, nor what the next step's gradients are brought to."""
         storage = value.untyped_storage().data_ptr()
         held = (buffer.untyped_storage().data_ptr() for buffer, _ in self._given.values())
-        return value.clone() if storage in held else value
+        return value.clone() if storage in self._of_params or storage in held else value
 
     def _in_their_places(
         self, captures: Captures, which: tuple[int, ...], given: Sequence[Given], new: list[State]

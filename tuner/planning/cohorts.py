@@ -77,9 +77,10 @@ class CohortSizes:
         most = in_flight(self.config, len(asked))
         size = min(size, most - running if running < most else max(1, most // workers(self.config)))
         remaining = sum(self.config.trials(optimizer) - n for n in asked)
-        all_workers = self.config.resources.settled.max_concurrent
-        if alone and remaining <= size * all_workers:
-            return min(size, max(SMALLEST_STACK, -(-remaining // all_workers)))
+        if alone and remaining <= size:
+            return min(size, max(SMALLEST_STACK, -(-remaining // self.config.resources.settled.max_concurrent)))
+        if alone and remaining < size + SMALLEST_STACK:
+            return min(size, -(-remaining // 2))  # else a crumb would be left
         return size
 
     def sentences(self) -> list[str]:

@@ -48,12 +48,19 @@ def keeps_the_gradient(param: Any, grad: Any, curvature: Any, state: Any, hp: An
     return param - hp["lr"] * (2 * grad - before), {"previous": grad}
 
 
+def keeps_the_parameter(param: Any, grad: Any, curvature: Any, state: Any, hp: Any) -> Any:
+    before = state["previous"] if state else param
+    mean = (state["mean"] if state else 0 * grad).lerp(grad, 0.1)
+    return param - hp["lr"] * mean + 0.01 * before, {"mean": mean, "previous": param}
+
+
 RULES: dict[str, tuple[Rule, dict[str, Any], bool]] = {
     "adam": (adam, ADAM, True),
     "sgd": (sgd, SGD, True),
     "nadamw": (NAdamW.update, ADAM | {"momentum_decay": 4e-3}, True),
     "sadh": (SADH.update, CLIPPED, True),
     "keeps the gradient": (keeps_the_gradient, {}, True),
+    "keeps the parameter": (keeps_the_parameter, {}, True),
     "of matrices": (of_matrices, {}, False),
     "over the tensor": (over_the_tensor, {}, False),
     "across entries": (across_entries, {}, False),
@@ -96,6 +103,17 @@ def test_it_goes_on_with_states_that_it_is_given() -> None:
     stack.apply(draw(9), [None] * len(SHAPES), {"lr": torch.full((MEMBERS,), 0.1, dtype=torch.float64)})
     assert stack._whole is not None
     assert stack.states[0]["step"].tolist() == [7.0] * MEMBERS
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+def test_what_a_rule_keeps_of_a_parameter_is_of_before(buffer: bool) -> None:
+    params, _ = stepped(keeps_the_parameter, {}, buffer=buffer, curved=False)
+    for row, lr in enumerate((0.1, 0.2, 0.3)):
+        for i, param in enumerate(own[row] for own in draw(0)):
+            state: dict[str, Tensor] = {}
+            for step in range(6):
+                param, state = keeps_the_parameter(param, draw(1 + step)[i][row], None, state, {"lr": lr})
+            torch.testing.assert_close(params[i][row], param, rtol=1e-13, atol=1e-15)
 
 
 def test_a_parameter_without_gradient_stays() -> None:

@@ -194,6 +194,11 @@ def largest_share(trials: int, workers: int) -> int:
     return max([n for n in range(1, most + 1) if n < most / workers + 1 and n * (workers - 1) < most] or [1])
 
 
+def test_no_crumb_is_left_for_the_last_worker() -> None:
+    sizes = CohortSizes(config(100, 2), {"adam": {1: 1.0, 8: 0.3, 13: 0.2}}, 1)
+    assert [sizes.to_ask("adam", [asked], alone=True) for asked in (74, 79, 80, 86)] == [13, 13, 10, 7]
+
+
 measured = st.dictionaries(st.integers(2, 300), st.floats(1e-6, 10.0), max_size=6)
 
 
