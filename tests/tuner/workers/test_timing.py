@@ -173,9 +173,15 @@ def test_a_members_share_of_a_stacks_step_is_found_for_each_size(clock: Clock, m
 
 def test_larger_stacks_than_one_that_is_slower_are_not_tried(clock: Clock, monkeypatch: Any) -> None:
     found, built = stacks(monkeypatch, clock, lambda size: 0.001 * size**2)
-    assert built == [2, 8] and found == {2: pytest.approx(0.002), 8: pytest.approx(0.008)}
+    assert built == [2, 8, 8] and found == {2: pytest.approx(0.002), 8: pytest.approx(0.008)}  # looked at twice
     found, built = stacks(monkeypatch, clock, lambda size: 0.013 * size)  # slower than one at a time
-    assert built == [2] and found == {2: pytest.approx(0.013)}
+    assert built == [2, 2] and found == {2: pytest.approx(0.013)}
+
+
+def test_a_size_that_was_slow_once_is_taken_as_it_is_the_second_time(clock: Clock, monkeypatch: Any) -> None:
+    slow = iter([1.0, 5.0, 1.0, 1.0])
+    found, built = stacks(monkeypatch, clock, lambda size: 0.01 * next(slow))
+    assert built == [2, 8, 8, 32] and list(found) == [2, 8, 32]
 
 
 @pytest.mark.parametrize(("alone", "tried"), [(0.029, [2, 8, 32]), (0.031, [])])
