@@ -189,14 +189,20 @@ def read_run(run: Run, slots: int) -> list[Trial]:
 
 def trial_ends(run: Run) -> dict[tuple[str, int], float]:
     """Optimizer and trial -> when its outcome was told to the study, in seconds since the epoch."""
+    return {(name.split("/")[1], number): end for name, number, end in told(run)}
+
+
+def told(run: Run) -> list[tuple[str, int, float]]:
+    """The name of the study and number of each trial, and when its outcome was told, in seconds since the epoch."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return {
-        (name.split("/")[1], trial.number): trial.datetime_complete.timestamp()
+    return [
+        (name, trial.number, trial.datetime_complete.timestamp())
         for name in optuna.get_all_study_names(run.study_url)
         for trial in optuna.load_study(study_name=name, storage=run.study_url).trials
-    }
+        if trial.datetime_complete
+    ]
 
 
 def stacks(trials: Sequence[Trial]) -> list[list[Trial]]:

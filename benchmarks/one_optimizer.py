@@ -6,10 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
-
-from benchmarks.bench_processes import Bench, BenchmarkError, Claim, say
-from tuner.store.run import Run
+from benchmarks.bench_processes import Bench, BenchmarkError, Claim, say, told
 
 STUDIES, TRIALS = 5, 20
 FEWER = 4
@@ -73,7 +70,7 @@ def measure(bench: Bench, task: str, optimizer: str, cohort: str) -> Pace:
     rows = run.trials()
     if len(rows) != STUDIES * trials or (rows["state"] == "failed").any():
         raise BenchmarkError(f"{task} with {optimizer}: not {STUDIES * trials} trials without a fault")
-    ends = _ends(run)
+    ends = [end for *_, end in told(run)]
     first = rows.iloc[0]
     span = max(ends) - (min(ends) - first["seconds"] * first["cohort"])
     sizes = ", ".join(map(str, sorted({int(size) for size in rows["cohort"]}, reverse=True)))
@@ -88,14 +85,6 @@ def own_folder(scratch: Path) -> Path:
     (folder / "my_class.py").write_text(textwrap.dedent(OWN_CLASS), encoding="utf-8")
     (folder / "optimizers" / "own_class.yaml").write_text(textwrap.dedent(OWN_YAML), encoding="utf-8")
     return folder
-
-
-def _ends(run: Run) -> list[float]:
-    """When each trial's outcome was told, in seconds since the epoch."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    names = optuna.get_all_study_names(run.study_url)
-    trials = (trial for name in names for trial in optuna.load_study(study_name=name, storage=run.study_url).trials)
-    return [trial.datetime_complete.timestamp() for trial in trials if trial.datetime_complete]
 
 
 def section(bench: Bench) -> tuple[list[str], list[Claim]]:

@@ -30,13 +30,16 @@ class StandIn:
 
     def capture(self, run: Callable[[], Results]) -> Results:
         """Places for what ``run`` returns; nothing is done yet."""
-        self._run = run
         before = [tensor.detach().clone() for tensor in self.changed]
-        self._results = [None if result is None else torch.full_like(result, 7) for result in run()]
+        self._results = self._taken(run)
         with torch.no_grad():
             for tensor, content in zip(self.changed, before, strict=True):
                 tensor.copy_(content)
         return self._results
+
+    def _taken(self, run: Callable[[], Results]) -> Results:
+        self._run = run
+        return [None if result is None else torch.full_like(result, 7) for result in run()]
 
     def replay(self) -> None:
         """Fill them."""
@@ -49,15 +52,11 @@ class StandIn:
 class Tape(StandIn):
     """One that knows no more than a graph does: operations, their numbers, and where the tensors were."""
 
-    def capture(self, run: Callable[[], Results]) -> Results:
-        before = [tensor.detach().clone() for tensor in self.changed]
+    def _taken(self, run: Callable[[], Results]) -> Results:
         with Taping() as taping:
-            self._results = run()
+            results = run()
         self._done = taping.done
-        with torch.no_grad():
-            for tensor, content in zip(self.changed, before, strict=True):
-                tensor.copy_(content)
-        return self._results
+        return results
 
     def replay(self) -> None:
         self.replays += 1
