@@ -26,7 +26,8 @@ ROUNDING = 1e-6
 WEIGHT_ROUNDING = 8
 """Roundings of the weights that they may differ by."""
 
-AROUND_STEP = torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
+STEP_WRAPPER = torch.optim.Optimizer.profile_hook_step(lambda *_: None).__code__
+"""Of what PyTorch wraps a class's ``step`` in when the first optimizer of that class is made."""
 OF_ALL_STEPS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
 
@@ -246,7 +247,7 @@ def step_of(optimizer: Any) -> Callable[..., object]:
     """Its ``step``, without what PyTorch does around it for hooks and the profiler where there are no hooks."""
     step: Callable[..., object] = optimizer.step
     function: Any = getattr(step, "__func__", None)
-    if getattr(function, "__code__", None) is not AROUND_STEP:
+    if getattr(function, "__code__", None) is not STEP_WRAPPER:
         return step
     own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
     if any([*own, *OF_ALL_STEPS]):

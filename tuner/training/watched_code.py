@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from optimizers.stacking.joined import STEP_WRAPPER
+
 OURS = ("tuner", "optimizers", "tasks")
 WATCHED = (
     torch, torch.nn, torch.nn.functional, torch.nn.init, torch.nn.utils, torch.nn.utils.clip_grad, torch.autograd,
@@ -18,8 +20,6 @@ WATCHED = (
 )  # fmt: skip
 NAMED = 3
 """So many changes are named, the others counted."""
-STEP_WRAPPER = torch.optim.Optimizer.profile_hook_step(lambda *_: None).__code__
-"""Of what PyTorch wraps a class's ``step`` in when the first optimizer of that class is made."""
 DYNAMO = (f"torch{os.sep}_dynamo{os.sep}", f"torch{os.sep}_compile.py")
 HEAP_TYPE, IMMUTABLE_TYPE = 1 << 9, 1 << 8
 """Flags of CPython's types: which are made by Python code, and which of all cannot be changed."""
