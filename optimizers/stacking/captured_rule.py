@@ -14,14 +14,12 @@ from torch import Tensor
 from optimizers.apply import State
 from optimizers.base import CurvatureOptimizer
 from optimizers.stacking.capture import WARM, Captures
-from optimizers.stacking.cuda_graph import Held
+from optimizers.stacking.cuda_graph import Held, bring_to_places
 from optimizers.stacking.replay import ChangedError
 from optimizers.stacking.step_of_tensors import count_on_device, in_place, obstacle, stepping
 from optimizers.tensor_list import Places
 
 Tensors = Sequence[Tensor | None]
-
-
 Owned = tuple[torch.optim.Optimizer, Tensor, State]
 """Whose state, of which parameter."""
 MOST_SETTLED = 8
@@ -202,16 +200,10 @@ class CapturedRule:
                 raise ChangedError("its states are of other kinds than before")
             self._own = None
             return
-        moved = {
-            id(place.tensor): (place.tensor, new.tensor)
-            for place, new in zip(self._entries, entries, strict=True)
-            if new.tensor is not place.tensor
+        became = {
+            id(place.tensor): (new.tensor, place.tensor) for place, new in zip(self._entries, entries, strict=True)
         }
-        kept = {entry.tensor.untyped_storage().data_ptr() for entry in self._entries}
-        places, values = [place for place, _ in moved.values()], [value.detach() for _, value in moved.values()]
-        apart = [value.clone() if value.untyped_storage().data_ptr() in kept else value for value in values]
-        if places:
-            torch._foreach_copy_(places, apart)
+        bring_to_places([new for new, _ in became.values()], [place for _, place in became.values()])
         self._bring_back()
 
     def _bring_back(self) -> None:

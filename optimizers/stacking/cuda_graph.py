@@ -33,6 +33,17 @@ class Held(NamedTuple):
     generators: Sequence[torch.Generator] = ()
 
 
+@torch.no_grad()
+def bring_to_places(values: Sequence[Tensor | None], places: Sequence[Tensor]) -> None:
+    """Copy values to where a graph has them, of which some may be views of others' places or of another's."""
+    own = {place.untyped_storage().data_ptr() for place in places}
+    moved = [(v, place) for v, place in zip(values, places, strict=True) if v is not None and v is not place]
+    if not moved:  # a rule without state, or one that wrote over the old
+        return
+    apart = [value.clone() if value.untyped_storage().data_ptr() in own else value for value, _ in moved]
+    torch._foreach_copy_([place for _, place in moved], apart)
+
+
 class CudaGraph:
     """What is done once in ``capture``, and again by ``replay``.
 

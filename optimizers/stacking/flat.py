@@ -72,6 +72,29 @@ class Places:
         return [piece.view(len(buffer), *shape) for piece, shape in zip(pieces[::2], self.shapes, strict=True)]
 
 
+class Room:
+    """A buffer that stays, for tensors that are brought there at every step.
+
+    Args:
+        like: one of them, (members, ...).
+
+    Attributes:
+        buffer: (members, width), zero between the tensors.
+    """
+
+    def __init__(self, places: Places, like: Tensor) -> None:
+        self.buffer = like.new_zeros(len(like), places.width)
+        self._places, self._views = places, places.views(self.buffer)
+        self._zero = like.new_zeros(1, 1)
+
+    def filled(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The buffer, with these."""
+        if self.buffer.is_cuda:  # where copies to places with gaps are launched one by one
+            return torch.cat(self._places.parts(tensors, self._zero), 1, out=self.buffer)
+        torch._foreach_copy_(self._views, list(tensors))
+        return self.buffer
+
+
 class Operations(TorchDispatchMode):
     """Notes what is done while it is entered, below ``vmap``.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from optimizers.stacking.as_one import NotAsOneError
 from optimizers.stacking.direct import Stacked
 from optimizers.stacking.entries import Entries
-from optimizers.stacking.flat import Places
+from optimizers.stacking.flat import Places, Room
 from optimizers.stacking.joining import PLAIN
 from optimizers.stacking.member_numbers import MemberNumbers
 
@@ -70,7 +70,7 @@ class SideBySide:
         for group, settings in zip(self.groups, own["param_groups"], strict=True):
             group.param.trained = True
             settings["params"] = [group.param]
-        self._rooms = [_Room(group) for group in self.groups]
+        self._rooms = [_FreeRoom(group) for group in self.groups]
 
     def grads(self, grads: Sequence[Tensor | None]) -> list[Entries]:
         """The stack's gradients, as one for each group; those of the step before must not be held by the caller."""
@@ -109,8 +109,8 @@ class SideBySide:
         return apart
 
 
-class _Room:
-    """Where gradients lie side by side, at every step in the same memory, unless they are still used."""
+class _FreeRoom:
+    """A room in the same memory at every step, unless what was there is still used."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
@@ -118,15 +118,13 @@ class _Room:
 
     def filled(self, grads: Sequence[Tensor]) -> Tensor:
         """(members, width)"""
-        if _uses(self._buffer) > self._unused:
+        if _uses(self._room.buffer) > self._unused:
             self._make()
-        torch._foreach_copy_(self._views, list(grads))
-        return self._buffer
+        return self._room.filled(grads)
 
     def _make(self) -> None:
-        self._buffer = torch.zeros_like(self._group.param.as_subclass(Tensor), memory_format=torch.contiguous_format)
-        self._views = self._group.places.views(self._buffer)
-        self._unused = _uses(self._buffer)
+        self._room = Room(self._group.places, self._group.param.as_subclass(Tensor))
+        self._unused = _uses(self._room.buffer)
 
 
 def _uses(tensor: Tensor) -> int:

@@ -11,7 +11,8 @@ from torch import Tensor
 from optimizers.apply import Rule, State
 from optimizers.stacking import replay
 from optimizers.stacking.capture import Captures, Held
-from optimizers.stacking.flat import Operations, Places
+from optimizers.stacking.cuda_graph import bring_to_places
+from optimizers.stacking.flat import Operations, Places, Room
 from optimizers.stacking.recording import Flat
 from optimizers.stacking.rule import Constants, Layout, traced
 
@@ -56,8 +57,7 @@ class StackedRule:
         self._places = Places([param.shape[1:] for param in params])
         self._rules: dict[Layout, tuple[replay.Traced, list[tuple[str, ...]]]] = {}
         self._elementwise: dict[tuple[bool, tuple[str, ...]], bool] = {}
-        self._given: dict[str, tuple[Tensor, list[Tensor]]] = {}
-        self._zero = self._data[0].new_zeros(1, 1)
+        self._rooms: dict[str, Room] = {}
         self._of_params = {param.untyped_storage().data_ptr() for param in self._data if param.numel()}
 
     @property
@@ -118,16 +118,14 @@ class StackedRule:
         params = [next(new) for _ in given]
         states = [{name: self._own(next(new)) for name in of_state} for of_state in names]
         moved = [(param, value) for (param, *_), value in zip(given, params, strict=True) if value is not param]
-        if len(moved) == 1:
-            moved[0][0].copy_(moved[0][1])
-        elif moved:
+        if moved:
             torch._foreach_copy_(*map(list, zip(*moved, strict=True)))
         return states if self._captures is None else self._in_their_places(self._captures, which, given, states)
 
     def _own(self, value: Tensor) -> Tensor:
         """A state that is not where parameters are, nor what the next step's gradients are brought to."""
         storage = value.untyped_storage().data_ptr()
-        held = (buffer.untyped_storage().data_ptr() for buffer, _ in self._given.values())
+        held = (room.buffer.untyped_storage().data_ptr() for room in self._rooms.values())
         return value.clone() if storage in self._of_params or storage in held else value
 
     def _in_their_places(
@@ -136,7 +134,9 @@ class StackedRule:
         """The states, where those before were if they are the rule's own, and like them."""
         old = [state for *_, state in given]
         if self._owner == which and list(map(_kinds, old)) == list(map(_kinds, new)):
-            _put([value for state in new for value in state.values()], [v for state in old for v in state.values()])
+            bring_to_places(
+                [value for state in new for value in state.values()], [v for state in old for v in state.values()]
+            )
             return old
         captures.forget(CAPTURED)
         self._owner = which
@@ -147,7 +147,7 @@ class StackedRule:
     ) -> None:
         """Set parameters and states, where they are, by a CUDA graph once there is one."""
         places = [place for param, *_, state in given for place in (param, *state.values())]
-        used = [*places, *(buffer for buffer, _ in self._given.values())]
+        used = [*places, *(room.buffer for room in self._rooms.values())]
         kept = set(map(id, used))
         moving = [i for i, tensor in enumerate(tensors) if id(tensor) not in kept]
 
@@ -159,7 +159,9 @@ class StackedRule:
                 new = iter(rule(*every))
                 params = [next(new) for _ in given]
                 states = [[next(new) for _ in state] for *_, state in given]
-                _put([value for param, state in zip(params, states, strict=True) for value in (param, *state)], places)
+                bring_to_places(
+                    [value for param, state in zip(params, states, strict=True) for value in (param, *state)], places
+                )
             return []
 
         captures.call(CAPTURED, layout, in_place, [tensors[i] for i in moving], Held(used, places))
@@ -184,21 +186,15 @@ class StackedRule:
             self._elementwise[kind] = self._is_elementwise(kind, whole, each, numbers)
         if self._elementwise[kind]:
             return whole
-        self._given.clear()
+        self._rooms.clear()
         return None
 
     def _side_by_side(self, name: str, tensors: Sequence[Tensor | None]) -> Tensor:
         """All parameters' tensors of a step in the buffer that is theirs."""
         given = [tensor for tensor in tensors if tensor is not None]
-        if name not in self._given:
-            buffer = given[0].new_zeros(len(given[0]), self._places.width)
-            self._given[name] = buffer, self._places.views(buffer)
-        buffer, places = self._given[name]
-        if buffer.is_cuda:  # where copies to places with gaps are launched one by one
-            torch.cat(self._places.parts(given, self._zero), 1, out=buffer)
-        else:
-            torch._foreach_copy_(places, given)
-        return buffer
+        if name not in self._rooms:
+            self._rooms[name] = Room(self._places, given[0])
+        return self._rooms[name].filled(given)
 
     def _is_elementwise(
         self, kind: tuple[bool, tuple[str, ...]], whole: Given, each: Sequence[Any], numbers: Mapping[str, Tensor]
@@ -258,13 +254,3 @@ def _alike(value: Tensor, param: Tensor, first: Tensor) -> bool:
 
 def _kinds(state: State) -> list[tuple[Any, ...]]:
     return [(name, value.shape, value.dtype) for name, value in state.items()]
-
-
-def _put(values: Sequence[Tensor | None], places: Sequence[Tensor]) -> None:
-    """Bring values to places, of which some may be views of others' or of another's."""
-    own = {place.untyped_storage().data_ptr() for place in places}
-    moved = [(v, place) for v, place in zip(values, places, strict=True) if v is not None and v is not place]
-    if not moved:  # a rule without state, or one that wrote over the old
-        return
-    apart = [value.clone() if value.untyped_storage().data_ptr() in own else value for value, _ in moved]
-    torch._foreach_copy_([place for _, place in moved], apart)
