@@ -38,9 +38,10 @@ The first trial of each search, the same everywhere, and that of the next learni
 loop and came to the same loss to within {loss:g}; all trials that did not diverge took as many steps and {evaluations}
 evaluations. A trial that diverges ends at once here; the plain scripts go on."""
 ONE = """\
-{studies} studies of {trials} trials of one optimizer in the default preset, {slots} slots; {fewer} a study one at
-a time, whose pace is that of twenty. Trials per minute count from the first trial's begin to the last trial's end, all
-that is beside training included; own_class is a class that only its user knows, of plain functions of PyTorch."""
+{studies} studies of {trials} trials of one optimizer in the default preset, {slots} slots; one at a time {fewer}, whose
+pace is that of all where a trial takes seconds. Trials per minute count from the first trial's begin to the last
+trial's end, all that is beside training included; own_class is a class that only its user knows, of plain functions
+of PyTorch."""
 NETWORKS = """\
 The smoke preset's networks on embedded data, cut to a few seconds a trial; {trials} trials of each optimizer, all drawn
 at random, so that both ways train the same. On a CPU a stack of such networks saves nothing, and `auto` should find
@@ -72,7 +73,7 @@ def small(bench: Bench, task: str, args: argparse.Namespace) -> Section:
 
 def one(bench: Bench) -> Section:
     lines, claims = one_optimizer.section(bench)
-    sizes = {"studies": one_optimizer.STUDIES, "trials": one_optimizer.TRIALS, "fewer": one_optimizer.FEWER}
+    sizes = {"studies": one_optimizer.STUDIES, "trials": one_optimizer.TRIALS, "fewer": one_optimizer.fewer_of_tasks()}
     return [ONE.format(slots=throughput_rows.SLOTS, **sizes), "", *lines], claims
 
 
