@@ -14,6 +14,7 @@ from tuner.workers import session  # noqa: F401  (sets what Ray reads from the e
 
 import ray
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 # isort: on
@@ -93,7 +94,7 @@ def run(dispatcher: Dispatcher, scratch: Path, *, here: bool) -> None:
             name="jobs", storage_path=str(scratch), verbose=0, callbacks=[JobCallback(dispatcher)]
         ),
     )
-    with own_processes() if here else contextlib.nullcontext():
+    with mock.patch("ray.tune.tune.TuneController", Patient), own_processes() if here else contextlib.nullcontext():
         tuner.fit()
 
 
@@ -102,6 +103,39 @@ def own_processes() -> contextlib.AbstractContextManager[Any]:
     and warmed, and start others, each by way of another that imports Ray as well."""
     settings: dict[str, Any] = {"DEFAULT_ENV_VARS": {}, "ENV_VARS_TO_PROPAGATE": frozenset()}
     return mock.patch.multiple("ray.tune.execution.class_cache", create=True, **settings)
+
+
+class Patient(TuneController):
+    """Lets a worker come up that a cohort waits for.
+
+    Tune gives that cohort to the first worker that is free, and stops the one on its way. Where training runs are
+    shorter than a worker's start it would never have a second worker.
+    """
+
+    @property
+    def _max_pending_trials(self) -> int:
+        """How many may wait: besides those that Tune itself allows, those that have a worker on its way."""
+        return self._most_pending + sum(map(self._is_starting, self._pending_trials))
+
+    @_max_pending_trials.setter
+    def _max_pending_trials(self, most: int) -> None:
+        self._most_pending = most
+
+    def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+        if not self._is_starting(trial):
+            return bool(super()._maybe_reuse_cached_actor(trial))
+        for other in list(self._resources_to_pending_trials[trial.placement_group_factory]):
+            if other in self._trial_to_actor and not self._is_starting(other):  # it waits for resources
+                super()._maybe_reuse_cached_actor(other)
+                break
+        return False
+
+    def _is_starting(self, trial: Any) -> bool:
+        """Whether its worker has its resources, and is coming up."""
+        actor = self._trial_to_actor.get(trial)
+        if actor is None or actor in self._started_actors or trial in self._resetting_trials:
+            return False
+        return bool(self._actor_manager.is_actor_started(actor))
 
 
 class JobSearcher(Searcher):
