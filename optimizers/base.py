@@ -191,8 +191,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             if not refresh:
                 return loss_and_outputs(closure())[0], None, None
             with self.estimator.watch(params) as record:
-                returned = closure()
-        return *loss_and_outputs(returned), record
+                loss, outputs = loss_and_outputs(closure())
+        self.estimator.follow(record, outputs, params, self._memory)
+        return loss, outputs, record
 
     def _gradients(self, minimised: Tensor, params: list[Tensor], refresh: bool) -> list[Tensor | None]:
         """The gradients of what is minimised, on a refresh with a graph if need be; sets ``p.grad``, without one."""

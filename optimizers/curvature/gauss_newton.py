@@ -11,20 +11,23 @@ natural gradient method", 2020; layer by layer as in Dangel, Kunstner, Hennig, "
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimizers.curvature.interface import BACKWARD_COST, Estimator, Refresh
+from optimizers.curvature.carried import carried
+from optimizers.curvature.interface import BACKWARD_COST, Estimator, Refresh, in_operations
 from optimizers.curvature.layer_records import Recorder
 from optimizers.curvature.layers_of_members import MembersRecorder, PerSampleOfMembers
+from optimizers.curvature.operations import Operations
 from optimizers.curvature.output_hessian import OutputHessian
 from optimizers.curvature.per_sample import LOOK_PASSES, PerSample
 from optimizers.curvature.probes import Streams, random_signs, rows_of_members
 
+MEMBERS = "where members are"
 COLUMN_ENTRIES = 2**22
 """Entries of the layers' output gradients that one batched backward pass may hold."""
 
@@ -63,46 +66,105 @@ class GNB(Estimator):
         return BACKWARD_COST * self.samples
 
 
-class _Layerwise(Estimator):
-    """Propagates vectors back through the outputs and sums the squares of each sample's own gradients."""
+class Layerwise(Estimator):
+    """Goes by what each layer was given, and perhaps by each operation of the graph."""
 
     needs_outputs = True
+    stacks = True
+    listens = False
+    """Whether it goes by operations, too."""
 
-    def watch(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
-        return Recorder(params)
+    @contextmanager
+    def watch(self, params: Sequence[Tensor]) -> Iterator[Recorder]:
+        with in_operations() if self.listens else nullcontext(), Recorder(params) as record:
+            yield record
 
-    def watch_stack(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
-        return MembersRecorder(params)
+    @contextmanager
+    def watch_stack(self, params: Sequence[Tensor]) -> Iterator[Recorder]:
+        with in_operations() if self.listens else nullcontext(), MembersRecorder(params) as record:
+            yield record
+
+    def follow(self, record: Any, outputs: Any, params: Sequence[Tensor | None], memory: dict[str, Any]) -> None:
+        if self.listens and isinstance(outputs, Tensor) and outputs.requires_grad:
+            record.operations = Operations(outputs, params, memory.setdefault("operations", {}))
+
+    def follow_stack(
+        self, record: Any, losses: Tensor, outputs: Tensor, params: Sequence[Tensor], memory: dict[str, Any]
+    ) -> None:
+        self.follow(record, outputs, params, memory)
 
     def sees_apart(self, record: Any) -> bool:
         # Which sample a row belongs to may be another in each member.
         return bool(record.routed)
 
-    def vectors(self, head: OutputHessian, generator: torch.Generator | Streams, at_once: int) -> Iterator[Tensor]:
-        """Batches of vectors to propagate, each ``(count, *outputs.shape)``; their squares are added up."""
-        raise NotImplementedError
+    def operations(self, refresh: Refresh) -> Operations:
+        """Those of the forward pass, with what was heard of them."""
+        record = refresh.record
+        if record.operations is None:  # nobody followed: the gradient's backward pass is gone through once more
+            params: list[Tensor | None] = [None] * (1 + max(refresh.indices))
+            for i, param in zip(refresh.indices, refresh.params, strict=True):
+                params[i] = param
+            self.follow(record, refresh.outputs, params, refresh.memory)
+            torch.autograd.grad(refresh.loss, refresh.params, retain_graph=True, allow_unused=True)
+        record.operations.hear_no_more(refresh.memory.get(MEMBERS))
+        return cast(Operations, record.operations)
+
+    def layers(self, refresh: Refresh) -> PerSample:
+        """Those that explain parameters."""
+        kind = PerSampleOfMembers if isinstance(refresh.generator, Streams) else PerSample
+        return kind(refresh, type(self).__name__)
 
     def passes(self, refresh: Refresh) -> int:
-        """How many vectors there are."""
+        """How many backward passes a call takes, but for a look at the layers."""
         raise NotImplementedError
 
     def cost(self, refresh: Refresh) -> float:
         looks = LOOK_PASSES if refresh.record.routed else 0
         return BACKWARD_COST * (self.passes(refresh) + looks)
 
+
+class _GaussNewton(Layerwise):
+    """Propagates vectors back through the outputs and sums the squares of each sample's own gradients.
+
+    Args:
+        residual: "none", or "carried".
+    """
+
+    def __init__(self, residual: str) -> None:
+        if residual not in ("none", "carried"):
+            raise ValueError(f"residual must be 'none' or 'carried', got {residual!r}")
+        self.residual = residual
+        self.listens = residual == "carried"
+
+    def vectors(self, head: OutputHessian, generator: torch.Generator | Streams, at_once: int) -> Iterator[Tensor]:
+        """Batches of vectors to propagate, each ``(count, *outputs.shape)``; their squares are added up."""
+        raise NotImplementedError
+
+    def count(self, refresh: Refresh) -> int:
+        """How many vectors there are."""
+        raise NotImplementedError
+
+    def passes(self, refresh: Refresh) -> int:
+        return self.count(refresh) + (self.residual == "carried")
+
     def __call__(self, refresh: Refresh) -> list[Tensor]:
+        if self.residual == "carried":
+            self.operations(refresh)
         head = OutputHessian(refresh)
-        kind = PerSampleOfMembers if isinstance(refresh.generator, Streams) else PerSample
-        per_sample = kind(refresh, type(self).__name__)
+        per_sample = self.layers(refresh)
         at_once = max(1, COLUMN_ENTRIES // max(1, per_sample.entries))
         batches = self.vectors(head, refresh.generator, at_once)
-        total = per_sample.squares(next(batches))
+        total = per_sample.squares({per_sample.root: next(batches)})
         for vectors in batches:
-            total = [t + s for t, s in zip(total, per_sample.squares(vectors), strict=True)]
+            squares = per_sample.squares({per_sample.root: vectors})
+            total = [t + s for t, s in zip(total, squares, strict=True)]
+        if self.residual == "carried":
+            residuals = carried(refresh, per_sample, None, type(self).__name__)
+            total = [t + r for t, r in zip(total, residuals, strict=True)]
         return total
 
 
-class GGNMC(_Layerwise):
+class GGNMC(_GaussNewton):
     """Squares of each sample's own random gradient, layer by layer; unbiased for the GGN.
 
     As ``GNB``, but ``sum_n (J_n^T r_n)^2``: without the products of different samples its variance is a batch size
@@ -124,12 +186,14 @@ class GGNMC(_Layerwise):
     Args:
         samples: number of draws to average, at least 1.
         draws: "signs" or "labels".
+        residual: "none", or "carried": what Gauss-Newton misses is carried back layer by layer, for one more pass; see
+            ``HesScale``. Exact up to two hidden layers.
     """
 
-    stacks = True
     costs = "2/3 per sample"
 
-    def __init__(self, samples: int = 1, draws: str = "signs") -> None:
+    def __init__(self, samples: int = 1, draws: str = "signs", residual: str = "none") -> None:
+        super().__init__(residual)
         if draws not in ("signs", "labels"):
             raise ValueError(f"draws must be 'signs' or 'labels', got {draws!r}")
         self.samples = _at_least_one(samples)
@@ -141,11 +205,11 @@ class GGNMC(_Layerwise):
             drawn = draw(generator)[None]
             yield drawn if self.samples == 1 else drawn / self.samples**0.5
 
-    def passes(self, refresh: Refresh) -> int:
+    def count(self, refresh: Refresh) -> int:
         return self.samples
 
 
-class GGNExact(_Layerwise):
+class GGNExact(_GaussNewton):
     """The GGN's diagonal itself, layer by layer, from the columns of a factor of H_n; for C classes C backward passes.
 
     For the softmax cross-entropy the columns are ``sqrt(w p_c) (e_c - p)``. Outputs with several predictions per
@@ -153,10 +217,15 @@ class GGNExact(_Layerwise):
 
     Layers and the approximation that BatchNorm in training mode makes are ``GGNMC``'s. Another layer's parameter gets
     ``GNB``'s estimate from the columns under random signs per sample; a warning says so once.
+
+    Args:
+        residual: as of ``GGNMC``.
     """
 
-    stacks = True
     costs = "2/3 per class"
+
+    def __init__(self, residual: str = "none") -> None:
+        super().__init__(residual)
 
     def vectors(self, head: OutputHessian, generator: torch.Generator | Streams, at_once: int) -> Iterator[Tensor]:
         def draw(shape: Sequence[int], own: torch.Generator) -> Tensor:
@@ -172,11 +241,11 @@ class GGNExact(_Layerwise):
     @contextmanager
     def watch(self, params: Sequence[Tensor]) -> Iterator[Recorder]:
         # Fused attention kernels have no batched backward pass.
-        with sdpa_kernel(SDPBackend.MATH), Recorder(params) as record:
+        with sdpa_kernel(SDPBackend.MATH), super().watch(params) as record:
             yield record
 
-    def passes(self, refresh: Refresh) -> int:
-        return refresh.outputs[0].numel()
+    def count(self, refresh: Refresh) -> int:
+        return int(refresh.outputs[0].numel())
 
 
 def _at_least_one(samples: int) -> int:

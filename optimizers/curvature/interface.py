@@ -87,6 +87,30 @@ class Estimator(ABC):
         """Surrounds the forward pass of a refresh; what it yields comes back as ``Refresh.record``."""
         return twice_differentiable() if self.double_backward else nullcontext()
 
+    def follow(self, record: Any, outputs: Any, params: Sequence[Tensor | None], memory: dict[str, Any]) -> None:
+        """Between the forward pass and the backward pass of a refresh, which may be listened to.
+
+        Args:
+            record: what ``watch`` gave.
+            outputs: what the closure returned beside the loss, or ``None``.
+            params: all of the optimizer's.
+            memory: see ``Refresh``.
+        """
+        return
+
+    def follow_stack(
+        self, record: Any, losses: Tensor, outputs: Tensor, params: Sequence[Tensor], memory: dict[str, Any]
+    ) -> None:
+        """As ``follow`` of all members of a stack.
+
+        Args:
+            record: what ``watch_stack`` gave.
+            losses: (members,).
+            outputs: of all members' samples.
+            params: (members, ...) each.
+        """
+        return
+
     def watch_stack(self, params: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """As ``watch`` for the forward pass of all members of a stack, whose parameters these are, at once."""
         return nullcontext()
@@ -98,9 +122,16 @@ class Estimator(ABC):
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
+    """As ``in_operations``, with second derivatives that are written out."""
+    with in_operations(), closed_forms():
+        yield
+
+
+@contextmanager
+def in_operations() -> Iterator[None]:
     """Neither fused attention kernels, nor compiled modules, nor cuDNN's recurrent networks have a double backward."""
     eager = torch.compiler.set_stance("force_eager")
-    with _attention_by_products(), eager, _recurrent_without_cudnn(), closed_forms():
+    with _attention_by_products(), eager, _recurrent_without_cudnn():
         yield
 
 

@@ -56,6 +56,10 @@ class Use(ABC):
     def squares(self, grads: Tensor) -> Tensor:
         """Squared gradients of samples, summed over them; ``grads`` is ``(vectors, samples, positions, width)``."""
 
+    @abstractmethod
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Weights of the output's entries, shaped as ``grads`` there, times the squares of the features, summed."""
+
     def rows(self, grads: Tensor) -> Tensor:
         """Gradients of the output, ``(vectors, *output.shape)``, as ``(vectors, rows, width)``."""
         grads = grads.movedim(self.channels + 1, -1)
@@ -87,6 +91,9 @@ class Shift(Use):
     def squares(self, grads: Tensor) -> Tensor:
         return grads.sum(2).square().sum((0, 1)).view_as(self.param)
 
+    def weighted(self, weights: Tensor) -> Tensor:
+        return weights.sum((0, 1, 2)).view_as(self.param)
+
 
 class Scale(Use):
     """A normalisation's weight; the features are the normalised inputs, ``(rows, width)``."""
@@ -96,6 +103,9 @@ class Scale(Use):
 
     def squares(self, grads: Tensor) -> Tensor:
         return (grads * self.features).sum(2).square().sum((0, 1)).view_as(self.param)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        return (weights * self.features.square()).sum((0, 1, 2)).view_as(self.param)
 
 
 class Lookup(Use):
@@ -112,6 +122,9 @@ class Lookup(Use):
         index = torch.zeros_like(keys).scatter(0, group, keys % (len(self.param) + 1)) - 1
         sums = [torch.zeros_like(g).index_add_(0, group, g[order]) for g in grads.flatten(1, 2)]
         return self._scatter(index, sum(s.square() for s in sums))
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        return self.total(weights.sum(0))
 
     def size(self) -> float | Tensor:
         return float(self.features.numel()) ** 0.5
@@ -150,6 +163,11 @@ class Outer(Use):
                 total += outer.mul_(outer).sum(0).view_as(total)  # vmap does not know square_
         return total
 
+    def weighted(self, weights: Tensor) -> Tensor:
+        weights = weights.sum(0)
+        parts = (self._outer(weights[w], self.inputs(w).square(), "goi") for w in self._chunks(weights))
+        return sum(parts).view_as(self.param)
+
     def _chunks(self, grads: Tensor) -> list[slice]:
         if grads.is_cuda:
             step = SAMPLE_ENTRIES_ON_GPU // max(self.param.numel(), self.input_entries())
@@ -161,8 +179,8 @@ class Outer(Use):
     def _per_sample(self, grads: Tensor, which: slice) -> Tensor:
         return self._outer(grads, self.inputs(which))
 
-    def _outer(self, grads: Tensor, inputs: Tensor) -> Tensor:
-        return torch.einsum("nkgo,nkgi->ngoi", grads.unflatten(-1, (self.groups, -1)), inputs)
+    def _outer(self, grads: Tensor, inputs: Tensor, kept: str = "ngoi") -> Tensor:
+        return torch.einsum("nkgo,nkgi->" + kept, grads.unflatten(-1, (self.groups, -1)), inputs)
 
 
 class Patches(Outer):
@@ -208,7 +226,10 @@ class Recorder(TorchFunctionMode):
         coupled: whether a layer took statistics over the batch, as BatchNorm does in training mode.
         routed: whether rows were picked, put or joined by what the batch holds, as with a mask or experts: which sample
             a row belongs to may be another at each batch.
+        operations: what an estimator that listens to the backward pass noted of it.
     """
+
+    operations: Any = None
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from optimizers.curvature.interface import Refresh
 from optimizers.curvature.layer_records import Recorder, Use
-from optimizers.curvature.per_sample import Grads, PerSample
+from optimizers.curvature.per_sample import Grads, PerSample, Summed, Uses
 
 
 class StackedUse:
@@ -93,11 +93,11 @@ class PerSampleOfMembers(PerSample):
         self.stacked: dict[Use, StackedUse] = refresh.record.stacked
         super().__init__(refresh, name, members=len(refresh.params[0]))
 
-    def squares_of(self, grads: Grads, params: Sequence[Tensor], uses: dict[int, tuple[Use, bool]]) -> list[Tensor]:
+    def sums_of(self, grads: Grads, params: Sequence[Tensor], uses: Uses, summed: Summed) -> list[Tensor]:
         given = {key: grad for key, grad in grads.items() if grad is not None}
         stacked = {place: self.stacked[use] for place, (use, _) in uses.items()}
         output_dims = {use.use.edge: use.output_dim for use in stacked.values()}
-        sums = super().squares_of
+        sums = super().sums_of
 
         def of_member(
             own_grads: list[Tensor], own_params: list[Tensor], tensors: dict[int, dict[str, Tensor]]
@@ -106,7 +106,8 @@ class PerSampleOfMembers(PerSample):
                 place: (use.with_tensors(tensors[place], self.members), uses[place][1])
                 for place, use in stacked.items()
             }
-            return sums(dict.fromkeys(grads) | dict(zip(given, own_grads, strict=True)), own_params, own_uses)
+            own = dict.fromkeys(grads) | dict(zip(given, own_grads, strict=True))
+            return sums(own, own_params, own_uses, summed)
 
         dims = {place: use.dims for place, use in stacked.items()}
         in_dims = [output_dims.get(key, 0) + 1 for key in given], 0, dims  # a dimension of vectors comes first

@@ -114,6 +114,12 @@ class OutputHessian:
         own = units.amax(self.classes + 1, keepdim=True)
         return (chosen * (units - self.probabilities * own)).to(self.outputs.dtype)
 
+    def diagonal(self) -> Tensor:
+        """H's diagonal, of the outputs' shape."""
+        if self.classes is None:
+            return self.root.square().to(self.outputs.dtype)
+        return (self.root.square() * (self.probabilities - self.probabilities.square())).to(self.outputs.dtype)
+
     def _differentiate(self) -> None:
         """Take the loss's slope in the outputs, with a graph to take products with H from."""
         (slope,) = torch.autograd.grad(self.loss, self.outputs, create_graph=True, allow_unused=True)

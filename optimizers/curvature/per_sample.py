@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from optimizers.curvature.interface import Refresh
 from optimizers.curvature.layer_records import Recorder, Use, by_sample
@@ -21,6 +21,15 @@ LOOK_PASSES = 2
 
 Grads = dict[GradientEdge | int, Tensor | None]
 """Gradients per place of a layer's output in the graph, and per place of a parameter that no layer explains."""
+
+Roots = Mapping[GradientEdge, Tensor]
+"""What is given for places of the graph, each with a first dimension of vectors."""
+
+Uses = dict[int, tuple[Use, bool]]
+"""Per place of a parameter the use of it, and whether its rows are ordered by sample."""
+
+Summed = Callable[[Use, Tensor], Tensor]
+"""A parameter's sum, given rows of (vectors, samples, positions, width)."""
 
 
 class PerSample:
@@ -46,13 +55,14 @@ class PerSample:
 
     def __init__(self, refresh: Refresh, name: str, members: int = 1) -> None:
         self.outputs: Tensor = refresh.outputs
+        self.root = get_gradient_edge(self.outputs)
         self.params = refresh.params
         self.members = members
         self.samples = len(self.outputs) // members
         uses = {i: refresh.record.uses[id(param)] for i, param in zip(refresh.indices, refresh.params, strict=True)}
         orders = self._orders(uses, refresh, name)
 
-        self.uses: dict[int, tuple[Use, bool]] = {}
+        self.uses: Uses = {}
         self.others: dict[int, Tensor] = {}
         for place, (i, param) in enumerate(zip(refresh.indices, refresh.params, strict=True)):
             if i in orders:
@@ -63,35 +73,56 @@ class PerSample:
         self.edges = {use.edge: use.entries for use, _ in self.uses.values()}
         self.entries = sum(self.edges.values()) * members
 
-    def squares(self, vectors: Tensor) -> list[Tensor]:
-        """Propagate vectors on the outputs, ``(vectors, *outputs.shape)``: a sum of squares per parameter."""
-        backward = self._backward([*self.edges, *self.others.values()], vectors)
-        return self.squares_of(dict(zip([*self.edges, *self.others], backward, strict=True)), self.params, self.uses)
+    def places(self) -> dict[GradientEdge, list[int]]:
+        """At which place of the graph which parameters' layers give their outputs."""
+        found: dict[GradientEdge, list[int]] = {}
+        for place, (use, _) in self.uses.items():
+            found.setdefault(use.edge, []).append(place)
+        return found
 
-    def squares_of(self, grads: Grads, params: Sequence[Tensor], uses: dict[int, tuple[Use, bool]]) -> list[Tensor]:
-        """The sum of squares per parameter, given gradients of the layers' outputs and of the other parameters."""
+    def squares(self, vectors: Roots, own: Roots | None = None) -> list[Tensor]:
+        """Propagate vectors from places of the graph, ``(vectors, *shape)`` each: a sum of squares per parameter.
+
+        Args:
+            own: what is taken away again where it comes to a layer's output.
+        """
+        backward = self._backward([*self.edges, *self.others.values()], vectors)
+        grads: Grads = dict(zip([*self.edges, *self.others], backward, strict=True))
+        for edge, vector in (own or {}).items():
+            grads[edge] = None if (grad := grads[edge]) is None else grad - vector
+        return self.sums_of(grads, self.params, self.uses, lambda use, rows: use.squares(rows))
+
+    def weighted(self, weights: Roots) -> list[Tensor]:
+        """The sum per parameter of what is given for layers' outputs times the squares of their derivatives by it."""
+        grads: Grads = {**dict.fromkeys(self.edges), **dict.fromkeys(self.others), **weights}
+        return self.sums_of(grads, self.params, self.uses, lambda use, rows: use.weighted(rows))
+
+    def sums_of(self, grads: Grads, params: Sequence[Tensor], uses: Uses, summed: Summed) -> list[Tensor]:
+        """The sum per parameter, given what belongs to the layers' outputs and to the other parameters."""
         rows: dict[GradientEdge, Tensor] = {}
-        squares = []
+        sums = []
         for place, param in enumerate(params):
             use, batch_first = uses.get(place, (None, False))
             grad = grads[place if use is None else use.edge]
             if grad is None:
-                squares.append(torch.zeros_like(param))
+                sums.append(torch.zeros_like(param))
             elif use is None:
-                squares.append(grad.square().sum(0))
+                sums.append(grad.square().sum(0))
             else:
                 if use.edge not in rows:
                     rows[use.edge] = by_sample(use.rows(grad), self.samples, batch_first, dim=1)
                 use.arrange(self.samples, batch_first)
-                squares.append(use.squares(rows[use.edge]))
-        return squares
+                sums.append(summed(use, rows[use.edge]))
+        return sums
 
-    def _backward(self, inputs: Sequence[Tensor | GradientEdge], vectors: Tensor) -> list[Tensor | None]:
-        if len(vectors) > 1:
-            return torch.autograd.grad(
-                self.outputs, inputs, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
+    def _backward(self, inputs: Sequence[Tensor | GradientEdge], vectors: Roots) -> list[Tensor | None]:
+        roots, given = list(vectors), list(vectors.values())
+        if len(given[0]) > 1:
+            return list(
+                torch.autograd.grad(roots, inputs, given, retain_graph=True, allow_unused=True, is_grads_batched=True)
             )
-        grads = torch.autograd.grad(self.outputs, inputs, vectors[0], retain_graph=True, allow_unused=True)
+        alone = [vector[0] for vector in given]
+        grads = torch.autograd.grad(roots, inputs, alone, retain_graph=True, allow_unused=True)
         return [None if grad is None else grad[None] for grad in grads]
 
     def _orders(self, uses: dict[int, list[Use]], refresh: Refresh, name: str) -> dict[int, bool]:
@@ -134,7 +165,7 @@ class PerSample:
         params = dict(zip(refresh.indices, refresh.params, strict=True))
         inputs = [x for i, use in uses.items() for x in (params[i], use.edge)]
         plain, scaled = (
-            iter(self._backward(inputs, torch.cat([vector] * self.members)[None]))
+            iter(self._backward(inputs, {self.root: torch.cat([vector] * self.members)[None]}))
             for vector in (probe, probe * factors.view(-1, *[1] * (probe.ndim - 1)))
         )
         decided: dict[int, bool | None] = {}

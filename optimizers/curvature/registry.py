@@ -8,6 +8,7 @@ from typing import Any
 
 from optimizers.curvature.estimators import Exact, HessianVector, Hutchinson, NoCurvature, Secant
 from optimizers.curvature.gauss_newton import GGNMC, GNB, GGNExact
+from optimizers.curvature.hessian import HesScale, HessianMC
 from optimizers.curvature.interface import Estimator
 
 ESTIMATORS: dict[str, type[Estimator]] = {
@@ -15,6 +16,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "gnb": GNB,
     "ggn_mc": GGNMC,
     "ggn_exact": GGNExact,
+    "hessian_mc": HessianMC,
+    "hesscale": HesScale,
     "exact": Exact,
     "hvp": HessianVector,
     "secant": Secant,

@@ -232,6 +232,8 @@ class StackedOptimizer:
         before = [] if self._used else [buffer.clone() for buffer in problem.buffers()]
         with torch.enable_grad(), estimator.watch_stack(self.params) as record:
             found = problem.losses_and_outputs()
+            if found is not None:
+                estimator.follow_stack(record, *found, self.params, self._memory)
         if found is None or estimator.sees_apart(record):
             if self._used:
                 raise ChangedError("members of a stack that could be seen at once no longer can")

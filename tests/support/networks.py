@@ -175,12 +175,14 @@ class Once:
         with estimator.watch(params) as record:
             returned = closure()
         loss, outputs = returned if isinstance(returned, tuple) else (returned, None)
+        memory = {} if memory is None else memory
+        estimator.follow(record, outputs, params, memory)
         grads = torch.autograd.grad(loss, params, create_graph=estimator.double_backward, retain_graph=True)
         fields: dict[str, Any] = {
             "previous_grads": [None] * len(params),
             "directions": lambda: [torch.ones_like(p) for p in params],
             "generator": torch.Generator().manual_seed(seed),
-            "memory": {} if memory is None else memory,
+            "memory": memory,
         }
         self.refresh = Refresh(
             loss=loss,
