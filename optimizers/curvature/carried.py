@@ -239,18 +239,28 @@ def _normalisation(node: Node, given: Tensor) -> list[Tensor | None]:
     n, size = rows.normal, rows.normal.shape[-1]
     total, first, second = (part.sum(-1, keepdim=True) for part in (h, h * n, h * n.square()))
     found = h * (1 - 2 * (1 + n.square()) / size) + (total + 2 * n * first + n.square() * second) / size**2
-    return [(rows.scale.square() * found).reshape(rows.shape), None, None]
+    carried_on = (rows.scale.square() * found).reshape(rows.shape)
+    return [carried_on, *_to_affine(node, given, n.reshape(rows.shape), short_name(node) == "NativeGroupNorm")]
 
 
 def _batch_norm(node: Node, given: Tensor) -> list[Tensor | None]:
     """As if the statistics were constants."""
     saved: Any = node
+    channels = (-1, *[1] * (given.dim() - 2))
     if saved._saved_training:
-        scale = saved._saved_result2
+        mean, scale = saved._saved_result1, saved._saved_result2
     else:
-        scale = (_value(saved._saved_running_var) + saved._saved_eps).rsqrt()
+        mean, scale = saved._saved_running_mean, (saved._saved_running_var + saved._saved_eps).rsqrt()
+    normal = (saved._saved_input.detach() - mean.view(channels)) * scale.view(channels)
     scale = scale if saved._saved_weight is None else scale * saved._saved_weight.detach()
-    return [given * scale.square().view(-1, *[1] * (given.dim() - 2)), None, None]
+    return [given * scale.square().view(channels), *_to_affine(node, given, normal, channels=True)]
+
+
+def _to_affine(node: Node, given: Tensor, normal: Tensor, channels: bool) -> list[Tensor | None]:
+    """What comes to a normalisation's weight and bias: of each channel, the second dimension, or of the last ones."""
+    parts = (part.movedim(1, -1) if channels else part for part in (given * normal.square(), given))
+    places = edges(node)[1:]
+    return [None if e is None else part.sum_to_size(shape_of(e)) for e, part in zip(places, parts, strict=True)]
 
 
 def _value(saved: Any) -> Any:

@@ -70,9 +70,10 @@ class Layerwise(Estimator):
     """Goes by what each layer was given, and perhaps by each operation of the graph."""
 
     needs_outputs = True
-    stacks = True
     listens = False
     """Whether it goes by operations, too."""
+    instead = "gnb's estimate"
+    """What a parameter gets that no layer explains."""
 
     @contextmanager
     def watch(self, params: Sequence[Tensor]) -> Iterator[Recorder]:
@@ -112,7 +113,7 @@ class Layerwise(Estimator):
     def layers(self, refresh: Refresh) -> PerSample:
         """Those that explain parameters."""
         kind = PerSampleOfMembers if isinstance(refresh.generator, Streams) else PerSample
-        return kind(refresh, type(self).__name__)
+        return kind(refresh, type(self).__name__, self.instead)
 
     def passes(self, refresh: Refresh) -> int:
         """How many backward passes a call takes, but for a look at the layers."""
@@ -190,6 +191,7 @@ class GGNMC(_GaussNewton):
             ``HesScale``. Exact up to two hidden layers.
     """
 
+    stacks = True
     costs = "2/3 per sample"
 
     def __init__(self, samples: int = 1, draws: str = "signs", residual: str = "none") -> None:
@@ -222,6 +224,7 @@ class GGNExact(_GaussNewton):
         residual: as of ``GGNMC``.
     """
 
+    stacks = True
     costs = "2/3 per class"
 
     def __init__(self, residual: str = "none") -> None:

@@ -51,7 +51,9 @@ class HessianMC(GGNMC):
         draws: of the outputs, "signs" or "labels".
     """
 
+    stacks = True
     costs = "2/3 to 4/3 per sample"
+    instead = "the square of the whole batch's vector"
 
     def __init__(self, samples: int = 1, draws: str = "signs") -> None:
         super().__init__(samples, draws)
@@ -161,8 +163,10 @@ class HesScale(Layerwise):
     reinforcement learning", 2024.
     """
 
+    stacks = True
     listens = True
     costs = "2/3"
+    instead = "what is carried to themselves"
 
     def passes(self, refresh: Refresh) -> int:
         return 1

@@ -89,9 +89,9 @@ class PerSampleOfMembers(PerSample):
 
     stack_dims = 1
 
-    def __init__(self, refresh: Refresh, name: str) -> None:
+    def __init__(self, refresh: Refresh, name: str, instead: str = "gnb's estimate") -> None:
         self.stacked: dict[Use, StackedUse] = refresh.record.stacked
-        super().__init__(refresh, name, members=len(refresh.params[0]))
+        super().__init__(refresh, name, instead, members=len(refresh.params[0]))
 
     def sums_of(self, grads: Grads, params: Sequence[Tensor], uses: Uses, summed: Summed) -> list[Tensor]:
         given = {key: grad for key, grad in grads.items() if grad is not None}

@@ -43,6 +43,7 @@ class PerSample:
     Args:
         refresh: whose outputs and record.
         name: the estimator's, for a warning.
+        instead: what a parameter gets that no layer explains, for the same.
         members: of the stack that it is a refresh of.
 
     Attributes:
@@ -53,14 +54,14 @@ class PerSample:
     stack_dims = 0
     """Dimensions of a parameter that are the members'."""
 
-    def __init__(self, refresh: Refresh, name: str, members: int = 1) -> None:
+    def __init__(self, refresh: Refresh, name: str, instead: str = "gnb's estimate", members: int = 1) -> None:
         self.outputs: Tensor = refresh.outputs
         self.root = get_gradient_edge(self.outputs)
         self.params = refresh.params
         self.members = members
         self.samples = len(self.outputs) // members
         uses = {i: refresh.record.uses[id(param)] for i, param in zip(refresh.indices, refresh.params, strict=True)}
-        orders = self._orders(uses, refresh, name)
+        orders = self._orders(uses, refresh, name, instead)
 
         self.uses: Uses = {}
         self.others: dict[int, Tensor] = {}
@@ -125,7 +126,7 @@ class PerSample:
         grads = torch.autograd.grad(roots, inputs, alone, retain_graph=True, allow_unused=True)
         return [None if grad is None else grad[None] for grad in grads]
 
-    def _orders(self, uses: dict[int, list[Use]], refresh: Refresh, name: str) -> dict[int, bool]:
+    def _orders(self, uses: dict[int, list[Use]], refresh: Refresh, name: str, instead: str) -> dict[int, bool]:
         """Per parameter whose rows are understood, whether they are ordered by sample."""
         known: dict[int, dict[float, bool]] = refresh.memory.setdefault("orders of rows", {})
         unknown: dict[int, None] = refresh.memory.setdefault("rows not understood", {})
@@ -150,7 +151,7 @@ class PerSample:
                 known.setdefault(i, {})[new[i].positions(self.samples)] = order
         lost = {i: p for i, p in zip(refresh.indices, refresh.params, strict=True) if decided.get(i, True) is None}
         if lost and not unknown:
-            _say(name, [param.shape[self.stack_dims :] for param in lost.values()])
+            _say(name, instead, [param.shape[self.stack_dims :] for param in lost.values()])
         unknown.update(dict.fromkeys(lost))
         return orders
 
@@ -212,11 +213,11 @@ class PerSample:
         return float((scaled - factors.double().view(-1, 1, 1) * plain).square().sum() / scaled.square().sum())
 
 
-def _say(name: str, shapes: list[torch.Size]) -> None:
+def _say(name: str, instead: str, shapes: list[torch.Size]) -> None:
     listed = ", ".join(str(tuple(shape)) for shape in shapes)
     warnings.warn(
         f"{name} knows no layer for {len(shapes)} parameters, of shapes {listed}, or finds its samples mixed "
-        "(are they the first dimension of the outputs, and has each as many rows?): gnb's estimate is used for them, "
+        "(are they the first dimension of the outputs, and has each as many rows?): {instead} is used for them, "
         "and for others found so later",
         stacklevel=2,
     )

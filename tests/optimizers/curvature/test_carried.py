@@ -61,7 +61,9 @@ def test_the_carried_residual_is_the_same_recursion_from_zero(depth):
     torch.testing.assert_close(residual, hesscale_of_perceptron(given, torch.tanh, torch.zeros_like))
 
 
-@pytest.mark.parametrize("name", ["1 hidden, tanh", "2 hidden, tanh", *sorted(ACTIVATIONS.keys() - OF_SEVERAL_OPERATIONS)])
+@pytest.mark.parametrize(
+    "name", ["1 hidden, tanh", "2 hidden, tanh", *sorted(ACTIVATIONS.keys() - OF_SEVERAL_OPERATIONS)]
+)
 def test_to_two_hidden_layers_ggn_exact_with_the_carried_residual_is_the_hessian(name):
     given = smooth(name)
     found = flat(estimate(GGNExact(residual="carried"), given))
