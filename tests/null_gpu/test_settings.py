@@ -15,7 +15,7 @@ from tests.null_gpu.failing_workers import request
 from tests.null_gpu.runs import steps_of, task_on
 from tests.null_gpu.test_memory import next_report, worker
 from tuner.config.layers import resolve
-from tuner.curvature.hessian import Hessian, undisturbed
+from tuner.hessian.hessian import Hessian, undisturbed
 from tuner.training.engine import Engine
 from tuner.workers.timing import measure
 

@@ -8,5 +8,5 @@ from tuner.workers.right_of_way import give_way
 give_way()
 with uncollected():
     from tuner.config import layers  # noqa: F401
-    from tuner.curvature import analysis  # noqa: F401
+    from tuner.hessian import analysis  # noqa: F401
     from tuner.workers import imports, trainable  # noqa: F401

@@ -302,7 +302,7 @@ class Workbench:
 
     def _budget(self, job: Job) -> Budget:
         """The budget of the job's phase; only a retraining run reads the test split."""
-        from tuner.curvature.analysis import analyze_curvature
+        from tuner.hessian.analysis import analyze_curvature
         from tuner.training.records import Budget
 
         retrain = job.phase == "retrain"

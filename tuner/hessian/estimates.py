@@ -14,7 +14,7 @@ from optimizers import CurvatureOptimizer
 from optimizers.base import CURVATURE_KEY
 from optimizers.curvature.estimators import HessianBlocks, HessianVector, NoCurvature, Secant
 from tasks.base import Batch, Task
-from tuner.curvature.hessian import ROWS_SEED, in_double, undisturbed
+from tuner.hessian.hessian import ROWS_SEED, in_double, undisturbed
 from tuner.training.records import Finding
 from tuner.training.stacked_model import Bound
 

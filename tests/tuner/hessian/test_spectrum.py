@@ -17,10 +17,10 @@ from optimizers import SSVP, AdaHessian, DiagHessian, Sophia, SubsampledNewton
 from tasks.quadratic_deep import QuadraticDeep
 from tasks.rahimi_recht import RahimiRecht
 from tests.support.members import NETWORKS, Small
-from tuner.curvature import hessian
-from tuner.curvature.analysis import analyze_curvature
-from tuner.curvature.estimates import compare_estimate
-from tuner.curvature.spectrum import Spectrum, analyze
+from tuner.hessian import hessian
+from tuner.hessian.analysis import analyze_curvature
+from tuner.hessian.estimates import compare_estimate
+from tuner.hessian.spectrum import Spectrum, analyze
 
 
 def set_up(task: Any) -> Any:

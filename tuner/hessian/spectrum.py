@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tasks.base import Batch, Task
-from tuner.curvature.hessian import Hessian, fixed_batches, in_double, undisturbed
+from tuner.hessian.hessian import Hessian, fixed_batches, in_double, undisturbed
 from tuner.training.records import Finding
 
 EXACT_UP_TO = 2000

@@ -17,8 +17,8 @@ from tests.support.members import NETWORKS, Small
 from tests.support.run_configs import OPTIMIZERS, run_config
 from tuner import retrain, search
 from tuner.config.layers import from_yaml
-from tuner.curvature import analysis, spectrum
-from tuner.curvature.analysis import analyze_curvature
+from tuner.hessian import analysis, spectrum
+from tuner.hessian.analysis import analyze_curvature
 from tuner.errors import UserError
 from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes

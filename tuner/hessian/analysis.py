@@ -7,8 +7,8 @@ from torch import nn
 
 from tasks.base import Task
 from tuner import text
-from tuner.curvature.estimates import compare_estimate
-from tuner.curvature.spectrum import analyze
+from tuner.hessian.estimates import compare_estimate
+from tuner.hessian.spectrum import analyze
 from tuner.training.records import Finding
 
 
