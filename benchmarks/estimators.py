@@ -7,188 +7,48 @@ computed by brute force, without the estimators' code.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import networks
-from benchmarks.exact_diagonals import GGN, HESSIAN, cosine, error, targets
+from benchmarks.exact_diagonals import GGN, HESSIAN, targets
 from benchmarks.networks import Problem, setting
-from optimizers import CurvatureOptimizer
+from tuner.hessian.compared import DRAWS, MOST_SAMPLES, Comparison, Row, cosine, error
 
 BUDGETS = (1.0, 2.5, 8.0, 25.0)  # in gradients, beyond the step's own
-DRAWS = 20
 TRAINING_STEPS, TRAINING_LR = 500, 1e-3
-MOST_SAMPLES = 100
-LIMITS = {"ggn_mc": (0.7, 2.5), "ggn_exact": (1e-5, 8.0)}  # relative error at most, at that cost at most
 INITIAL = "at initialisation"
-SAMPLED: dict[str, tuple[dict[str, Any], str]] = {
-    "hutchinson, Rademacher": ({"name": "hutchinson"}, HESSIAN),
-    "hutchinson, Gaussian": ({"name": "hutchinson", "probe": "gaussian"}, HESSIAN),
-    "gnb": ({"name": "gnb"}, GGN),
-    "ggn_mc": ({"name": "ggn_mc"}, GGN),
+SAMPLED: dict[str, dict[str, Any]] = {
+    "hutchinson, Rademacher": {"name": "hutchinson"},
+    "hutchinson, Gaussian": {"name": "hutchinson", "probe": "gaussian"},
+    "gnb": {"name": "gnb"},
+    "ggn_mc": {"name": "ggn_mc"},
+    "ggn_mc, carried": {"name": "ggn_mc", "residual": "carried"},
+    "hessian_mc": {"name": "hessian_mc"},
 }
-DETERMINISTIC: dict[str, tuple[dict[str, Any], str]] = {
-    "ggn_exact": ({"name": "ggn_exact"}, GGN),
-    "exact": ({"name": "exact"}, HESSIAN),
+DETERMINISTIC: dict[str, dict[str, Any]] = {
+    "hesscale": {"name": "hesscale"},
+    "ggn_exact": {"name": "ggn_exact"},
+    "ggn_exact, carried": {"name": "ggn_exact", "residual": "carried"},
 }
-
-
-class Look(CurvatureOptimizer):
-    """Leaves the parameters as they are and keeps the curvature: every step is a refresh and a new draw."""
-
-    def __init__(self, network: nn.Module, problem: Problem, estimator: dict[str, Any]) -> None:
-        super().__init__(network.parameters(), {}, estimator=estimator)
-        self.closure = lambda: problem.loss(network)
-
-    @staticmethod
-    def update(param: Tensor, grad: Tensor, curvature: Any, state: Any, hp: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        return param, {"curvature": curvature}
-
-    def draw(self) -> None:
-        self.step(self.closure)
-
-    def nominal(self) -> float:
-        """Of one draw, in gradients, as the estimator itself counts it."""
-        before = self.grad_equivalents
-        self.draw()
-        return self.grad_equivalents - before - 1.0
-
-    def diagonal(self) -> Tensor:
-        self.draw()
-        return torch.cat([self.state[p]["curvature"].flatten() for p in self.param_groups[0]["params"]]).double()
-
-
-class Costs:
-    """Measures what a draw costs beyond a step without curvature, in gradients: one forward, one backward pass.
-
-    Args:
-        rounds: turns of all that is measured together; costs are medians over them.
-    """
-
-    def __init__(self, problem: Problem, network: nn.Module, rounds: int) -> None:
-        self.problem = problem
-        self.network = network
-        self.rounds = rounds
-        self.none = Look(network, problem, {"name": "none"})
-        self.none.draw()
-        self.repeats = max(1, round(0.005 / self._seconds(self._gradient, 10)))  # blocks of some 5 ms
-        self.gradient_ms: list[float] = []
-
-    def _gradient(self) -> None:
-        self.network.zero_grad()
-        self.problem.loss(self.network)[0].backward()
-
-    def _seconds(self, call: Callable[[], None], repeats: int) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        return (time.perf_counter() - start) / repeats
-
-    def __call__(self, looks: dict[Any, Look]) -> dict[Any, float]:
-        for look in looks.values():
-            look.draw()  # the first refresh looks the network over
-        found: dict[Any, list[float]] = {key: [] for key in looks}
-        for _ in range(self.rounds):
-            for key, look in looks.items():
-                gradient = self._seconds(self._gradient, self.repeats)
-                none = self._seconds(self.none.draw, self.repeats)
-                draw = self._seconds(look.draw, max(1, self.repeats // 4))
-                self.gradient_ms.append(1e3 * gradient)
-                found[key].append((draw - none) / gradient)
-        return {key: statistics.median(values) for key, values in found.items()}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One estimator with so many samples.
-
-    Attributes:
-        samples: ``None`` where there is nothing to sample.
-        nominal, measured: cost in gradients.
-        own: relative error and cosine against its own target, means over the draws.
-        hessian: the same against the Hessian's diagonal.
-    """
-
-    budget: float | None
-    name: str
-    samples: int | None
-    nominal: float
-    measured: float
-    target: str
-    own: tuple[float, float]
-    hessian: tuple[float, float]
-
-
-class Comparison:
-    """All estimators on one network with its weights as they are."""
-
-    def __init__(self, problem: Problem, network: nn.Module, rounds: int) -> None:
-        self.problem = problem
-        self.network = network
-        self.targets = targets(problem, network)
-        self.costs = Costs(problem, network, rounds)
-        self.floor = error(self.targets[GGN], self.targets[HESSIAN]), cosine(self.targets[GGN], self.targets[HESSIAN])
-
-    def look(self, name: str, samples: int | None = None) -> Look:
-        estimator, _ = (SAMPLED | DETERMINISTIC)[name]
-        return Look(self.network, self.problem, estimator | ({} if samples is None else {"samples": samples}))
-
-    def row(self, budget: float | None, name: str, samples: int | None, measured: float) -> Row:
-        look = self.look(name, samples)
-        _, target = (SAMPLED | DETERMINISTIC)[name]
-        draws = [look.diagonal() for _ in range(1 if samples is None else DRAWS)]
-
-        def means(exact: Tensor) -> tuple[float, float]:
-            return statistics.mean(error(d, exact) for d in draws), statistics.mean(cosine(d, exact) for d in draws)
-
-        scores = means(self.targets[target]), means(self.targets[HESSIAN])
-        return Row(budget, name, samples, look.nominal(), measured, target, *scores)
-
-    def affordable(self) -> dict[tuple[float, str], tuple[int, float]]:
-        """Per budget and estimator the most samples that it pays for, and what they were measured to cost."""
-        few, many = 1, 5
-        cost = self.costs({(name, n): self.look(name, n) for name in SAMPLED for n in (few, many)})
-        samples = {}
-        for budget in BUDGETS:
-            for name in SAMPLED:
-                each = max((cost[name, many] - cost[name, few]) / (many - few), 1e-3)
-                number = few + math.floor((budget - cost[name, few]) / each)
-                samples[budget, name] = max(1, min(MOST_SAMPLES, number))
-        found = {}
-        while samples:  # what turns out to cost more is taken back
-            cost = self.costs({key: self.look(key[1], n) for key, n in samples.items()})
-            over = {key for key in samples if cost[key] > key[0]}
-            found |= {key: (n, cost[key]) for key, n in samples.items() if key not in over}
-            samples = {key: samples[key] - max(1, samples[key] // 20) for key in over if samples[key] > 1}
-        return found
-
-    def rows(self) -> list[Row]:
-        cost = self.costs({"ggn_exact": self.look("ggn_exact")})
-        # One draw of the exact diagonal takes as long as all the others together.
-        once = Costs(self.problem, self.network, 1)
-        cost |= once({"exact": self.look("exact")})
-        rows = [self.row(None, name, None, cost[name]) for name in DETERMINISTIC]
-        found = self.affordable()
-        rows += [self.row(budget, name, *found[budget, name]) for budget, name in sorted(found, key=order)]
-        return rows
-
-    def nominal_row(self, name: str, budget: float) -> Row:
-        """As many samples as the budget pays for at the nominal cost."""
-        number = max(1, math.floor(budget / self.look(name, 1).nominal() + 1e-9))
-        return self.row(budget, name, number, self.costs({0: self.look(name, number)})[0])
-
-
-def order(key: tuple[float, str]) -> tuple[float, int]:
-    return key[0], list(SAMPLED).index(key[1])
+GAUSS_NEWTON = ("gnb", "ggn_mc", "ggn_exact")
+"""What they estimate is the GGN's diagonal."""
+Limit = tuple[str, str, str, float, float]
+"""Problem, estimator, target; a relative error, and the cost in gradients for which it is to be at most that."""
+LIMITS: tuple[Limit, ...] = (
+    ("perceptron", "ggn_mc", GGN, 0.7, 2.5),
+    ("perceptron", "ggn_exact", GGN, 1e-5, 8.0),
+    ("tanh, one hidden layer", "hessian_mc", HESSIAN, 0.3, 8.0),
+    ("tanh, two hidden layers", "hessian_mc", HESSIAN, 0.5, 8.0),
+)
 
 
 def train(problem: Problem, network: nn.Module) -> None:
@@ -200,20 +60,25 @@ def train(problem: Problem, network: nn.Module) -> None:
         optimizer.step()
 
 
-def checks(comparison: Comparison, rows: list[Row]) -> list[tuple[bool, str]]:
+def checks(name: str, comparison: Comparison, rows: list[Row]) -> list[tuple[bool, str]]:
     """The limits, by measured and by nominal cost: whether each is met, and a sentence."""
     found = []
-    for name, (worst, budget) in LIMITS.items():
-        measured = [r for r in rows if r.name == name and r.budget in (None, budget)]
-        nominal = measured if name in DETERMINISTIC else [comparison.nominal_row(name, budget)]
+    for problem, estimator, target, worst, budget in LIMITS:
+        if problem != name:
+            continue
+        measured = [r for r in rows if r.name == estimator and r.budget in (None, budget)]
+        nominal = measured if estimator in DETERMINISTIC else [comparison.nominal_row(estimator, budget)]
         for kind, candidates in (("measured", measured), ("nominal", nominal)):
-            met = [r for r in candidates if r.own[0] < worst and getattr(r, kind) <= budget]
+            met = [r for r in candidates if r.scores[target][0] < worst and getattr(r, kind) <= budget]
             seen = "; ".join(
-                f"{number(r.own[0])} with {r.samples or 'no'} samples at {number(r.nominal)} gradients nominal, "
-                f"{number(r.measured)} measured"
+                f"{number(r.scores[target][0])} with {r.samples or 'no'} samples at {number(r.nominal)} gradients "
+                f"nominal, {number(r.measured)} measured"
                 for r in candidates
             )
-            claim = f"{name} has a relative error under {worst:g} for at most {budget:g} gradients by {kind} cost"
+            claim = (
+                f"{problem}: {estimator} has a relative error to the {target} under {worst:g} for at most {budget:g} "
+                f"gradients by {kind} cost"
+            )
             found.append((bool(met), f"{claim}: {seen or 'the budget pays for no sample'}"))
     return found
 
@@ -224,14 +89,14 @@ def number(value: float) -> str:
 
 def table(rows: list[Row]) -> list[str]:
     lines = [
-        "| budget | estimator | samples | nominal cost | measured cost | target | error | cosine | error, Hessian "
-        "| cosine, Hessian |",
-        "| ---: | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+        "| budget | estimator | samples | nominal cost | measured | error, Hessian | cosine, Hessian | error, GGN |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
+        (worst, angle), (of_ggn, _) = row.scores[HESSIAN], row.scores[GGN]
         cells = [f"{row.budget:g}" if row.budget else "any", row.name, row.samples or "-"]
-        cells += [number(row.nominal), number(row.measured), row.target]
-        cells += [number(row.own[0]), f"{row.own[1]:.2f}", number(row.hessian[0]), f"{row.hessian[1]:.2f}"]
+        cells += [number(row.nominal), number(row.measured), number(worst), f"{angle:.2f}"]
+        cells.append(number(of_ggn) if row.name in GAUSS_NEWTON else "")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
@@ -239,10 +104,10 @@ def table(rows: list[Row]) -> list[str]:
 NOTES = f"""\
 The relative error of an estimate h is ||h - target|| / ||target||, over all parameters of the network; error and cosine
 are means over {DRAWS} draws, in float32, against targets computed by brute force in float64. Each estimator is compared
-with what it estimates, the diagonal of the Hessian or of the generalised Gauss-Newton matrix (GGN), and in the last two
-columns with the Hessian's. "The GGN itself" below each title is how far apart the two are: no Gauss-Newton estimator
-comes closer to the Hessian, except by chance. Where a network is not at its initialisation it has {TRAINING_STEPS}
-steps of Adam behind it, at {TRAINING_LR:g}. Curvature is that of one batch of its own data, in training mode.
+with the Hessian's diagonal; those that estimate the diagonal of the generalised Gauss-Newton matrix (GGN), in the last
+column, with that too. "The GGN itself" below each title is how far apart the two are: what no Gauss-Newton estimator
+can see of this Hessian. Where a network is not at its initialisation it has {TRAINING_STEPS} steps of Adam behind it,
+at {TRAINING_LR:g}. Curvature is that of one batch of its own data, in training mode.
 
 Costs are in gradients (one forward and one backward pass), beyond the gradient that the step takes anyway. The nominal
 cost is what the estimator itself counts: 2 for a Hessian-vector product, 2/3 for a backward pass. The measured cost is
@@ -252,13 +117,19 @@ at most {MOST_SAMPLES}; an estimator that is missing costs more than that with o
 small as these a large part of every measured cost is the overhead of calls: on the perceptron a whole gradient is some
 twenty calls on tensors of a few thousand entries.
 
-`ggn_mc` and `ggn_exact` treat the samples of a batch as independent. In training mode BatchNorm makes every sample's
-loss depend on the others' inputs, so that on the BatchNorm network both are approximations by nature: the error of
-`ggn_exact` there is that of the approximation alone, and more samples of `ggn_mc` do not get below it. `gnb` takes the
-coupling in and has no such limit."""
+`hessian_mc` is unbiased for the whole Hessian's diagonal wherever a network does not normalise over its batch; with
+`carried` what Gauss-Newton misses is added without chance, exactly up to two hidden layers and approximately beyond;
+`hesscale` carries the whole diagonal so. All but `hutchinson` and `gnb` treat the samples of a batch as independent. In
+training mode BatchNorm makes every sample's loss depend on the others' inputs, so that on the BatchNorm network they
+are approximations by nature: the error of `ggn_exact` there is that of the approximation alone, and more samples of
+`ggn_mc` and `hessian_mc` do not get below it. `gnb` takes the coupling in and has no such limit."""
 
 PROBLEMS: dict[str, tuple[Callable[[], Problem], tuple[str, ...]]] = {
     "perceptron": (networks.mnist1d, (INITIAL, "trained")),
+    "tanh, one hidden layer": (partial(networks.smooth_perceptron, nn.Tanh, 32), (INITIAL, "trained")),
+    "tanh, two hidden layers": (partial(networks.smooth_perceptron, nn.Tanh, 16, 16), (INITIAL, "trained")),
+    "tanh, four hidden layers": (partial(networks.smooth_perceptron, nn.Tanh, 12, 12, 12, 12), (INITIAL, "trained")),
+    "GELU, four hidden layers": (partial(networks.smooth_perceptron, nn.GELU, 12, 12, 12, 12), (INITIAL, "trained")),
     "convolutional": (networks.small_cnn, ("trained",)),
     "batchnorm": (networks.batch_norm_cnn, ("trained",)),
     "attention": (networks.small_transformer, ("trained",)),
@@ -273,6 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("benchmarks.estimators", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch (default: its own choice)")
     parser.add_argument("--rounds", type=int, default=15, metavar="R", help="timings of each cost (default: 15)")
+    parser.add_argument("--only", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), help="of the networks")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables there, in Markdown")
     args = parser.parse_args()
     if args.rounds < 1 or (args.threads or 1) < 1:
@@ -283,34 +155,42 @@ def main() -> int:
     lines = ["# Curvature estimators at equal cost", "", f"Written by `{command}`.", ""]
     lines += [f"- {line}" for line in setting("cpu")] + ["", NOTES]
     checked: list[tuple[bool, str]] = []
-    for name, (make, states) in PROBLEMS.items():
-        problem = make()
-        network = problem.network()
+    for name in args.only:
+        make, states = PROBLEMS[name]
         for state in states:
             started = time.perf_counter()
-            torch.manual_seed(0)
-            if state == "trained":
-                train(problem, network)
-            comparison = Comparison(problem, network, args.rounds)
-            rows = comparison.rows()
-            if state == INITIAL:
-                checked = checks(comparison, rows)
-            when = f"after {TRAINING_STEPS} steps of Adam" if state == "trained" else state
-            lines += ["", f"## {problem.title[0].upper()}{problem.title[1:]}, {when}", ""]
-            lines += [
-                f"A gradient takes {statistics.median(comparison.costs.gradient_ms):.3g} ms. The GGN itself against"
-                f" the Hessian: error {number(comparison.floor[0])}, cosine {comparison.floor[1]:.2f}.",
-                "",
-            ]
-            lines += table(rows)
+            found, of_this = section(name, make(), state, args.rounds)
+            lines += found
+            checked += of_this
             say(f"{name}, {state}: {time.perf_counter() - started:.0f} s")
-    lines += ["", "## Checks, on the perceptron at its initialisation", ""]
+    lines += ["", "## Checks, of networks at their initialisation", ""]
     lines += [f"- {'met' if met else 'NOT MET'}: {text}" for met, text in checked]
     text = "\n".join(lines)
     print(text)
     if args.out:
         args.out.write_text(text + "\n", encoding="utf-8")
     return 0 if all(met for met, _ in checked) else 1
+
+
+def section(name: str, problem: Problem, state: str, rounds: int) -> tuple[list[str], list[tuple[bool, str]]]:
+    """One network in one state: a table, and what is demanded of it."""
+    network = problem.network()
+    torch.manual_seed(0)
+    if state == "trained":
+        train(problem, network)
+    exact = targets(problem, network)
+    closure, params = partial(problem.loss, network), list(network.parameters())
+    comparison = Comparison(params, closure, exact, SAMPLED, DETERMINISTIC, rounds)
+    rows = comparison.rows(BUDGETS)
+    when = f"after {TRAINING_STEPS} steps of Adam" if state == "trained" else state
+    gradient = statistics.median(comparison.costs.gradient_ms)
+    lines = [
+        *("", f"## {problem.title[0].upper()}{problem.title[1:]}, {when}", ""),
+        f"A gradient takes {gradient:.3g} ms. The GGN itself against the Hessian: error "
+        f"{number(error(exact[GGN], exact[HESSIAN]))}, cosine {cosine(exact[GGN], exact[HESSIAN]):.2f}.",
+        *("", *table(rows)),
+    ]
+    return lines, checks(name, comparison, rows) if state == INITIAL else []
 
 
 if __name__ == "__main__":

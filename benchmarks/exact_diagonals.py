@@ -1,4 +1,4 @@
-"""The diagonals that estimators aim at, by brute force in float64; and how far from them an estimate is."""
+"""The diagonals that estimators aim at, by brute force in float64."""
 
 from __future__ import annotations
 
@@ -46,11 +46,3 @@ def jacobian(vector: Tensor, params: list[Tensor]) -> list[tuple[int, Tensor]]:
         )
         chunks.append((start, torch.cat([r.flatten(1) for r in rows], dim=1)))
     return chunks
-
-
-def error(estimate: Tensor, target: Tensor) -> float:
-    return float((estimate - target).norm() / target.norm())
-
-
-def cosine(estimate: Tensor, target: Tensor) -> float:
-    return float(estimate @ target / (estimate.norm() * target.norm()))

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,22 @@ def digits() -> tuple[Tensor, Tensor]:
 
     images, classes = load_digits(return_X_y=True)
     return torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(classes)
+
+
+def smooth_perceptron(activation: type[nn.Module], *widths: int) -> Problem:
+    """A perceptron on 8x8 digits, whose Hessian is not its Gauss-Newton matrix."""
+    sizes = (64, *widths, 10)
+
+    def build() -> nn.Module:
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), activation())]
+        return nn.Sequential(nn.Flatten(), *layers[:-1])
+
+    images, classes = digits()
+    count = sum(a * b + b for a, b in pairwise(sizes))
+    shape, name = "-".join(map(str, sizes)), activation.__name__
+    return _real(
+        f"perceptron {shape} on 8x8 digits, {name}, {count:,} parameters, batch 32", build, images, classes, 32
+    )
 
 
 def small_cnn() -> Problem:

@@ -29,7 +29,7 @@ from tuner.store.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("search", "retrain", "status", "report", "list")
+COMMANDS = ("search", "retrain", "status", "report", "list", "curvature")
 SECTIONS = yaml.safe_load((ROOT / "configs/defaults.yaml").read_text(encoding="utf-8"))
 FOREIGN = {"--exclusive", "--requeue"}  # SLURM's
 SUFFIXES = "csv|json|parquet|db|yaml|yml|html|txt|md|py|sh|toml|ipynb|svg|png|npz|jsonl"

@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "compare the optimizers of one or several runs: one self-contained report.html",
     "status": "how a run is getting on, or what became of it",
     "list": "tasks, optimizers, estimators and suites that there are",
+    "curvature": "what estimators of the Hessian's diagonal are worth on a task's network in training",
 }
 """Modules of this package."""
 
@@ -36,7 +37,7 @@ def make_parser() -> Parser:
 
 def overview() -> Parser:
     """The command without the others."""
-    listed = "\n".join(f"  {name:8}  {what}" for name, what in COMMANDS.items())
+    listed = "\n".join(f"  {name:9}  {what}" for name, what in COMMANDS.items())
     parser = Parser("tuner", f"Tunes and benchmarks neural-network optimizers.\n\n{listed}\n\n"
                     "`tuner COMMAND --help` says more of each.")  # fmt: skip
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

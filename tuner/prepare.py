@@ -118,14 +118,23 @@ def flags_of(args: argparse.Namespace, program: Program = NO_PROGRAM) -> dict[st
     """
     flags = given(args, FLAG_KEYS)
     if args.data_dir is not None:
-        if not os.path.exists(args.data_dir):  # unlike Path's, false for a name that no file can have
-            raise UserError(f"--data-dir {args.data_dir}: no such folder or file")
-        flags["task.data_dir"] = str(Path(args.data_dir).absolute())  # workers may run elsewhere
+        flags["task.data_dir"] = data_folder(args.data_dir)
     if args.dataset is not None and args.dataset.endswith(".npz"):
         flags["task.dataset"] = str(Path(args.dataset).absolute())
     if program.python_path and args.resume is None:
         flags["python_path"] = program.python_path
     return flags
+
+
+def data_folder(data_dir: str) -> str:
+    """Where it is, whatever the working directory: workers may run elsewhere.
+
+    Raises:
+        UserError: there is no such data.
+    """
+    if not os.path.exists(data_dir):  # unlike Path's, false for a name that no file can have
+        raise UserError(f"--data-dir {data_dir}: no such folder or file")
+    return str(Path(data_dir).absolute())
 
 
 def going_on(args: argparse.Namespace, config: Config, retrained: list[int], added: list[str]) -> Config:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from optimizers.curvature.gauss_newton import GGNMC
 from tasks.base import Batch, Task
+from tuner.errors import UserError
 from tuner.hessian.compared import Comparison, Look, Row, cosine, error
 from tuner.hessian.hessian import ROWS_SEED, Hessian, in_double, undisturbed
 from tuner.training.engine import Engine
 from tuner.training.records import Budget, Finding
 from tuner.training.single import Hyperparameters, MakeOptimizer, train
+from tuner.training.weights import unpack
 
 HESSIAN, GAUSS_NEWTON = "Hessian", "Gauss-Newton"
 BUDGETS = (1.0, 2.5, 8.0)
@@ -131,6 +135,28 @@ def see_along(
     budget = Budget(epochs, looks - 1, analyze_every=1, analyze=analyze)
     result = train(task, make_optimizer, hp, seed, budget, engine=engine)
     return result.why or result.status
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Of a file that a run has kept (safetensors), or that ``torch.save`` wrote of a ``state_dict``.
+
+    Raises:
+        UserError: the file holds no weights, or those of another network.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = unpack(path.read_bytes())
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("model", "state_dict"):
+            state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+        model.load_state_dict(state)
+    except SafetensorError as error:
+        raise UserError(f"--checkpoint {path}: cannot be read as safetensors: {error}") from None
+    except (RuntimeError, TypeError, AttributeError):  # with a line for each name and shape
+        raise UserError(f"--checkpoint {path}: is not of the network that the task builds") from None
+    except Exception as error:  # unpickling raises what it likes
+        raise UserError(f"--checkpoint {path}: cannot be read as weights: {str(error).splitlines()[0]}") from None
 
 
 def _exact(hessian: Hessian, seed: int) -> tuple[Tensor | None, Tensor]:

@@ -12,7 +12,6 @@ from optimizers.curvature.hessian import HesScale
 from tests.support.networks import PIECEWISE_LINEAR, Problem, draw, estimate, flat, gauss_newton, per_sample, problem
 from tests.support.smooth_networks import ACTIVATIONS, NETWORKS, hessian_diagonal, smooth, stacked
 
-
 OF_SEVERAL_OPERATIONS = {"tanhshrink", "softsign", "written out", "erf"}
 """What goes two ways through them has a product that is lost."""
 

@@ -1,14 +1,34 @@
 """The whole diagonal: its mean over all random signs, to rounding, and over draws, against brute force."""
 
+import copy
 import warnings
+from itertools import pairwise
+from statistics import NormalDist
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
+from benchmarks.networks import digits
 from optimizers.curvature import hessian, output_hessian
+from optimizers.curvature.gauss_newton import GGNMC
 from optimizers.curvature.hessian import HessianMC
-from tests.support.networks import Once, flat
-from tests.support.smooth_networks import ACTIVATIONS, LOSSES, NETWORKS, hessian_diagonal, smooth
+from tests.support.networks import (
+    CLASSES,
+    PIECEWISE_LINEAR,
+    Keep,
+    Once,
+    Problem,
+    draw,
+    estimate,
+    flat,
+    gauss_newton,
+    per_sample,
+    problem,
+)
+from tests.support.smooth_networks import ACTIVATIONS, LOSSES, NETWORKS, Of, dense, hessian_diagonal, smooth
+from tests.support.thinned import thinned
 
 
 def mean_over_signs(given, monkeypatch, **options):
@@ -52,3 +72,227 @@ def test_of_other_losses_too(loss, monkeypatch):
     given = smooth("2 hidden, tanh", LOSSES[loss])
     found, _ = mean_over_signs(given, monkeypatch)
     torch.testing.assert_close(found, hessian_diagonal(given), rtol=1e-8, atol=1e-12)
+
+
+def draws_of(given, count, **options):
+    once = Once(HessianMC(**options), given, given.params)
+    return torch.stack([flat(once()) for _ in range(count)]), once
+
+
+TWELVE = [
+    *("1 hidden, tanh", "2 hidden, tanh", "3 hidden, tanh", "5 hidden, tanh", "gelu", "silu", "softplus", "mixed"),
+    *("convolution", "residual", "embedding", "encoder", "gated", "layer norm"),
+]
+
+
+@pytest.mark.parametrize("name", thinned(TWELVE, 7))
+@pytest.mark.filterwarnings("ignore:.*knows no layer")
+def test_the_mean_of_2000_draws_is_the_hessians_diagonal(name):
+    given, count = smooth(name), 2000
+    found, _ = draws_of(given, count)
+    check_mean(found, hessian_diagonal(given))
+
+
+@pytest.mark.parametrize("loss", thinned(LOSSES, 4))
+def test_the_mean_of_2000_draws_is_so_for_other_losses(loss):
+    given = smooth("3 hidden, tanh", LOSSES[loss])
+    check_mean(draws_of(given, 2000)[0], hessian_diagonal(given))
+
+
+def check_mean(found, expected):
+    """The largest |z| within Bonferroni's bound at 1e-4 in all, and the mean of z^2 near 1."""
+    error, spread = found.mean(0) - expected, found.std(0) / len(found) ** 0.5
+    random = spread > 1e-9 * expected.abs().max()
+    torch.testing.assert_close(error[~random], torch.zeros_like(error[~random]), rtol=0, atol=1e-8)
+    z = error[random] / spread[random]
+    assert z.abs().max() < -NormalDist().inv_cdf(1e-4 / 2 / len(z))
+    assert 0.4 < z.square().mean() < 2.2  # entries depend on each other
+
+
+@pytest.mark.parametrize("name", PIECEWISE_LINEAR)
+@pytest.mark.parametrize("draws", ["signs", "labels"])
+def test_on_a_piecewise_linear_network_it_is_ggn_mc(name, draws):
+    given = problem(name)
+    for samples in (1, 3):
+        options = {"draws": draws, "samples": samples}
+        once = Once(HessianMC(**options), given, given.params)
+        torch.testing.assert_close(once(), estimate(GGNMC(**options), given))
+        assert once.estimator.cost(once.refresh) == GGNMC(**options).cost(once.refresh)
+
+
+@pytest.mark.parametrize(("hidden", "worst"), [((32,), 0.3), ((16, 16), 0.5)])
+def test_four_samples_come_near_the_diagonal_of_a_network_of_digits(hidden, worst):
+    torch.manual_seed(0)
+    images, classes = digits()
+    sizes = (64, *hidden, 10)
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
+    given = Problem(nn.Sequential(*layers[:-1]).double(), images[:32].flatten(1).double(),
+                    lambda o: F.cross_entropy(o, classes[:32]))  # fmt: skip
+    expected = hessian_diagonal(given)
+    found, _ = draws_of(given, 30, samples=4)
+    assert ((found - expected).norm(dim=1) / expected.norm()).mean() < worst
+    of_ggn = flat(gauss_newton(given))
+    assert (of_ggn - expected).norm() / expected.norm() > 0.5  # what Gauss-Newton cannot see
+
+
+class Tied(nn.Module):
+    """An embedding whose weights are the head's, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.middle = nn.Embedding(5, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.middle(self.words(x)).tanh().mean(1) @ self.words.weight.T
+
+
+class Cell(nn.Module):
+    """Some steps of a recurrent network."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell, self.out = cell, nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        h = torch.zeros_like(x)
+        for shift in range(2):
+            h = self.cell(x.roll(shift, 1), h)
+        return self.out(h)
+
+
+def scaled_to_one(net, x):
+    h = net.l0(x)
+    return net.out(net.l1(h / h.norm(dim=1, keepdim=True)).tanh())
+
+
+LOST = {
+    "tied": (Tied, {"words.weight"}),
+    "used twice": (lambda: Of(lambda net, x: net.out(net.l0(net.l0(x).tanh()).tanh()), **dense(1)), {"l0.weight"}),
+    "a recurrent cell": (lambda: Cell(nn.GRUCell(4, 4)), {"cell.weight_hh"}),
+    "a norm": (lambda: Of(scaled_to_one, **dense(2)), {"l0.weight", "l0.bias"}),
+}
+
+
+def with_lost(name):
+    torch.manual_seed(1)
+    model = LOST[name][0]().double()
+    x = torch.tensor([[0, 1, 1], [2, 3, 0], [4, 4, 4]]) if name == "tied" else draw(3, 4)
+    return Problem(model, x, lambda o: F.cross_entropy(o, torch.arange(3)))
+
+
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.filterwarnings("ignore:.*knows no layer")
+def test_what_is_not_known_is_hutchinsons_and_said_and_the_rest_is_as_ever(name, monkeypatch):
+    given = with_lost(name)
+    with pytest.warns(UserWarning, match="does not know .*hutchinson's estimate is used for"):
+        found, once = mean_over_signs(given, monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        once()
+    expected, start = hessian_diagonal(given), 0
+    for i, (each, param) in enumerate(given.model.named_parameters()):
+        part = slice(start, start + param.numel())
+        start += param.numel()
+        is_lost = bool(once.refresh.record.lost >> i & 1)
+        assert is_lost == (each in LOST[name][1])
+        if not is_lost:
+            torch.testing.assert_close(found[part], expected[part], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.filterwarnings("ignore:HessianMC")
+def test_hutchinsons_part_is_unbiased_too(name):
+    given = with_lost(name)
+    check_mean(draws_of(given, 600)[0], hessian_diagonal(given))
+
+
+@pytest.mark.filterwarnings("ignore:HessianMC")
+def test_what_the_loss_has_beside_the_outputs_is_not_lost():
+    given = smooth("1 hidden, tanh")
+    penalised = given.params[:2]
+
+    def closure():
+        loss, outputs = given()
+        return loss + sum(p.pow(4).sum() for p in penalised), outputs
+
+    once = Once(HessianMC(), closure, given.params)
+    found = torch.stack([flat(once()) for _ in range(400)])
+    expected = hessian_diagonal(given) + flat([12 * p**2 for p in penalised] + [0 * p for p in given.params[2:]])
+    check_mean(found, expected)
+    assert once.refresh.record.lost == 0b11
+
+
+@pytest.mark.parametrize("estimator", ["hessian_mc", "hesscale", {"name": "ggn_mc", "residual": "carried"}])
+@pytest.mark.parametrize("name", ["mixed", "convolution", "layer norm"])
+def test_gradients_are_to_the_bit_those_without_curvature(name, estimator):
+    given = smooth(name)
+    given.model.float()
+    given.x = given.x.float()
+    optimizer = Keep(given.params, estimator)
+    optimizer.step(given)
+    found = [p.grad for p in given.params]
+    assert all(grad.grad_fn is None for grad in found)
+    for param in given.params:
+        param.grad = None
+    given()[0].backward()
+    assert all(torch.equal(grad, param.grad) for grad, param in zip(found, given.params, strict=True))
+
+
+@pytest.mark.parametrize("estimator", ["hessian_mc", "hesscale", {"name": "ggn_exact", "residual": "carried"}])
+def test_maximising_the_negated_loss_is_minimising_the_loss(estimator):
+    given = smooth("3 hidden, tanh")
+    low, high = (Keep(given.params, estimator, maximize=maximize) for maximize in (False, True))
+    low.step(given)
+
+    def negated():
+        loss, outputs = given()
+        return -loss, outputs
+
+    high.step(negated)
+    torch.testing.assert_close(low.curvatures, high.curvatures)
+
+
+@pytest.mark.parametrize("estimator", ["hessian_mc", "hesscale"])
+def test_a_resumed_optimizer_goes_on_to_the_bit(estimator):
+    def start():
+        given = smooth("gated")
+        return given, Keep(given.params, estimator, lr=0.1, update_period=2)
+
+    given, optimizer = start()
+    for _ in range(3):
+        optimizer.step(given)
+    resumed, other = start()
+    resumed.model.load_state_dict(given.model.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(4):
+        optimizer.step(given)
+        other.step(resumed)
+        assert torch.equal(flat(given.params), flat(resumed.params))
+        assert torch.equal(flat(optimizer.curvatures), flat(other.curvatures))
+
+
+def test_it_listens_to_the_gradients_own_backward_pass_and_needs_no_other():
+    """Unless nobody lets it: then the pass is gone through once more, to the same estimate."""
+    given = smooth("3 hidden, tanh")
+    once = Once(HessianMC(), given, given.params)
+    again = Once(HessianMC(), given, given.params)
+    again.refresh.record.operations = None
+    torch.testing.assert_close(once(), again())
+
+
+def test_a_function_of_each_entry_may_be_anybodys_own():
+    class Cubed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad * 3 * x**2
+
+    torch.manual_seed(0)
+    model = Of(lambda net, x: net.out(Cubed.apply(net.l1(Cubed.apply(net.l0(x))))), **dense(2)).double()
+    given = Problem(model, draw(3, 4), per_sample)
+    check_mean(draws_of(given, 300)[0], hessian_diagonal(given))

@@ -17,9 +17,9 @@ from tests.support.members import NETWORKS, Small
 from tests.support.run_configs import OPTIMIZERS, run_config
 from tuner import retrain, search
 from tuner.config.layers import from_yaml
+from tuner.errors import UserError
 from tuner.hessian import analysis, spectrum
 from tuner.hessian.analysis import analyze_curvature
-from tuner.errors import UserError
 from tuner.jobs import EvaluationRecord, Job, Outcome
 from tuner.planning.cohorts import CohortSizes
 from tuner.planning.plan import retrain_plan

@@ -9,17 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.config.program import NO_PROGRAM
 from tuner.config.registry import available
 from tuner.console import completion
 from tuner.console.completion import complete
 from tuner.console.parsing import Parser, check_utf8, run_command
 from tuner.errors import DONE, UserError
-from tuner.prepare import prepare
-from tuner.search import make_parser as search_parser
+from tuner.prepare import FLAG_KEYS, data_folder, settled
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tuner.config.schema import Config
     from tuner.hessian.along import Seen
 
@@ -76,19 +74,18 @@ def configuration(args: Namespace) -> Config:
     Raises:
         UserError: bad input.
     """
-    words = [
-        "--task",
-        args.task,
-        "--optimizers",
-        args.optimizer,
-        "--set",
-        f"train.epochs={args.epochs or 1}",
-        *args.set,
-    ]
-    for flag in ("preset", "data_dir", "dataset", "configs"):
-        value = getattr(args, flag)
-        words += [] if value is None else [f"--{flag.replace('_', '-')}={value}"]
-    return prepare(search_parser().parse(words), None)
+    from tuner.config.classes import check_dataset
+    from tuner.config.layers import resolve
+
+    flags: dict[str, Any] = {"search.optimizers": [args.optimizer], "train.epochs": args.epochs or 1}
+    for flag in ("task", "preset", "dataset"):
+        if (value := getattr(args, flag)) is not None:
+            flags[FLAG_KEYS[flag]] = value
+    if args.data_dir is not None:
+        flags[FLAG_KEYS["data_dir"]] = data_folder(args.data_dir)
+    config = resolve(flags, args.set, args.configs)
+    check_dataset(config)
+    return settled(config, NO_PROGRAM)
 
 
 def look(args: Namespace, config: Config) -> list[Seen]:
@@ -97,7 +94,7 @@ def look(args: Namespace, config: Config) -> list[Seen]:
     Raises:
         UserError: the data cannot be used, or the weights are of another network.
     """
-    from tuner.hessian.along import see, see_along
+    from tuner.hessian.along import load_weights, see, see_along
     from tuner.training import build
 
     task = build.make_task(config)
@@ -110,7 +107,7 @@ def look(args: Namespace, config: Config) -> list[Seen]:
 
     if args.checkpoint is not None:
         model = task.build(args.seed)
-        _load(model, args.checkpoint)
+        load_weights(model, args.checkpoint)
         tell(see(task, model, f"with the weights of {args.checkpoint.name}", seed=args.seed))
         return seen
     spec = config.optimizers[args.optimizer]
@@ -120,32 +117,6 @@ def look(args: Namespace, config: Config) -> list[Seen]:
     if ended != "complete":
         print(f"the training ended early: {ended}", file=sys.stderr)
     return seen
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    """
-    Raises:
-        UserError: the file holds no weights, or those of another network.
-    """
-    import torch
-    from safetensors import SafetensorError
-
-    from tuner.training.weights import unpack
-
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = unpack(path.read_bytes())
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("model", "state_dict"):
-            state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
-        model.load_state_dict(state)
-    except SafetensorError as error:
-        raise UserError(f"--checkpoint {path}: cannot be read as safetensors: {error}") from None
-    except (RuntimeError, TypeError, AttributeError):  # with a line for each name and shape
-        raise UserError(f"--checkpoint {path}: is not of the network that the task builds") from None
-    except Exception as error:  # unpickling raises what it likes
-        raise UserError(f"--checkpoint {path}: cannot be read as weights: {str(error).splitlines()[0]}") from None
 
 
 def page(args: Namespace, seen: list[Seen]) -> list[str]:
