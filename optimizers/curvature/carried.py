@@ -96,7 +96,7 @@ class Carried:
         if start is not None:
             self._add(self._graph.root, start)
         for node in reversed(self._graph.nodes):
-            outputs = range(len(node._input_metadata))  # type: ignore[attr-defined]
+            outputs = range(len(node._input_metadata))
             given = [self.at.get(GradientEdge(node, i)) for i in outputs]
             if any(diagonal is not None for diagonal in given):
                 self._through(node, given)

@@ -33,7 +33,7 @@ class Graph:
         self.reach: dict[Node, int] = {}
         for node in _in_order(self.root.node):
             if node.name() == LEAF:
-                self.reach[node] = self._bits.get(id(node.variable), 0)  # type: ignore[attr-defined]
+                self.reach[node] = self._bits.get(id(node.variable), 0)
                 continue
             reach = 0
             for below, _ in node.next_functions:
@@ -62,7 +62,7 @@ class Graph:
                 continue
             seen.add(node)
             if node.name() == LEAF:
-                found |= self._bits.get(id(node.variable), 0)  # type: ignore[attr-defined]
+                found |= self._bits.get(id(node.variable), 0)
             waiting += [edge.node for edge in edges(node) if edge is not None and edge != self.root]
         return found
 

@@ -163,7 +163,7 @@ def kind_of(node: Node) -> str:
 
 def of_inputs(node: Node, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The gradients of an operation's inputs, ``None`` for those that have none, given those of its outputs."""
-    found = node(*grads) if callable(node) else node.apply(*grads)  # type: ignore[attr-defined]
+    found = node(*grads) if callable(node) else node.apply(*grads)
     found = found if isinstance(found, tuple) else (found,)
     return [None if edge is None else grad for grad, edge in zip(found, edges(node), strict=True)]
 

@@ -112,12 +112,15 @@ class Operations:
             each.grads = heard.get(each.number, ())
             if not any(grad is not None for grad in each.grads):
                 continue
-            tried = isinstance(each, Elementwise | Linear)
-            if isinstance(each, Unknown) or (tried and not each.find(self._kinds)):
+            if isinstance(each, Elementwise | Linear):
+                found = each.find(self._kinds)
+                if not found:
+                    self._kinds[kind_of(each.node)] = UNKNOWN
+            else:
+                found = not isinstance(each, Unknown)
+            if not found:
                 name = short_name(each.node)
                 unknown[name] = unknown.get(name, 0) | each.reach
-                if tried:
-                    self._kinds[kind_of(each.node)] = UNKNOWN
             elif isinstance(each, Elementwise):
                 self.elementwise.add(each.node)
                 known += [] if each.residual is None else [each]
@@ -142,7 +145,7 @@ def curved_operations(graph: Graph, kinds: Kinds) -> list[Curved]:
         if (curved := _read(node, graph, kinds)) is not None:
             curved.number = number
             found.append(curved)
-    return sorted(found, key=lambda curved: curved.node._sequence_nr())  # type: ignore[attr-defined, no-any-return]
+    return sorted(found, key=lambda curved: curved.node._sequence_nr())
 
 
 def _read(node: Node, graph: Graph, kinds: Kinds) -> Curved | None:

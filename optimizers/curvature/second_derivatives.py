@@ -227,5 +227,5 @@ def _divided(value: Tensor, by: Tensor) -> Tensor:
 
 def saved_dim(node: Node) -> int:
     """An operation's dimension, which PyTorch's C++ gives unsigned."""
-    dim: int = node._saved_dim  # type: ignore[attr-defined]
+    dim: int = node._saved_dim
     return dim - 2**64 if dim >= 2**63 else dim

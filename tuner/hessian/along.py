@@ -185,7 +185,7 @@ def _gauss_newton(task: Task, hessian: Hessian) -> tuple[Tensor, bool]:
         outputs = closure()[1]
     columns = outputs[0].numel() if outputs.dim() else 0
     given: Any = {"name": "ggn_exact"} if columns <= MOST_COLUMNS else GGNMC(samples=MEAN_OF)
-    return Look(params, closure, given).diagonal(), columns > MOST_COLUMNS  # type: ignore[arg-type]
+    return Look(params, closure, given).diagonal(), columns > MOST_COLUMNS
 
 
 def _closure(task: Task, hessian: Hessian) -> Callable[[], tuple[Tensor, Tensor]]:

@@ -165,13 +165,13 @@ class Comparison:
         """Per budget and estimator the most samples that it pays for, and what they were measured to cost."""
         few, many = 1, 5
         cost = self.costs({(name, n): self.look(name, n) for name in self.sampled for n in (few, many)})
-        samples = {}
+        samples: dict[tuple[float, str], int] = {}
         for budget in budgets:
             for name in self.sampled:
                 each = max((cost[name, many] - cost[name, few]) / (many - few), 1e-3)
                 number = few + math.floor((budget - cost[name, few]) / each)
                 samples[budget, name] = max(1, min(MOST_SAMPLES, number))
-        found = {}
+        found: dict[tuple[float, str], tuple[int, float]] = {}
         while samples:  # what turns out to cost more is taken back
             cost = self.costs({key: self.look(key[1], n) for key, n in samples.items()})
             over = {key for key in samples if cost[key] > key[0]}
