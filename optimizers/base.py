@@ -68,8 +68,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.grad_equivalents = 0.0
         """Cost so far in gradients (one forward and one backward pass), by the estimators' nominal costs."""
         self.refreshing = False
-        """Whether the step under way estimates curvature from the forward pass. A closure that would otherwise run it
-        compiled or under autocast should then do neither."""
+        """Whether the step under way estimates curvature: a closure then neither compiles nor uses autocast."""
         self.foreach = foreach
         self.compile = compile
         self._steps = 0

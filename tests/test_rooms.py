@@ -43,5 +43,5 @@ def test_no_file_of_the_rooms_lies_beside_them() -> None:
     """The Python API, commands, the order of events, and what all rooms share."""
     roots = {path.stem for path in (ROOT / "tuner").glob("*.py")}
     api = {"__init__", "__main__", "api", "callable", "call", "child", "result", "version"}
-    commands = {"search", "retrain", "report", "status", "list"}
+    commands = {"search", "retrain", "report", "status", "list", "curvature"}
     assert roots == api | commands | {"prepare", "suite", "execute", "work", "events", "jobs", "errors", "text"}

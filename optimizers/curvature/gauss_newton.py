@@ -149,9 +149,9 @@ class _GaussNewton(Layerwise):
         return self.count(refresh) + (self.residual == "carried")
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
+        head = OutputHessian(refresh)
         if self.residual == "carried":
             self.operations(refresh)
-        head = OutputHessian(refresh)
         per_sample = self.layers(refresh)
         at_once = max(1, COLUMN_ENTRIES // max(1, per_sample.entries))
         batches = self.vectors(head, refresh.generator, at_once)

@@ -40,11 +40,11 @@ class HessianMC(GGNMC):
     linear networks it is ``GGNMC``. Costs up to two backward passes per draw.
 
     Any function of each entry is known, by automatic differentiation of its derivative; products of activations,
-    quotients, softmax (attention's, too), log-softmax, LayerNorm and GroupNorm; in training mode the second derivative
-    of BatchNorm is left out, besides what ``GGNMC`` leaves out there. Parameters behind another operation, such as a
-    norm, those multiplied with what depends on them (tied weights, a recurrent network's), and those that the loss
-    depends on otherwise than by the outputs get Hutchinson's estimate; a warning says so once. That costs two gradients
-    per draw and two thirds more.
+    quotients, softmax (attention's, too), log-softmax, LayerNorm and GroupNorm; a layer may be used twice, weights may
+    be tied or those of a recurrent network. In training mode the second derivative of BatchNorm is left out, besides what
+    ``GGNMC`` leaves out there. Parameters behind another operation, such as a norm, and those that the loss depends on
+    otherwise than by the outputs get Hutchinson's estimate; a warning says so once. That costs two gradients per draw
+    and two thirds more.
 
     Args:
         samples: number of draws to average, at least 1.
@@ -52,7 +52,7 @@ class HessianMC(GGNMC):
     """
 
     stacks = True
-    costs = "2/3 to 4/3 per sample"
+    costs = "4/3 per sample"
     instead = "the square of the whole batch's vector"
 
     def __init__(self, samples: int = 1, draws: str = "signs") -> None:
@@ -76,8 +76,9 @@ class HessianMC(GGNMC):
         return super().cost(refresh) + lost
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
+        head = OutputHessian(refresh)
         operations = self.operations(refresh)  # before other vectors go back
-        head, per_sample = OutputHessian(refresh), self.layers(refresh)
+        per_sample = self.layers(refresh)
         lost = self._lost(refresh, operations)
         own = {edge: set_of(refresh.indices[i] for i in places) for edge, places in per_sample.places().items()}
         random = [each for each in operations.known if each.reach & ~lost & ~_needs_no_chance(each, own)]
@@ -172,8 +173,8 @@ class HesScale(Layerwise):
         return 1
 
     def __call__(self, refresh: Refresh) -> list[Tensor]:
-        self.operations(refresh)
         head = OutputHessian(refresh)
+        self.operations(refresh)
         return carried(refresh, self.layers(refresh), head.diagonal(), type(self).__name__)
 
 

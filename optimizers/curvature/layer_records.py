@@ -16,6 +16,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
+from optimizers.curvature.routing import is_routing
+
 SAMPLE_ENTRIES = 2**22
 """Entries of the per-sample gradients that may exist at a time."""
 
@@ -336,25 +338,6 @@ class Recorder(TorchFunctionMode):
             normal = F.batch_norm(input.detach().to(weight.dtype), *statistics, training=training, eps=eps)
             self._note(Scale, weight, output, normal.movedim(1, -1).reshape(-1, normal.shape[1]), channels=1)
             self._note(Shift, bias, output, channels=1)
-
-
-ROUTING = {
-    *("gather", "index_select", "masked_select", "take", "take_along_dim", "scatter", "masked_scatter", "index_put"),
-    *("index_copy", "index_add", "scatter_add", "scatter_reduce", "index_reduce", "sort", "topk"),
-    "_pack_padded_sequence",
-}
-"""Names of functions, without the underscore of those in place, that move entries to where other entries say."""
-
-
-def is_routing(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether a call may give a row another sample than it has in another batch."""
-    name = getattr(func, "__name__", "")
-    if name in ("__getitem__", "__setitem__"):
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return any(hasattr(part, "__len__") for part in index)
-    if name in ("cat", "concat", "concatenate"):
-        return kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0)) == 0
-    return name.removesuffix("_") in ROUTING
 
 
 READERS: dict[Any, Callable[..., None]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,9 +164,16 @@ def kind_of(node: Node) -> str:
 
 def of_inputs(node: Node, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The gradients of an operation's inputs, ``None`` for those that have none, given those of its outputs."""
-    found = node(*grads) if callable(node) else node.apply(*grads)
+    places = edges(node)
+    if callable(node):
+        found = node(*grads)
+        each = iter(found if isinstance(found, tuple) else (found,))
+        return [grad if edge is not None else None for grad, edge in zip(each, places, strict=True)]
+    own: Any = node  # of a torch.autograd.Function, whose arguments need not be tensors
+    found = own.apply(*grads)
     found = found if isinstance(found, tuple) else (found,)
-    return [None if edge is None else grad for grad, edge in zip(found, edges(node), strict=True)]
+    needed = iter([grad for grad, needs in zip(found, own.needs_input_grad, strict=True) if needs])
+    return [None if edge is None else next(needed) for edge in places]
 
 
 def roots_of(residual: Tensor, signs: Tensor | float) -> tuple[Tensor, Tensor]:

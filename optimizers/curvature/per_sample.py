@@ -217,7 +217,7 @@ def _say(name: str, instead: str, shapes: list[torch.Size]) -> None:
     listed = ", ".join(str(tuple(shape)) for shape in shapes)
     warnings.warn(
         f"{name} knows no layer for {len(shapes)} parameters, of shapes {listed}, or finds its samples mixed "
-        "(are they the first dimension of the outputs, and has each as many rows?): {instead} is used for them, "
+        f"(are they the first dimension of the outputs, and has each as many rows?): {instead} is used for them, "
         "and for others found so later",
         stacklevel=2,
     )

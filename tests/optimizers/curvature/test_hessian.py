@@ -33,7 +33,8 @@ from tests.support.thinned import thinned
 
 def mean_over_signs(given, monkeypatch, **options):
     """The estimate is a quadratic form of its signs: its mean is the form's trace, found by one sign at a time."""
-    once = Once(HessianMC(**options), given, given.params)
+    memory = {}
+    once = Once(HessianMC(**options), given, given.params, memory=memory)
     place = {"next": 0, "one": -1}
 
     def signs(like, generator):
@@ -48,6 +49,9 @@ def mean_over_signs(given, monkeypatch, **options):
         monkeypatch.setattr(module, "random_signs", signs)
 
     def of(one):
+        nonlocal once
+        if once.refresh.memory.get(hessian.SAID):  # Hutchinson's products leave no graph
+            once = Once(HessianMC(**options), given, given.params, memory=memory)
         place.update(next=0, one=one)
         return flat(once())
 
@@ -72,6 +76,15 @@ def test_of_other_losses_too(loss, monkeypatch):
     given = smooth("2 hidden, tanh", LOSSES[loss])
     found, _ = mean_over_signs(given, monkeypatch)
     torch.testing.assert_close(found, hessian_diagonal(given), rtol=1e-8, atol=1e-12)
+
+
+def steps_of(params, closure, count):
+    """Curvatures of an optimizer's steps."""
+    optimizer, found = Keep(params, "hessian_mc"), []
+    for _ in range(count):
+        optimizer.step(closure)
+        found.append(flat(optimizer.curvatures))
+    return torch.stack(found)
 
 
 def draws_of(given, count, **options):
@@ -132,7 +145,7 @@ def test_four_samples_come_near_the_diagonal_of_a_network_of_digits(hidden, wors
     found, _ = draws_of(given, 30, samples=4)
     assert ((found - expected).norm(dim=1) / expected.norm()).mean() < worst
     of_ggn = flat(gauss_newton(given))
-    assert (of_ggn - expected).norm() / expected.norm() > 0.5  # what Gauss-Newton cannot see
+    assert (of_ggn - expected).norm() / expected.norm() > 0.2  # what Gauss-Newton cannot see
 
 
 class Tied(nn.Module):
@@ -165,30 +178,51 @@ def scaled_to_one(net, x):
     return net.out(net.l1(h / h.norm(dim=1, keepdim=True)).tanh())
 
 
+def two_convolutions(net, x):
+    return net.out(net.conv(net.conv(x[:, None, None]).tanh()).tanh().flatten(1))
+
+
+MORE_THAN_ONCE = {
+    "tied": Tied,
+    "used twice": lambda: Of(lambda net, x: net.out(net.l0(net.l0(x).tanh()).tanh()), **dense(1)),
+    "a recurrent cell": lambda: Cell(nn.GRUCell(4, 4)),
+}
 LOST = {
-    "tied": (Tied, {"words.weight"}),
-    "used twice": (lambda: Of(lambda net, x: net.out(net.l0(net.l0(x).tanh()).tanh()), **dense(1)), {"l0.weight"}),
-    "a recurrent cell": (lambda: Cell(nn.GRUCell(4, 4)), {"cell.weight_hh"}),
     "a norm": (lambda: Of(scaled_to_one, **dense(2)), {"l0.weight", "l0.bias"}),
+    "a convolution used twice": (
+        lambda: Of(two_convolutions, conv=nn.Conv2d(1, 1, (1, 1), bias=False), out=nn.Linear(4, CLASSES)),
+        {"conv.weight"},
+    ),
 }
 
 
-def with_lost(name):
+def of_classes(make):
     torch.manual_seed(1)
-    model = LOST[name][0]().double()
-    x = torch.tensor([[0, 1, 1], [2, 3, 0], [4, 4, 4]]) if name == "tied" else draw(3, 4)
+    model = make().double()
+    x = torch.tensor([[0, 1, 1], [2, 3, 0], [4, 4, 4]]) if isinstance(model, Tied) else draw(3, 4)
     return Problem(model, x, lambda o: F.cross_entropy(o, torch.arange(3)))
+
+
+def with_lost(name):
+    return of_classes(LOST[name][0])
+
+
+@pytest.mark.parametrize("name", MORE_THAN_ONCE)
+@pytest.mark.filterwarnings("ignore:.*knows no layer")
+def test_parameters_may_be_used_more_than_once(name, monkeypatch):
+    given = of_classes(MORE_THAN_ONCE[name])
+    found, once = mean_over_signs(given, monkeypatch)
+    assert not once.refresh.record.lost
+    torch.testing.assert_close(found, hessian_diagonal(given), rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LOST)
 @pytest.mark.filterwarnings("ignore:.*knows no layer")
 def test_what_is_not_known_is_hutchinsons_and_said_and_the_rest_is_as_ever(name, monkeypatch):
     given = with_lost(name)
-    with pytest.warns(UserWarning, match="does not know .*hutchinson's estimate is used for"):
+    with pytest.warns(UserWarning, match="does not know .*hutchinson's estimate is used for") as said:
         found, once = mean_over_signs(given, monkeypatch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        once()
+    assert sum("does not know" in str(each.message) for each in said) == 1
     expected, start = hessian_diagonal(given), 0
     for i, (each, param) in enumerate(given.model.named_parameters()):
         part = slice(start, start + param.numel())
@@ -203,7 +237,7 @@ def test_what_is_not_known_is_hutchinsons_and_said_and_the_rest_is_as_ever(name,
 @pytest.mark.filterwarnings("ignore:HessianMC")
 def test_hutchinsons_part_is_unbiased_too(name):
     given = with_lost(name)
-    check_mean(draws_of(given, 600)[0], hessian_diagonal(given))
+    check_mean(steps_of(given.params, given, 600), hessian_diagonal(given))
 
 
 @pytest.mark.filterwarnings("ignore:HessianMC")
@@ -215,11 +249,9 @@ def test_what_the_loss_has_beside_the_outputs_is_not_lost():
         loss, outputs = given()
         return loss + sum(p.pow(4).sum() for p in penalised), outputs
 
-    once = Once(HessianMC(), closure, given.params)
-    found = torch.stack([flat(once()) for _ in range(400)])
+    found = steps_of(given.params, closure, 400)
     expected = hessian_diagonal(given) + flat([12 * p**2 for p in penalised] + [0 * p for p in given.params[2:]])
     check_mean(found, expected)
-    assert once.refresh.record.lost == 0b11
 
 
 @pytest.mark.parametrize("estimator", ["hessian_mc", "hesscale", {"name": "ggn_mc", "residual": "carried"}])
