@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node
 
-from optimizers.curvature.graph import LEAF, Graph, edges, names, set_of, shape_of
+from optimizers.curvature.graph import LEAF, Graph, edges, names, place_of, set_of, shape_of
 from optimizers.curvature.interface import Refresh
 from optimizers.curvature.operation import Curved, of_inputs, short_name
 from optimizers.curvature.operations import BATCH_NORMS, PIECEWISE_LINEAR, Operations
@@ -57,7 +57,7 @@ def carried(refresh: Refresh, per_sample: PerSample, start: Tensor | None, name:
         weights = {edge: at[edge][None] for edge in per_sample.edges if edge in at}
         found = per_sample.weighted(weights)
         for place, param in per_sample.others.items():
-            found[place] = at.get(get_gradient_edge(param), found[place])
+            found[place] = at.get(place_of(param), found[place])
     left_out = sorted(diagonals.stopped | operations.unknown.keys())
     if left_out and SAID not in refresh.memory:
         refresh.memory[SAID] = True

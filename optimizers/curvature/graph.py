@@ -27,7 +27,7 @@ class Graph:
     """
 
     def __init__(self, outputs: Tensor, params: Sequence[Tensor | None]) -> None:
-        self.root = get_gradient_edge(outputs)
+        self.root = place_of(outputs)
         self._bits = {id(param): 1 << i for i, param in enumerate(params)}
         self.nodes: list[Node] = []
         self.reach: dict[Node, int] = {}
@@ -54,7 +54,7 @@ class Graph:
     def beside(self, loss: Tensor) -> int:
         """The parameters that the loss depends on not only by the outputs."""
         found, seen = 0, set[Node]()
-        start = get_gradient_edge(loss)
+        start = place_of(loss)
         waiting = [] if start == self.root else [start.node]
         while waiting:
             node = waiting.pop()
@@ -65,6 +65,12 @@ class Graph:
                 found |= self._bits.get(id(node.variable), 0)
             waiting += [edge.node for edge in edges(node) if edge is not None and edge != self.root]
         return found
+
+
+def place_of(tensor: Tensor) -> GradientEdge:
+    """Where the gradient of a tensor goes: what two such places have to be alike to be one, and no more."""
+    edge = get_gradient_edge(tensor)
+    return GradientEdge(edge.node, edge.output_nr)
 
 
 def edges(node: Node) -> list[GradientEdge | None]:

@@ -40,11 +40,11 @@ class HessianMC(GGNMC):
     linear networks it is ``GGNMC``. Costs up to two backward passes per draw.
 
     Any function of each entry is known, by automatic differentiation of its derivative; products of activations,
-    quotients, softmax (attention's, too), log-softmax, LayerNorm and GroupNorm; a layer may be used twice, weights may
-    be tied or those of a recurrent network. In training mode the second derivative of BatchNorm is left out, besides what
-    ``GGNMC`` leaves out there. Parameters behind another operation, such as a norm, and those that the loss depends on
-    otherwise than by the outputs get Hutchinson's estimate; a warning says so once. That costs two gradients per draw
-    and two thirds more.
+    quotients, softmax (attention's, too), log-softmax, LayerNorm and GroupNorm. A layer may be used twice, weights may
+    be tied or those of a recurrent network. In training mode the second derivative of BatchNorm is left out, besides
+    what ``GGNMC`` leaves out there. Parameters behind another operation, such as a norm, and those that the loss
+    depends on otherwise than by the outputs get Hutchinson's estimate; a warning says so once. That costs two gradients
+    per draw and two thirds more.
 
     Args:
         samples: number of draws to average, at least 1.

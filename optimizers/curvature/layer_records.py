@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
+from optimizers.curvature.graph import place_of
 from optimizers.curvature.routing import is_routing
 
 SAMPLE_ENTRIES = 2**22
@@ -250,7 +251,7 @@ class Recorder(TorchFunctionMode):
 
     def _read(self, reader: Callable[..., None], output: Tensor, args: Any, kwargs: Any) -> None:
         if output.requires_grad:
-            self._edge = get_gradient_edge(output)
+            self._edge = place_of(output)
             reader(self, output, *args, **kwargs)
 
     def _attention(self, func: Any, args: Any, kwargs: Any) -> Any:

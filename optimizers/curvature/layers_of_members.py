@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_get_bdim
-from torch.autograd.graph import get_gradient_edge
 
+from optimizers.curvature.graph import place_of
 from optimizers.curvature.interface import Refresh
 from optimizers.curvature.layer_records import Recorder, Use
 from optimizers.curvature.per_sample import Grads, PerSample, Summed, Uses
@@ -69,7 +69,7 @@ class MembersRecorder(Recorder):
     def _read(self, reader: Callable[..., None], output: Tensor, args: Any, kwargs: Any) -> None:
         whole = _of_stack(output)
         if whole is not None and whole.requires_grad:
-            self._edge = get_gradient_edge(whole)
+            self._edge = place_of(whole)
             reader(self, output, *args, **kwargs)
 
     def _note(self, use: type[Use], param: Tensor | None, output: Tensor, *args: Any, **kwargs: Any) -> None:

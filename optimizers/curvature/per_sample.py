@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
+from optimizers.curvature.graph import place_of
 from optimizers.curvature.interface import Refresh
 from optimizers.curvature.layer_records import Recorder, Use, by_sample
 from optimizers.curvature.output_hessian import tolerance
@@ -56,7 +57,7 @@ class PerSample:
 
     def __init__(self, refresh: Refresh, name: str, instead: str = "gnb's estimate", members: int = 1) -> None:
         self.outputs: Tensor = refresh.outputs
-        self.root = get_gradient_edge(self.outputs)
+        self.root = place_of(self.outputs)
         self.params = refresh.params
         self.members = members
         self.samples = len(self.outputs) // members

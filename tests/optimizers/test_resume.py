@@ -83,7 +83,7 @@ def assert_resumes(make, dtype=torch.float32, before=6):
 
 
 # The scale belongs to no layer, which estimators that work layer by layer say once.
-no_layer = pytest.mark.filterwarnings("ignore:GGN.* knows no layer:UserWarning")
+no_layer = pytest.mark.filterwarnings("ignore:.* (knows no layer|does not know):UserWarning")
 
 
 @no_layer

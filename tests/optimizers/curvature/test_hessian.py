@@ -119,7 +119,7 @@ def check_mean(found, expected):
     torch.testing.assert_close(error[~random], torch.zeros_like(error[~random]), rtol=0, atol=1e-8)
     z = error[random] / spread[random]
     assert z.abs().max() < -NormalDist().inv_cdf(1e-4 / 2 / len(z))
-    assert 0.4 < z.square().mean() < 2.2  # entries depend on each other
+    assert 0.4 < z.square().mean() < (2.2 if len(z) > 30 else 5)  # entries depend on each other
 
 
 @pytest.mark.parametrize("name", PIECEWISE_LINEAR)
