@@ -85,18 +85,23 @@ class HessianMC(GGNMC):
         refresh.record.random, refresh.record.lost = bool(random), lost
 
         residuals = _residuals(operations.known, own)
-        total = per_sample.weighted(residuals) if residuals else [torch.zeros_like(p) for p in refresh.params]
+        total = per_sample.weighted(residuals) if residuals else []
         for vectors in self.vectors(head, refresh.generator, 1):
             positive, negative = _Pass({per_sample.root: vectors[0]}), _Pass({})
             for each in random:
                 for root in each.roots(partial(_draw, refresh)):
                     known_here = isinstance(each, Elementwise) and root.edge in own
-                    positive.add(root.edge, root.positive / self.samples**0.5, known_here)
-                    negative.add(root.edge, root.negative / self.samples**0.5, known_here)
-            total = [t + s for t, s in zip(total, positive.squares(per_sample), strict=True)]
+                    positive.add(root.edge, self._share(root.positive), known_here)
+                    negative.add(root.edge, self._share(root.negative), known_here)
+            squares = positive.squares(per_sample)
             if negative.roots:
-                total = [t - s for t, s in zip(total, negative.squares(per_sample), strict=True)]
+                squares = [s - t for s, t in zip(squares, negative.squares(per_sample), strict=True)]
+            total = [t + s for t, s in zip(total, squares, strict=True)] if total else squares
         return self._with_lost(refresh, total) if lost else total
+
+    def _share(self, vector: Tensor) -> Tensor:
+        """Of one draw in the mean of several, whose squares are added up."""
+        return vector if self.samples == 1 else vector / self.samples**0.5
 
     def _lost(self, refresh: Refresh, operations: Operations) -> int:
         """The parameters of which not all is known."""

@@ -158,8 +158,13 @@ def short_name(node: Node) -> str:
 
 
 def kind_of(node: Node) -> str:
-    """The operation's name, and which of its inputs have a gradient."""
-    return " ".join([node.name(), *("-" if edge is None else "+" for edge in edges(node))])
+    """The operation's name, what else says which function it is, and which of its inputs have a gradient."""
+    given: Any = node
+    own = getattr(given, "_forward_cls", None)  # of a torch.autograd.Function
+    name = node.name() if own is None else f"{own.__module__}.{own.__qualname__}"
+    exponent = getattr(given, "_saved_exponent", "")
+    of = "" if isinstance(exponent, torch.Tensor) else str(exponent)
+    return " ".join([name, of, *("-" if edge is None else "+" for edge in edges(node))])
 
 
 def of_inputs(node: Node, grads: Sequence[Tensor | None]) -> list[Tensor | None]:

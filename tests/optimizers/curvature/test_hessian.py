@@ -328,3 +328,13 @@ def test_a_function_of_each_entry_may_be_anybodys_own():
     model = Of(lambda net, x: net.out(Cubed.apply(net.l1(Cubed.apply(net.l0(x))))), **dense(2)).double()
     given = Problem(model, draw(3, 4), per_sample)
     check_mean(draws_of(given, 300)[0], hessian_diagonal(given))
+
+
+@pytest.mark.filterwarnings("ignore:.*knows no layer")
+def test_powers_of_a_network_are_each_their_own(monkeypatch):
+    """To the power of nothing a function has no slope, which says nothing of the next power."""
+    torch.manual_seed(0)
+    model = Of(lambda net, x: net.out(net.l1(net.l0(x) ** 2 + net.l0(x) ** 0) ** 3), **dense(2)).double()
+    given = Problem(model, draw(3, 4), per_sample)
+    found, _ = mean_over_signs(given, monkeypatch)
+    torch.testing.assert_close(found, hessian_diagonal(given), rtol=1e-8, atol=1e-12)
