@@ -128,7 +128,8 @@ def see_along(
     def analyze(task: Task, model: nn.Module, _: Any) -> tuple[list[Finding], str]:
         nonlocal count
         epoch = epochs * count / (looks - 1)
-        tell(see(task, model, "after the first step" if count == 0 else f"after {epoch:g} epochs", seed=seed))
+        after = f"{epoch:g} epoch" if epoch == 1 else f"{epoch:g} epochs"
+        tell(see(task, model, f"after {after if count else 'the first step'}", seed=seed))
         count += 1
         return [], ""
 
