@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,23 +20,17 @@ from torch import nn
 from benchmarks import networks
 from benchmarks.exact_diagonals import GGN, HESSIAN, targets
 from benchmarks.networks import Problem, setting
+from tuner.hessian import along
+from tuner.hessian.along import DETERMINISTIC
 from tuner.hessian.compared import DRAWS, MOST_SAMPLES, Comparison, Row, cosine, error
 
 BUDGETS = (1.0, 2.5, 8.0, 25.0)  # in gradients, beyond the step's own
 TRAINING_STEPS, TRAINING_LR = 500, 1e-3
 INITIAL = "at initialisation"
-SAMPLED: dict[str, dict[str, Any]] = {
-    "hutchinson, Rademacher": {"name": "hutchinson"},
+SAMPLED = {
+    "hutchinson, Rademacher": along.SAMPLED["hutchinson"],
     "hutchinson, Gaussian": {"name": "hutchinson", "probe": "gaussian"},
-    "gnb": {"name": "gnb"},
-    "ggn_mc": {"name": "ggn_mc"},
-    "ggn_mc, carried": {"name": "ggn_mc", "residual": "carried"},
-    "hessian_mc": {"name": "hessian_mc"},
-}
-DETERMINISTIC: dict[str, dict[str, Any]] = {
-    "hesscale": {"name": "hesscale"},
-    "ggn_exact": {"name": "ggn_exact"},
-    "ggn_exact, carried": {"name": "ggn_exact", "residual": "carried"},
+    **{name: estimator for name, estimator in along.SAMPLED.items() if name != "hutchinson"},
 }
 GAUSS_NEWTON = ("gnb", "ggn_mc", "ggn_exact")
 """What they estimate is the GGN's diagonal."""

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from optimizers.curvature.graph import LEAF, Graph, edges, names, place_of, set_of, shape_of
+from optimizers.curvature.graph import LEAF, Graph, add_at, edges, names, place_of, set_of, shape_of
 from optimizers.curvature.interface import Refresh
 from optimizers.curvature.operation import Curved, of_inputs, short_name
 from optimizers.curvature.operations import BATCH_NORMS, PIECEWISE_LINEAR, Operations
 from optimizers.curvature.per_sample import PerSample
-from optimizers.curvature.second_derivatives import rows_of, saved_dim
+from optimizers.curvature.second_derivatives import rows_of, saved_dim, signed
 
 SAID = "said what nothing is carried through"
 Carry = Callable[[Node, Tensor], Sequence[Tensor | None] | None]
@@ -94,7 +94,7 @@ class Carried:
             start: the diagonal at the outputs, ``None`` for zero.
         """
         if start is not None:
-            self._add(self._graph.root, start)
+            add_at(self.at, self._graph.root, start)
         for node in reversed(self._graph.nodes):
             outputs = range(len(node._input_metadata))
             given = [self.at.get(GradientEdge(node, i)) for i in outputs]
@@ -102,7 +102,7 @@ class Carried:
                 self._through(node, given)
             if node in self._own:
                 for edge, diagonal in self._own[node].diagonals():
-                    self._add(edge, diagonal)
+                    add_at(self.at, edge, diagonal)
 
     def _through(self, node: Node, given: Sequence[Tensor | None]) -> None:
         found = self._carried(node, given)
@@ -111,7 +111,7 @@ class Carried:
             return
         for edge, diagonal in zip(edges(node), found, strict=True):
             if edge is not None and diagonal is not None and not self._is_end(edge.node):
-                self._add(edge, diagonal)
+                add_at(self.at, edge, diagonal)
 
     def _carried(self, node: Node, given: Sequence[Tensor | None]) -> Sequence[Tensor | None] | None:
         """The diagonal for each input; ``None`` if that is not known."""
@@ -133,9 +133,6 @@ class Carried:
         while len(below := node.next_functions) == 1 and below[0][0] is not None:
             node = below[0][0]
         return node.name() == LEAF and not self._graph.reach[node] & ~self._ends
-
-    def _add(self, edge: GradientEdge, diagonal: Tensor) -> None:
-        self.at[edge] = self.at[edge] + diagonal if edge in self.at else diagonal
 
 
 def _sum(node: Node, given: Tensor) -> list[Tensor | None]:
@@ -208,8 +205,8 @@ def _matrix_product(node: Node, given: Tensor) -> list[Tensor | None]:
 
 def _convolution(node: Node, given: Tensor) -> list[Tensor | None]:
     saved: Any = node
-    numbers = [[_signed(n) for n in getattr(saved, f"_saved_{name}")] for name in ("stride", "padding", "dilation")]
-    output_padding = [_signed(n) for n in saved._saved_output_padding]
+    numbers = [[signed(n) for n in getattr(saved, f"_saved_{name}")] for name in ("stride", "padding", "dilation")]
+    output_padding = [signed(n) for n in saved._saved_output_padding]
     input, weight = saved._saved_input.detach(), saved._saved_weight.detach().square()
     wanted = [edge is not None for edge in edges(node)]
     found: Sequence[Tensor | None] = torch.ops.aten.convolution_backward(
@@ -265,10 +262,6 @@ def _to_affine(node: Node, given: Tensor, normal: Tensor, channels: bool) -> lis
 
 def _value(saved: Any) -> Any:
     return saved.detach() if isinstance(saved, Tensor) else saved
-
-
-def _signed(number: int) -> int:
-    return number - 2**64 if number >= 2**63 else number
 
 
 MATRICES = {

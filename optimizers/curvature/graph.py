@@ -84,6 +84,11 @@ def shape_of(edge: GradientEdge) -> torch.Size:
     return torch.Size(metadata[edge.output_nr].shape)
 
 
+def add_at(found: dict[GradientEdge, Tensor], edge: GradientEdge, value: Tensor) -> None:
+    """Add to what there is at a place of the graph."""
+    found[edge] = found[edge] + value if edge in found else value
+
+
 def names(listed: str) -> frozenset[str]:
     """Of operations, as ``operation.short_name`` gives them."""
     return frozenset(listed.split())

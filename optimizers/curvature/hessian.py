@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge
 from optimizers.curvature.carried import carried
 from optimizers.curvature.estimators import Hutchinson
 from optimizers.curvature.gauss_newton import GGNMC, MEMBERS, Layerwise
-from optimizers.curvature.graph import set_of
+from optimizers.curvature.graph import add_at, set_of
 from optimizers.curvature.interface import BACKWARD_COST, HESSIAN_VECTOR_COST, Refresh
 from optimizers.curvature.operation import Curved, Elementwise
 from optimizers.curvature.operations import Operations
@@ -141,8 +141,7 @@ def _residuals(known: Sequence[Curved], own: Mapping[GradientEdge, int]) -> dict
     found: dict[GradientEdge, Tensor] = {}
     for each in known:
         if isinstance(each, Elementwise) and each.residual is not None and each.edge in own:
-            residual = each.residual[None]
-            found[each.edge] = found[each.edge] + residual if each.edge in found else residual
+            add_at(found, each.edge, each.residual[None])
     return found
 
 
@@ -200,7 +199,7 @@ class _Pass:
             known_here: whether a layer that gives the place its tensor is to take no notice.
         """
         for values in (self.roots, self._own) if known_here else (self.roots,):
-            values[edge] = values[edge] + value if edge in values else value
+            add_at(values, edge, value)
 
     def squares(self, per_sample: PerSample) -> list[Tensor]:
         """Of each parameter's gradients."""

@@ -226,6 +226,11 @@ def _divided(value: Tensor, by: Tensor) -> Tensor:
 
 
 def saved_dim(node: Node) -> int:
-    """An operation's dimension, which PyTorch's C++ gives unsigned."""
+    """An operation's dimension."""
     dim: int = node._saved_dim
-    return dim - 2**64 if dim >= 2**63 else dim
+    return signed(dim)
+
+
+def signed(number: int) -> int:
+    """A whole number that an operation saves, which PyTorch gives unsigned."""
+    return number - 2**64 if number >= 2**63 else number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -216,6 +217,36 @@ class Keep(CurvatureOptimizer):
     @property
     def curvatures(self):
         return [self.state[p]["curvature"] for group in self.param_groups for p in group["params"]]
+
+
+def of_both_directions(given: Problem, estimator) -> tuple[list[Tensor], list[Tensor]]:
+    """Curvatures of minimising the loss, and of maximising the negated loss."""
+
+    def negated():
+        loss, outputs = given()
+        return -loss, outputs
+
+    low, high = Keep(given.params, estimator), Keep(given.params, estimator, maximize=True)
+    low.step(given)
+    high.step(negated)
+    return low.curvatures, high.curvatures
+
+
+def assert_goes_on_to_the_bit(start: Callable[[], tuple[Problem, Keep]], steps: int) -> None:
+    """Three steps, then so many of the optimizer and of one that was made anew from its state, on the same streams."""
+    given, optimizer = start()
+    for _ in range(3):
+        optimizer.step(given)
+    resumed, other = start()
+    resumed.model.load_state_dict(given.model.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(steps):
+        stream = torch.get_rng_state()
+        optimizer.step(given)
+        torch.set_rng_state(stream)
+        other.step(resumed)
+        assert torch.equal(flat(given.params), flat(resumed.params))
+        assert torch.equal(flat(optimizer.curvatures), flat(other.curvatures))
 
 
 def jacobians(problem_: Problem) -> list[Tensor]:

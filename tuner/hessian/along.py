@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ def see(task: Task, model: nn.Module, when: str, *, seed: int = 0, rounds: int =
         rows = comparison.rows(BUDGETS)
     known = GAUSS_NEWTON in targets
     return Seen(
-        when, double.shape[0], len(exact), sorted(comparison.costs.gradient_ms)[len(comparison.costs.gradient_ms) // 2],
+        when, double.shape[0], len(exact), median(comparison.costs.gradient_ms),
         error(targets[GAUSS_NEWTON], exact) if known else None, cosine(targets[GAUSS_NEWTON], exact) if known else None,
         estimated, rows, why,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Gauss-Newton estimators against the diagonal of J^T H J by brute force, and against the variances that follow."""
 
-import copy
 import itertools
 import warnings
 from functools import partial
@@ -18,11 +17,13 @@ from tests.support.networks import (
     Keep,
     Once,
     Problem,
+    assert_goes_on_to_the_bit,
     draw,
     estimate,
     flat,
     gauss_newton,
     moments,
+    of_both_directions,
     per_sample,
     problem,
     relative_error,
@@ -227,34 +228,12 @@ def test_a_resumed_optimizer_goes_on_to_the_bit(estimator):
         given = dropping()
         return given, Keep(given.params, estimator, lr=0.1, update_period=2)
 
-    given, optimizer = start()
-    for _ in range(3):
-        optimizer.step(given)
-    resumed, other = start()
-    resumed.model.load_state_dict(given.model.state_dict())
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for _ in range(6):
-        stream = torch.get_rng_state()
-        optimizer.step(given)
-        torch.set_rng_state(stream)
-        other.step(resumed)
-        assert torch.equal(flat(given.params), flat(resumed.params))
-        assert torch.equal(flat(optimizer.curvatures), flat(other.curvatures))
+    assert_goes_on_to_the_bit(start, 6)
 
 
 @pytest.mark.parametrize("estimator", ["gnb", "ggn_mc", "ggn_exact"])
 def test_maximising_the_negated_loss_is_minimising_the_loss(estimator):
-    given = problem("relu")
-    low = Keep(given.params, estimator)
-    low.step(given)
-    high = Keep(given.params, estimator, maximize=True)
-    high.step(lambda: negated(given))
-    torch.testing.assert_close(low.curvatures, high.curvatures)
-
-
-def negated(given):
-    loss, outputs = given()
-    return -loss, outputs
+    torch.testing.assert_close(*of_both_directions(problem("relu"), estimator))
 
 
 class Mixed(nn.Module):

@@ -1,6 +1,5 @@
 """The whole diagonal: its mean over all random signs, to rounding, and over draws, against brute force."""
 
-import copy
 import warnings
 from itertools import pairwise
 from statistics import NormalDist
@@ -20,10 +19,12 @@ from tests.support.networks import (
     Keep,
     Once,
     Problem,
+    assert_goes_on_to_the_bit,
     draw,
     estimate,
     flat,
     gauss_newton,
+    of_both_directions,
     per_sample,
     problem,
 )
@@ -272,16 +273,7 @@ def test_gradients_are_to_the_bit_those_without_curvature(name, estimator):
 
 @pytest.mark.parametrize("estimator", ["hessian_mc", "hesscale", {"name": "ggn_exact", "residual": "carried"}])
 def test_maximising_the_negated_loss_is_minimising_the_loss(estimator):
-    given = smooth("3 hidden, tanh")
-    low, high = (Keep(given.params, estimator, maximize=maximize) for maximize in (False, True))
-    low.step(given)
-
-    def negated():
-        loss, outputs = given()
-        return -loss, outputs
-
-    high.step(negated)
-    torch.testing.assert_close(low.curvatures, high.curvatures)
+    torch.testing.assert_close(*of_both_directions(smooth("3 hidden, tanh"), estimator))
 
 
 @pytest.mark.parametrize("estimator", ["hessian_mc", "hesscale"])
@@ -290,17 +282,7 @@ def test_a_resumed_optimizer_goes_on_to_the_bit(estimator):
         given = smooth("gated")
         return given, Keep(given.params, estimator, lr=0.1, update_period=2)
 
-    given, optimizer = start()
-    for _ in range(3):
-        optimizer.step(given)
-    resumed, other = start()
-    resumed.model.load_state_dict(given.model.state_dict())
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for _ in range(4):
-        optimizer.step(given)
-        other.step(resumed)
-        assert torch.equal(flat(given.params), flat(resumed.params))
-        assert torch.equal(flat(optimizer.curvatures), flat(other.curvatures))
+    assert_goes_on_to_the_bit(start, 4)
 
 
 def test_it_listens_to_the_gradients_own_backward_pass_and_needs_no_other():
