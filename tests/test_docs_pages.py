@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.support.made_runs import make_run
-from tuner.__main__ import overview
+from tuner.__main__ import COMMANDS, overview
 from tuner.comparison.results import Results, compare
 from tuner.config.layers import resolve
 from tuner.config.suites import read_suite, resolve_suite
@@ -29,7 +29,6 @@ from tuner.store.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("search", "retrain", "status", "report", "list", "curvature")
 SECTIONS = yaml.safe_load((ROOT / "configs/defaults.yaml").read_text(encoding="utf-8"))
 FOREIGN = {"--exclusive", "--requeue"}  # SLURM's
 SUFFIXES = "csv|json|parquet|db|yaml|yml|html|txt|md|py|sh|toml|ipynb|svg|png|npz|jsonl"
@@ -105,6 +104,11 @@ def test_the_index_has_every_page() -> None:
 def flags() -> set[str]:
     parsers = [overview(), *(import_module(f"tuner.{name}").make_parser() for name in COMMANDS)]
     return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_calls_itself_by_its_name(name: str) -> None:
+    assert import_module(f"tuner.{name}").make_parser().prog == f"python -m tuner.{name}"
 
 
 def tuner_commands(page: Path) -> Iterator[list[str]]:

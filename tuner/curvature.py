@@ -1,4 +1,4 @@
-"""`python -m tuner.hessian`: what estimators of the Hessian's diagonal are worth on a task's network in training."""
+"""`python -m tuner.curvature`: what estimators of the Hessian's diagonal are worth on a task's network in training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ in a checkpoint, or along a training of so many epochs; and how much of the diag
 
 
 def make_parser() -> Parser:
-    parser = Parser("tuner.hessian", DESCRIPTION)
+    parser = Parser("tuner.curvature", DESCRIPTION)
     add = parser.add_argument
     complete(add("--task", required=True, help=f"whose network: {', '.join(available('tasks'))}"), completion.tasks)
     of_what = parser.add_mutually_exclusive_group(required=True)
